@@ -1,0 +1,342 @@
+//! The configuration that the rest of the program can trust.
+//!
+//! It is lowered in two steps: [`raw`] holds what was written, by key, with the place it was written
+//! in; [`check`] turns that into [`Config`], and reports every problem at once. [`keys`] is the one list
+//! of keys, defaults and kinds that the file, the environment, `proxy.toml` and `print-config` share.
+
+pub mod check;
+pub mod keys;
+pub mod origin;
+pub mod print;
+pub mod raw;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+use url::Url;
+
+pub use origin::{Ancestor, Origin};
+
+use crate::secret::SecretSource;
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The public and the admin listener.
+    pub server: Server,
+    /// The workspace behind us.
+    pub rocketchat: RocketChat,
+    /// Connections to the workspace and the host app.
+    pub upstream: Upstream,
+    /// Who may frame the chat.
+    pub framing: Framing,
+    /// Which origins may call the chat with credentials.
+    pub cors: Cors,
+    /// Our own paths and the loading page.
+    pub login: Login,
+    /// How a host session becomes an identity.
+    pub identity: Identity,
+    /// How an identity becomes a Rocket.Chat user.
+    pub users: Users,
+    /// Sizes and lives of the three caches.
+    pub cache: Caches,
+    /// Ending sessions from outside.
+    pub session: Session,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// `[server]`
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where the public side listens.
+    pub listen: SocketAddr,
+    /// How browsers reach the chat.
+    pub public_url: Url,
+    /// The origin of `public_url`.
+    pub public_origin: Origin,
+    /// Peers whose `X-Forwarded-*` and identity headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where `/livez`, `/readyz` and `/metrics` are; `None` when switched off with `"off"`.
+    pub admin_listen: Option<SocketAddr>,
+    /// Worker threads, each with its own runtime, listener and pool. At least 1.
+    pub workers: usize,
+    /// How long a client may take for a request head; idle keep-alive connections end after it too.
+    pub header_timeout: Duration,
+    /// How long requests in flight may go on after TERM.
+    pub shutdown_grace: Duration,
+}
+
+/// `[rocketchat]`
+#[derive(Clone, Debug)]
+pub struct RocketChat {
+    /// The upstream's base: scheme, host, port; a path only when Rocket.Chat itself runs under one.
+    pub url: Url,
+    /// The service account's user id.
+    pub user_id: String,
+    /// Its personal access token.
+    pub auth_token: SecretSource,
+    /// `CREATE_TOKENS_FOR_USERS_SECRET` of the workspace, for 8.0 and later.
+    pub create_token_secret: Option<SecretSource>,
+    /// How long one REST call may take.
+    pub timeout: Duration,
+}
+
+/// `[upstream]`
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Until a TCP (and TLS) connection stands.
+    pub connect_timeout: Duration,
+    /// From the end of the request to the first byte of the answer.
+    pub first_byte_timeout: Duration,
+    /// Between two pieces of an answer's body.
+    pub idle_timeout: Duration,
+    /// How long an unused upstream connection is kept.
+    pub keep_alive: Duration,
+    /// Unused upstream connections kept per worker.
+    pub max_idle: usize,
+    /// PEM file of roots trusted in addition to the platform's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[framing]`
+#[derive(Clone, Debug)]
+pub struct Framing {
+    /// Sources of `frame-ancestors` beside `'self'`.
+    pub allowed_ancestors: Vec<Ancestor>,
+}
+
+/// `[cors]`
+#[derive(Clone, Debug)]
+pub struct Cors {
+    /// Exact origins that may call with credentials.
+    pub allowed_origins: Vec<Origin>,
+}
+
+/// `[login]`
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The prefix of our own paths: begins and ends with `/`.
+    pub prefix: String,
+    /// The iframe-auth callback: exact paths.
+    pub token_paths: Vec<String>,
+    /// Where a person signs in to the host app; `{return}` stands for the percent-encoded address to come back to.
+    pub sign_in_url: Option<String>,
+    /// The host app's name on the loading page.
+    pub app_name: String,
+    /// An image file shown on the loading page.
+    pub logo_file: Option<PathBuf>,
+    /// CSS colour of buttons and the spinner: `#rgb` or `#rrggbb`.
+    pub accent_color: String,
+    /// An HTML file of the operator's instead of our loading page.
+    pub page_file: Option<PathBuf>,
+    /// How long one login may take, waits for rate limits included.
+    pub timeout: Duration,
+}
+
+/// `[identity]`
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Which of the three sources is used, with its settings.
+    pub source: IdentitySource,
+    /// Where each field stands in what the source answers.
+    pub claims: Claims,
+}
+
+/// The closed set of identity sources.
+#[derive(Clone, Debug)]
+pub enum IdentitySource {
+    /// The host app's own who-am-I endpoint is asked.
+    ForwardAuth(ForwardAuth),
+    /// A token in a cookie or header is validated here.
+    Jwt(Box<Jwt>),
+    /// A trusted proxy in front has authenticated the caller.
+    Header(HeaderIdentity),
+}
+
+/// `[identity.forward_auth]`
+#[derive(Clone, Debug)]
+pub struct ForwardAuth {
+    /// The host app's who-am-I endpoint; answers 200 and JSON for a session.
+    pub url: Url,
+    /// Request headers of the caller that are handed on, and nothing else.
+    pub request_headers: Vec<HeaderName>,
+    /// Names of the cookies that are the session; empty: all but Rocket.Chat's and ours.
+    pub cookies: Vec<String>,
+    /// How long the host app may take.
+    pub timeout: Duration,
+    /// Bytes of its answer that are read at most.
+    pub max_body: usize,
+}
+
+/// `[identity.jwt]`
+#[derive(Clone, Debug)]
+pub struct Jwt {
+    /// Where the token is found.
+    pub from: JwtFrom,
+    /// What its signature is checked with.
+    pub keys: JwtKeys,
+    /// The algorithms accepted; all of one key family.
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// The `iss` expected.
+    pub issuer: Option<String>,
+    /// The `aud` expected (one of).
+    pub audience: Vec<String>,
+    /// Clock skew forgiven.
+    pub leeway: Duration,
+}
+
+/// Where a JWT is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwtFrom {
+    /// In this cookie.
+    Cookie(String),
+    /// In this header; `Bearer ` in front is dropped.
+    Header(HeaderName),
+}
+
+/// What a JWT's signature is checked with.
+#[derive(Clone, Debug)]
+pub enum JwtKeys {
+    /// Fetched from a JWKS endpoint.
+    Jwks {
+        /// The endpoint.
+        url: Url,
+        /// The shortest time between two fetches.
+        min_refresh: Duration,
+    },
+    /// A PEM file with a public key; re-read when it changes.
+    PublicKey(SecretSource),
+    /// A shared secret for HS256, HS384, HS512.
+    SharedSecret(SecretSource),
+}
+
+/// `[identity.header]`
+#[derive(Clone, Debug)]
+pub struct HeaderIdentity {
+    /// The stable id.
+    pub id: HeaderName,
+    /// The username; the id stands in when absent.
+    pub username: Option<HeaderName>,
+    /// The e-mail address.
+    pub email: Option<HeaderName>,
+    /// The display name.
+    pub name: Option<HeaderName>,
+    /// Roles, comma separated.
+    pub roles: Option<HeaderName>,
+}
+
+/// `[identity.claims]`: JSON pointers (RFC 6901).
+#[derive(Clone, Debug)]
+pub struct Claims {
+    /// The stable id.
+    pub id: String,
+    /// The username.
+    pub username: String,
+    /// The e-mail address.
+    pub email: String,
+    /// Whether the host app vouches for the e-mail address; `false` there forbids linking by it.
+    pub email_verified: String,
+    /// The display name.
+    pub name: String,
+    /// A list of strings, or one string split at commas and blanks.
+    pub roles: String,
+}
+
+/// `[users]`
+#[derive(Clone, Debug)]
+pub struct Users {
+    /// In which order an account is looked for.
+    pub match_by: Vec<MatchBy>,
+    /// The custom field that holds the identity's id.
+    pub external_id: Option<String>,
+    /// Whether accounts that carry no external id yet may be used.
+    pub adopt_unmarked: bool,
+    /// Whether missing accounts are created.
+    pub create: bool,
+    /// Role ids of a created account.
+    pub roles: Vec<String>,
+    /// Whether a created account's e-mail counts as verified.
+    pub verified: bool,
+    /// Whether a created account joins the default channels.
+    pub join_default_channels: bool,
+    /// Roles that no token is ever minted for.
+    pub deny_roles: Vec<String>,
+}
+
+/// What an account is looked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatchBy {
+    /// The exact username.
+    Username,
+    /// The e-mail address, where the host app vouches for it.
+    Email,
+}
+
+/// `[cache]`
+#[derive(Clone, Debug)]
+pub struct Caches {
+    /// Host session → identity.
+    pub sessions: CacheSize,
+    /// Identity → Rocket.Chat user.
+    pub users: CacheSize,
+    /// User in a host session → login token.
+    pub tokens: CacheSize,
+    /// Login tokens that one user may have from us at a time, over all host sessions.
+    pub tokens_per_user: usize,
+}
+
+/// Bound and life of one cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSize {
+    /// Entries at most.
+    pub capacity: u64,
+    /// Life of an entry.
+    pub ttl: Duration,
+}
+
+/// `[session]`
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Lets the host app's server end a user's chat sessions.
+    pub logout_secret: Option<SecretSource>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A filter in the syntax of the `tracing` ecosystem: `info`, `gantry=debug,info`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+    /// Whether every proxied request gets a line.
+    pub access: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, dotted.
+    pub key: String,
+    /// What was written there, secrets masked; empty when nothing was.
+    pub value: String,
+    /// Where it was written: a line of the file, an environment variable, a flag; empty for nowhere.
+    pub place: String,
+    /// What is wrong and what to do.
+    pub why: String,
+}
+
+/// What is suspicious without being wrong: printed by `check`, logged at start.
+pub type Warning = Problem;

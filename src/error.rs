@@ -1,0 +1,195 @@
+//! What can go wrong with a request: at the proxy ([`Failure`]) and at a login ([`Refusal`]).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// Whose fault a failure is: the first question on call, and a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The client's request.
+    Client,
+    /// The workspace, or the way to it.
+    Upstream,
+    /// Gantry itself or its configuration.
+    Gantry,
+}
+
+/// Why a request could not be forwarded.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The request breaks HTTP in a way that could be read differently behind us.
+    #[error("the request is malformed: {0}")]
+    BadRequest(&'static str),
+    /// A transfer coding other than `chunked` (RFC 9112 §6.1).
+    #[error("transfer coding not implemented")]
+    UnknownTransferCoding,
+    /// A method that a proxy must not forward (`CONNECT`, `TRACE`).
+    #[error("method not allowed")]
+    MethodNotAllowed,
+    /// Kept from the public, such as `users.createToken`.
+    #[error("there is nothing here")]
+    NotFound,
+    /// No connection to the upstream.
+    #[error("the upstream cannot be reached: {0}")]
+    Unreachable(String),
+    /// The upstream did not accept a connection in time.
+    #[error("connecting to the upstream took longer than {}", humantime::format_duration(*.0))]
+    ConnectTimeout(Duration),
+    /// The upstream did not begin its answer in time.
+    #[error("the upstream did not begin to answer within {}", humantime::format_duration(*.0))]
+    FirstByteTimeout(Duration),
+    /// The upstream's answer is not HTTP, or the connection ended before it.
+    #[error("the upstream's answer cannot be used: {0}")]
+    BadAnswer(String),
+}
+
+impl Failure {
+    /// The status of the answer.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::UnknownTransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectTimeout(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::BadRequest(_) | Self::UnknownTransferCoding | Self::MethodNotAllowed | Self::NotFound => Fault::Client,
+            Self::Unreachable(_) | Self::ConnectTimeout(_) | Self::FirstByteTimeout(_) | Self::BadAnswer(_) => Fault::Upstream,
+        }
+    }
+
+    /// What a browser may read of it: no addresses, no inner errors.
+    pub fn public(&self) -> &'static str {
+        match self {
+            Self::BadRequest(why) => why,
+            Self::UnknownTransferCoding => "This transfer coding is not supported.",
+            Self::MethodNotAllowed => "This method is not allowed here.",
+            Self::NotFound => "There is nothing here.",
+            Self::Unreachable(_) | Self::ConnectTimeout(_) => {
+                "The chat server cannot be reached right now. It may be starting; try again in a moment."
+            }
+            Self::FirstByteTimeout(_) => "The chat server took too long to answer.",
+            Self::BadAnswer(_) => "The chat server's answer could not be used.",
+        }
+    }
+
+    /// Whether the connection must end after the answer, since its framing cannot be trusted.
+    pub fn closes(&self) -> bool {
+        matches!(self, Self::BadRequest(_) | Self::UnknownTransferCoding)
+    }
+}
+
+/// The kinds of refusal that the callback answers with; their names are the outside interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalKind {
+    /// The host app knows no session for this caller.
+    NoSession,
+    /// The request was made by a site that is not allowed to.
+    OriginNotAllowed,
+    /// The Rocket.Chat account is deactivated.
+    UserInactive,
+    /// A denied role, or no account and creation is off.
+    UserNotAllowed,
+    /// The workspace's licence has no seat left.
+    SeatLimit,
+    /// The account that matches belongs to somebody else.
+    IdentityConflict,
+    /// The host app cannot be asked right now.
+    SessionCheckUnavailable,
+    /// The workspace cannot be asked right now.
+    RocketchatUnavailable,
+    /// Too many requests; wait as told.
+    RateLimited,
+    /// A setting here, at the host app or at the workspace is wrong.
+    Misconfigured,
+}
+
+impl RefusalKind {
+    /// Every kind, for metrics that start at zero.
+    pub const ALL: [Self; 10] = [
+        Self::NoSession,
+        Self::OriginNotAllowed,
+        Self::UserInactive,
+        Self::UserNotAllowed,
+        Self::SeatLimit,
+        Self::IdentityConflict,
+        Self::SessionCheckUnavailable,
+        Self::RocketchatUnavailable,
+        Self::RateLimited,
+        Self::Misconfigured,
+    ];
+
+    /// The `error` field of the answer.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NoSession => "no_session",
+            Self::OriginNotAllowed => "origin_not_allowed",
+            Self::UserInactive => "user_inactive",
+            Self::UserNotAllowed => "user_not_allowed",
+            Self::SeatLimit => "seat_limit",
+            Self::IdentityConflict => "identity_conflict",
+            Self::SessionCheckUnavailable => "session_check_unavailable",
+            Self::RocketchatUnavailable => "rocketchat_unavailable",
+            Self::RateLimited => "rate_limited",
+            Self::Misconfigured => "misconfigured",
+        }
+    }
+
+    /// The status of the answer; never 200, so that no client takes it for a login.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::NoSession => StatusCode::UNAUTHORIZED,
+            Self::OriginNotAllowed | Self::UserInactive | Self::UserNotAllowed | Self::SeatLimit | Self::IdentityConflict => {
+                StatusCode::FORBIDDEN
+            }
+            Self::SessionCheckUnavailable | Self::RocketchatUnavailable | Self::RateLimited => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// Why somebody is not signed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is answered.
+    pub kind: RefusalKind,
+    /// One or two sentences for the person in front of the browser; no secret, no inner address.
+    pub message: Cow<'static, str>,
+    /// What the operator needs beyond the message; goes to the log only. No secret.
+    pub detail: String,
+    /// When asking again makes sense.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A refusal with the words for the person and, for the log, the words for the operator.
+    pub fn new(kind: RefusalKind, message: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        let retry_after = (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5));
+        Self { kind, message: message.into(), detail: detail.into(), retry_after }
+    }
+
+    /// The same with another `Retry-After`.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind.code(), if self.detail.is_empty() { &*self.message } else { &*self.detail })
+    }
+}
+
+impl std::error::Error for Refusal {}

@@ -1,0 +1,40 @@
+//! Gantry stands in front of Rocket.Chat and lets a host app's users in: already signed in, inside an
+//! iframe, with no code change in either app.
+//!
+//! The modules form a ladder: a module may name only those above its own in this list, and
+//! `tests/it/ladder.rs` holds the tree to it.
+//!
+//! * words: [`secret`], [`error`], [`body`], [`peer`], [`metrics`], [`lifecycle`]
+//! * [`config`]: `proxy.toml`, the environment and flags, lowered to values that can be trusted
+//! * [`headers`]: pure rules over header maps
+//! * [`outbound`]: connections to the workspace and the host app
+//! * [`rocketchat`]: the workspace in verbs of our domain
+//! * [`identity`]: who the host app's session says the caller is
+//! * [`directory`], [`tokens`], [`login`]: identity → user → login token
+//! * [`edge`]: the request path
+//! * [`listen`], [`admin`], [`telemetry`]: the process around it
+//! * [`app`]: the composition root
+//! * [`demo`]: stand-ins for both apps, which are also the tests' doubles
+//! * [`cli`]: the command line
+
+pub mod admin;
+pub mod app;
+pub mod body;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod directory;
+pub mod edge;
+pub mod error;
+pub mod headers;
+pub mod identity;
+pub mod lifecycle;
+pub mod listen;
+pub mod login;
+pub mod metrics;
+pub mod outbound;
+pub mod peer;
+pub mod rocketchat;
+pub mod secret;
+pub mod telemetry;
+pub mod tokens;

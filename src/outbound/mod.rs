@@ -1,0 +1,3 @@
+//! Outgoing connections: small API calls ([`api`]) and forwarded requests.
+
+pub mod api;
