@@ -1,1 +1,405 @@
-//! Lands next.
+//! What is counted. Everything on the request path is counted in a [`Shard`] of the worker's own, so
+//! that no cache line is shared; a scrape sums them up. Logins are rare and counted in one place.
+//!
+//! Labels are closed sets: no user, address, path or session ever becomes one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::error::RefusalKind;
+
+/// What kind of thing a request asked for: the `route` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteLabel {
+    /// Forwarded to the workspace.
+    Upstream,
+    /// A WebSocket handshake.
+    Websocket,
+    /// The callback.
+    Token,
+    /// The loading page.
+    Login,
+    /// Who the session is.
+    Session,
+    /// Ending a session.
+    Logout,
+    /// Anything else that we answer ourselves.
+    Own,
+}
+
+impl RouteLabel {
+    const ALL: [Self; 7] = [Self::Upstream, Self::Websocket, Self::Token, Self::Login, Self::Session, Self::Logout, Self::Own];
+
+    /// The label's value, also used in the access log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Websocket => "websocket",
+            Self::Token => "token",
+            Self::Login => "login",
+            Self::Session => "session",
+            Self::Logout => "logout",
+            Self::Own => "own",
+        }
+    }
+}
+
+/// Upper bounds of the duration histogram, in microseconds.
+const BUCKETS: [u64; 11] = [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 30_000_000];
+const CODES: usize = 500;
+
+/// One worker's counters.
+#[derive(Debug)]
+pub struct Shard {
+    routes: [RouteCounters; RouteLabel::ALL.len()],
+    connections: AtomicI64,
+    connections_total: AtomicU64,
+    websockets: AtomicI64,
+    upstream_connections: AtomicI64,
+    upstream_retries: AtomicU64,
+}
+
+#[derive(Debug)]
+struct RouteCounters {
+    codes: [AtomicU64; CODES],
+    buckets: [AtomicU64; BUCKETS.len() + 1],
+    micros: AtomicU64,
+}
+
+/// A gauge that goes down by itself when dropped.
+#[derive(Debug)]
+pub struct Held {
+    shard: Arc<Shard>,
+    gauge: fn(&Shard) -> &AtomicI64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        (self.gauge)(&self.shard).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shard {
+    fn new() -> Self {
+        Self {
+            routes: std::array::from_fn(|_| RouteCounters {
+                codes: std::array::from_fn(|_| AtomicU64::new(0)),
+                buckets: std::array::from_fn(|_| AtomicU64::new(0)),
+                micros: AtomicU64::new(0),
+            }),
+            connections: AtomicI64::new(0),
+            connections_total: AtomicU64::new(0),
+            websockets: AtomicI64::new(0),
+            upstream_connections: AtomicI64::new(0),
+            upstream_retries: AtomicU64::new(0),
+        }
+    }
+
+    /// A request was answered; `took` is the time until the head of the answer was ready.
+    pub fn answered(&self, route: RouteLabel, code: u16, took: Duration) {
+        let counters = &self.routes[route as usize];
+        let index = usize::from(code.saturating_sub(100)).min(CODES - 1);
+        counters.codes[index].fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        counters.micros.fetch_add(micros, Ordering::Relaxed);
+        let bucket = BUCKETS.iter().position(|bound| micros <= *bound).unwrap_or(BUCKETS.len());
+        counters.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client connection stands, until the guard is dropped.
+    pub fn connection(self: &Arc<Self>) -> Held {
+        self.connections_total.fetch_add(1, Ordering::Relaxed);
+        self.hold(|shard| &shard.connections)
+    }
+
+    /// A WebSocket stands, until the guard is dropped.
+    pub fn websocket(self: &Arc<Self>) -> Held {
+        self.hold(|shard| &shard.websockets)
+    }
+
+    /// A connection to the workspace stands, until the guard is dropped.
+    pub fn upstream_connection(self: &Arc<Self>) -> Held {
+        self.hold(|shard| &shard.upstream_connections)
+    }
+
+    /// A request was sent again because the pooled connection had gone stale.
+    pub fn upstream_retry(&self) {
+        self.upstream_retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn hold(self: &Arc<Self>, gauge: fn(&Self) -> &AtomicI64) -> Held {
+        gauge(self).fetch_add(1, Ordering::Relaxed);
+        Held { shard: Arc::clone(self), gauge }
+    }
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    shards: Arc<[Arc<Shard>]>,
+    logins: IntCounterVec,
+    login_seconds: HistogramVec,
+    minted: IntCounterVec,
+    reused: IntCounter,
+    users_created: IntCounterVec,
+    cache_hits: IntCounterVec,
+    cache_entries: IntGaugeVec,
+    api_errors: IntCounterVec,
+    upstream_up: IntGauge,
+}
+
+impl Metrics {
+    /// Metrics with one shard for each of `workers` workers.
+    ///
+    /// # Panics
+    /// Never: names and labels are constants that the tests cover.
+    pub fn new(workers: usize) -> Arc<Self> {
+        let shards: Arc<[_]> = (0..workers.max(1)).map(|_| Arc::new(Shard::new())).collect();
+        let registry = Registry::new();
+        let metrics = Self {
+            logins: counters(
+                "gantry_auth_requests_total",
+                "Requests for a login token by identity source and outcome.",
+                &["source", "outcome"],
+            ),
+            login_seconds: HistogramVec::new(
+                HistogramOpts::new("gantry_auth_duration_seconds", "Time to answer a request for a login token.")
+                    .buckets(vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
+                &["source"],
+            )
+            .expect("constant names"),
+            minted: counters("gantry_tokens_minted_total", "Calls that mint a login token, by outcome.", &["outcome"]),
+            reused: IntCounter::new("gantry_tokens_reused_total", "Login tokens handed out again instead of minted.")
+                .expect("constant name"),
+            users_created: counters("gantry_users_created_total", "Calls that create a Rocket.Chat user, by outcome.", &["outcome"]),
+            cache_hits: counters("gantry_cache_requests_total", "Look-ups in a cache, by result.", &["cache", "result"]),
+            cache_entries: IntGaugeVec::new(Opts::new("gantry_cache_entries", "Entries in a cache."), &["cache"]).expect("constant names"),
+            api_errors: counters("gantry_rocketchat_api_errors_total", "Failed calls to Rocket.Chat's REST API.", &["endpoint", "type"]),
+            upstream_up: IntGauge::new("gantry_upstream_up", "Whether the workspace answered the last time it was asked.")
+                .expect("constant name"),
+            registry,
+            shards: Arc::clone(&shards),
+        };
+        let build = IntGaugeVec::new(Opts::new("gantry_build_info", "The version that runs."), &["version"]).expect("constant names");
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let all: [Box<dyn Collector>; 11] = [
+            Box::new(metrics.logins.clone()),
+            Box::new(metrics.login_seconds.clone()),
+            Box::new(metrics.minted.clone()),
+            Box::new(metrics.reused.clone()),
+            Box::new(metrics.users_created.clone()),
+            Box::new(metrics.cache_hits.clone()),
+            Box::new(metrics.cache_entries.clone()),
+            Box::new(metrics.api_errors.clone()),
+            Box::new(metrics.upstream_up.clone()),
+            Box::new(build),
+            Box::new(Shards::new(shards)),
+        ];
+        for collector in all {
+            metrics.registry.register(collector).expect("no name is used twice");
+        }
+        Arc::new(metrics)
+    }
+
+    /// The shard of one worker.
+    pub fn shard(&self, worker: usize) -> Arc<Shard> {
+        Arc::clone(&self.shards[worker % self.shards.len()])
+    }
+
+    /// A request for a login token was answered. `source` is the identity source's name; `refusal` is
+    /// `None` for a login.
+    pub fn login(&self, source: &str, refusal: Option<RefusalKind>, took: Duration) {
+        self.logins.with_label_values(&[source, refusal.map_or("signed_in", RefusalKind::code)]).inc();
+        self.login_seconds.with_label_values(&[source]).observe(took.as_secs_f64());
+    }
+
+    /// A call to mint a token came back.
+    pub fn minted(&self, ok: bool) {
+        self.minted.with_label_values(&[outcome(ok)]).inc();
+    }
+
+    /// A token was handed out again.
+    pub fn token_reused(&self) {
+        self.reused.inc();
+    }
+
+    /// A call to create a user came back.
+    pub fn user_created(&self, ok: bool) {
+        self.users_created.with_label_values(&[outcome(ok)]).inc();
+    }
+
+    /// A cache (`sessions`, `users`, `tokens`) was asked.
+    pub fn cache(&self, cache: &'static str, hit: bool) {
+        self.cache_hits.with_label_values(&[cache, if hit { "hit" } else { "miss" }]).inc();
+    }
+
+    /// How full a cache is.
+    pub fn cache_entries(&self, cache: &'static str, entries: u64) {
+        self.cache_entries.with_label_values(&[cache]).set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    /// A call to the workspace's API failed. `kind` is `unreachable`, `timeout`, `status` or a word of that kind.
+    pub fn api_error(&self, endpoint: &'static str, kind: &'static str) {
+        self.api_errors.with_label_values(&[endpoint, kind]).inc();
+    }
+
+    /// Whether the workspace answers.
+    pub fn upstream_up(&self, up: bool) {
+        self.upstream_up.set(i64::from(up));
+    }
+
+    /// Everything in the text format of Prometheus, version 0.0.4.
+    pub fn exposition(&self) -> String {
+        let mut text = Vec::with_capacity(16 * 1024);
+        // Writing into memory cannot fail, and the families come from the registry itself.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+fn outcome(ok: bool) -> &'static str {
+    if ok { "ok" } else { "failed" }
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), labels).expect("constant names")
+}
+
+/// Sums the shards up at a scrape.
+#[derive(Debug)]
+struct Shards {
+    shards: Arc<[Arc<Shard>]>,
+    descs: Vec<Desc>,
+}
+
+impl Shards {
+    fn new(shards: Arc<[Arc<Shard>]>) -> Self {
+        let name = "gantry_http_requests_total".to_owned();
+        let desc =
+            Desc::new(name, "Requests answered.".to_owned(), vec!["route".to_owned(), "code".to_owned()], std::collections::HashMap::new());
+        Self { shards, descs: vec![desc.expect("constant names")] }
+    }
+
+    fn sum(&self, read: impl Fn(&Shard) -> u64) -> u64 {
+        self.shards.iter().map(|shard| read(shard)).sum()
+    }
+
+    fn gauge(&self, name: &str, help: &str, read: fn(&Shard) -> &AtomicI64) -> Vec<MetricFamily> {
+        let gauge = IntGauge::new(name, help).expect("constant name");
+        gauge.set(self.shards.iter().map(|shard| read(shard).load(Ordering::Relaxed)).sum());
+        gauge.collect()
+    }
+}
+
+impl Collector for Shards {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let requests = counters("gantry_http_requests_total", "Requests answered, by what they asked for and status.", &["route", "code"]);
+        let mut families = Vec::new();
+        for route in RouteLabel::ALL {
+            for code in 0..CODES {
+                let count = self.sum(|shard| shard.routes[route as usize].codes[code].load(Ordering::Relaxed));
+                if count > 0 {
+                    requests.with_label_values(&[route.as_str(), &(code + 100).to_string()]).inc_by(count);
+                }
+            }
+        }
+        families.extend(requests.collect());
+        families.extend(self.durations());
+        families.extend(self.gauge("gantry_connections", "Client connections open.", |s| &s.connections));
+        families.extend(self.gauge("gantry_websocket_connections", "WebSockets open.", |s| &s.websockets));
+        families.extend(self.gauge("gantry_upstream_connections", "Connections to the workspace open.", |s| &s.upstream_connections));
+        for (name, help, read) in [
+            ("gantry_connections_total", "Client connections accepted.", (|s| &s.connections_total) as fn(&Shard) -> &AtomicU64),
+            ("gantry_upstream_retries_total", "Requests sent again because a pooled connection had gone stale.", |s| &s.upstream_retries),
+        ] {
+            let counter = IntCounter::new(name, help).expect("constant name");
+            counter.inc_by(self.sum(|shard| read(shard).load(Ordering::Relaxed)));
+            families.extend(counter.collect());
+        }
+        families
+    }
+}
+
+impl Shards {
+    /// The histogram family, made by hand: the client's own histograms cannot be filled from sums.
+    fn durations(&self) -> Vec<MetricFamily> {
+        use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricType};
+        let mut family = MetricFamily::default();
+        family.set_name("gantry_http_request_duration_seconds".to_owned());
+        family.set_help("Time until the head of the answer was ready.".to_owned());
+        family.set_field_type(MetricType::HISTOGRAM);
+        let mut metrics = Vec::new();
+        for route in RouteLabel::ALL {
+            let mut histogram = Histogram::default();
+            let mut cumulative = 0;
+            let mut buckets = Vec::with_capacity(BUCKETS.len());
+            for (index, bound) in BUCKETS.iter().enumerate() {
+                cumulative += self.sum(|shard| shard.routes[route as usize].buckets[index].load(Ordering::Relaxed));
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(Duration::from_micros(*bound).as_secs_f64());
+                bucket.set_cumulative_count(cumulative);
+                buckets.push(bucket);
+            }
+            cumulative += self.sum(|shard| shard.routes[route as usize].buckets[BUCKETS.len()].load(Ordering::Relaxed));
+            if cumulative == 0 {
+                continue;
+            }
+            histogram.set_bucket(buckets);
+            histogram.set_sample_count(cumulative);
+            let micros = self.sum(|shard| shard.routes[route as usize].micros.load(Ordering::Relaxed));
+            histogram.set_sample_sum(Duration::from_micros(micros).as_secs_f64());
+            let mut label = LabelPair::default();
+            label.set_name("route".to_owned());
+            label.set_value(route.as_str().to_owned());
+            let mut metric = Metric::default();
+            metric.set_label(vec![label]);
+            metric.set_histogram(histogram);
+            metrics.push(metric);
+        }
+        if metrics.is_empty() {
+            return Vec::new();
+        }
+        family.set_metric(metrics);
+        vec![family]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_sums_the_shards_up() {
+        let metrics = Metrics::new(2);
+        metrics.shard(0).answered(RouteLabel::Upstream, 200, Duration::from_millis(2));
+        metrics.shard(1).answered(RouteLabel::Upstream, 200, Duration::from_secs(60));
+        let held = metrics.shard(1).websocket();
+        let text = metrics.exposition();
+        assert!(text.contains("gantry_http_requests_total{code=\"200\",route=\"upstream\"} 2"), "{text}");
+        assert!(text.contains("gantry_http_request_duration_seconds_bucket{route=\"upstream\",le=\"0.0025\"} 1"), "{text}");
+        assert!(text.contains("gantry_http_request_duration_seconds_count{route=\"upstream\"} 2"), "{text}");
+        assert!(text.contains("gantry_websocket_connections 1"), "{text}");
+        drop(held);
+        assert!(metrics.exposition().contains("gantry_websocket_connections 0"));
+    }
+
+    #[test]
+    fn logins_are_counted_by_outcome() {
+        let metrics = Metrics::new(1);
+        metrics.login("jwt", None, Duration::from_millis(1));
+        metrics.login("jwt", Some(RefusalKind::NoSession), Duration::from_millis(1));
+        let text = metrics.exposition();
+        assert!(text.contains("gantry_auth_requests_total{outcome=\"signed_in\",source=\"jwt\"} 1"), "{text}");
+        assert!(text.contains("gantry_auth_requests_total{outcome=\"no_session\",source=\"jwt\"} 1"), "{text}");
+    }
+}
