@@ -1,1 +1,75 @@
-//! Lands next.
+//! The admin listener: `/livez`, `/readyz`, `/metrics`. Never public.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+
+use crate::lifecycle::{Health, Stop};
+use crate::metrics::Metrics;
+
+/// What the admin listener answers from.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// What readiness depends on.
+    pub health: Arc<Health>,
+    /// Whether we are stopping.
+    pub stop: Stop,
+}
+
+impl Admin {
+    /// Answers one request.
+    pub fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/livez" | "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.ready(),
+            "/metrics" => {
+                let mut response = text(StatusCode::OK, self.metrics.exposition());
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+                response
+            }
+            "/" => text(StatusCode::OK, "Gantry admin: /livez /readyz /metrics\n"),
+            _ => text(StatusCode::NOT_FOUND, "there is /livez, /readyz and /metrics\n"),
+        }
+    }
+
+    fn ready(&self) -> Response<Full<Bytes>> {
+        let stopping = self.stop.draining();
+        let ready = !stopping && self.health.ready();
+        let checks: serde_json::Map<_, _> = self
+            .health
+            .checks()
+            .into_iter()
+            .map(|check| {
+                let value = match check.state {
+                    Ok(()) => json!({ "ok": true }),
+                    Err(why) => json!({ "ok": false, "why": why, "keeps_traffic_away": check.fatal }),
+                };
+                (check.name.to_owned(), value)
+            })
+            .collect();
+        let body = json!({ "ready": ready, "stopping": stopping, "checks": checks });
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let mut response = text(status, format!("{body}\n"));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

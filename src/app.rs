@@ -1,1 +1,328 @@
-//! Lands next.
+//! The composition root: bind, then build, then run.
+//!
+//! One control thread makes the small calls, watches the workspace and serves the admin listener; each
+//! worker thread has a runtime, a listener and a pool of its own.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::edge::{Edge, Policies};
+use crate::identity::Validator;
+use crate::lifecycle::{Health, Stop};
+use crate::listen::{self, Settings};
+use crate::login::Login;
+use crate::metrics::Metrics;
+use crate::outbound::api::Api;
+use crate::outbound::connect::{Connector, Target};
+use crate::outbound::pool::Pool;
+use crate::rocketchat::Client;
+
+/// How often the workspace is asked while it answers. Its own limit is ten calls a minute.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// How often while it does not.
+const PING_WHEN_DOWN: Duration = Duration::from_secs(1);
+/// How often unused connections are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Why the proxy does not start, with the key to change.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {why}")]
+pub struct StartError {
+    /// The key, dotted.
+    pub key: &'static str,
+    /// What is wrong and what to do.
+    pub why: String,
+}
+
+impl StartError {
+    fn new(key: &'static str, why: impl Into<String>) -> Self {
+        Self { key, why: why.into() }
+    }
+}
+
+/// Listeners are bound, so their addresses are known; nothing is accepted yet.
+#[derive(Debug)]
+pub struct Bound {
+    config: Config,
+    public: Vec<TcpListener>,
+    admin: Option<TcpListener>,
+}
+
+impl Bound {
+    /// Binds the listeners of `config`.
+    ///
+    /// # Errors
+    /// An address cannot be bound.
+    pub fn bind(config: Config) -> Result<Self, StartError> {
+        let public = listen::bind(config.server.listen, config.server.workers)
+            .map_err(|error| StartError::new("server.listen", bind_words(config.server.listen, &error)))?;
+        let admin = match config.server.admin_listen {
+            None => None,
+            Some(addr) => {
+                let bound = listen::bind(addr, 1).map_err(|error| StartError::new("server.admin_listen", bind_words(addr, &error)))?;
+                bound.into_iter().next()
+            }
+        };
+        Ok(Self { config, public, admin })
+    }
+
+    /// Where the public side listens.
+    pub fn public_addr(&self) -> SocketAddr {
+        addr_of(self.public.first()).unwrap_or(self.config.server.listen)
+    }
+
+    /// Where the admin side listens.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        addr_of(self.admin.as_ref())
+    }
+
+    /// Builds everything and starts the threads.
+    ///
+    /// # Errors
+    /// A file that the configuration names cannot be used, or threads cannot be started.
+    pub fn start(self) -> Result<Running, StartError> {
+        let (public_addr, admin_addr) = (self.public_addr(), self.admin_addr());
+        let Self { config, public, admin } = self;
+        let stop = Stop::default();
+        let metrics = Metrics::new(config.server.workers);
+        let health = Health::new(&[("rocketchat", true), ("service_account", false)]);
+        let connector = Connector::new(config.upstream.connect_timeout, config.upstream.ca_file.as_deref())
+            .map_err(|error| StartError::new("upstream.ca_file", error.to_string()))?;
+        let target = Target::of(&config.rocketchat.url).map_err(|why| StartError::new("rocketchat.url", why))?;
+        let control = runtime().map_err(thread_words)?;
+
+        let api = Api::new(connector.clone(), control.handle().clone());
+        let client = Client::new(&config, api.clone(), Arc::clone(&metrics));
+        let validator = Validator::new(&config.identity, api);
+        let login = Login::new(&config, validator, client.clone(), Arc::clone(&metrics), control.handle().clone());
+        let policies = Policies::new(&config, login, Arc::clone(&metrics)).map_err(|why| StartError::new("login", why))?;
+        let policies = Arc::new(policies);
+
+        let mut threads = Vec::new();
+        for (index, listener) in public.into_iter().enumerate() {
+            let worker = Worker {
+                listener,
+                config: config.clone(),
+                policies: Arc::clone(&policies),
+                connector: connector.clone(),
+                target: target.clone(),
+                metrics: Arc::clone(&metrics),
+                index,
+                stop: stop.clone(),
+            };
+            threads.push(spawn(format!("gantry-{index}"), move || worker.run()).map_err(thread_words)?);
+        }
+        let (finished, wait) = oneshot::channel();
+        let watch = Watch { client, health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
+        let admin = admin.map(|listener| (listener, Admin { metrics: Arc::clone(&metrics), health, stop: stop.clone() }));
+        let admin_metrics = Arc::clone(&metrics);
+        let control_thread = spawn("gantry-control".into(), move || control_loop(&control, watch, admin, &admin_metrics, wait)).map_err(thread_words)?;
+        Ok(Running { stop, grace: config.server.shutdown_grace, public_addr, admin_addr, workers: threads, control: Some((finished, control_thread)) })
+    }
+}
+
+fn addr_of(listener: Option<&TcpListener>) -> Option<SocketAddr> {
+    listener.and_then(|listener| listener.local_addr().ok())
+}
+
+fn bind_words(addr: SocketAddr, error: &io::Error) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => "another process listens there; stop it or choose another port",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one or grant it",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+        _ => "choose another address",
+    };
+    format!("cannot listen on {addr}: {error}; {hint}")
+}
+
+fn thread_words(error: impl std::fmt::Display) -> StartError {
+    StartError::new("server.workers", format!("a thread cannot be started: {error}"))
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+fn spawn(name: String, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<JoinHandle<io::Result<()>>> {
+    std::thread::Builder::new().name(name).spawn(run)
+}
+
+/// One worker, about to run.
+struct Worker {
+    listener: TcpListener,
+    config: Config,
+    policies: Arc<Policies>,
+    connector: Connector,
+    target: Target,
+    metrics: Arc<Metrics>,
+    index: usize,
+    stop: Stop,
+}
+
+impl Worker {
+    fn run(self) -> io::Result<()> {
+        let runtime = runtime()?;
+        LocalSet::new().block_on(&runtime, async move {
+            let shard = self.metrics.shard(self.index);
+            let pool = Pool::new(self.target, self.connector, self.config.upstream, Arc::clone(&shard));
+            let tunnels = TaskTracker::new();
+            let edge = Edge::new(self.policies, std::rc::Rc::clone(&pool), tunnels.clone(), Arc::clone(&shard), self.stop.clone());
+            let sweeper = tokio::task::spawn_local(async move {
+                loop {
+                    tokio::time::sleep(SWEEP_EVERY).await;
+                    pool.sweep();
+                }
+            });
+            let settings = Settings {
+                trusted: self.config.server.trusted_proxies.into(),
+                header_timeout: self.config.server.header_timeout,
+                shard,
+                stop: self.stop.clone(),
+            };
+            let served = listen::serve(self.listener, settings, move |request, peer| {
+                let edge = std::rc::Rc::clone(&edge);
+                async move { edge.handle(request, peer).await }
+            })
+            .await;
+            tunnels.close();
+            tokio::select! {
+                () = tunnels.wait() => {}
+                () = self.stop.aborted() => {}
+            }
+            sweeper.abort();
+            served
+        })
+    }
+}
+
+/// Asks the workspace how it is, for readiness and the logs.
+struct Watch {
+    client: Client,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl Watch {
+    async fn run(self) {
+        loop {
+            let answered = self.client.ping().await;
+            let up = answered.is_ok();
+            self.metrics.upstream_up(up);
+            let changed = self.health.set("rocketchat", answered.clone());
+            match &answered {
+                Err(why) if changed => tracing::warn!(%why, "Rocket.Chat does not answer"),
+                Ok(()) if changed => tracing::info!("Rocket.Chat answers"),
+                _ => {}
+            }
+            if up && (changed || self.health.checks().iter().any(|check| check.name == "service_account" && check.state.is_err())) {
+                let account = self.client.check_service_account().await;
+                let changed = self.health.set("service_account", account.clone());
+                match account {
+                    Err(why) if changed => tracing::error!(%why, "the service account cannot be used: nobody can be signed in"),
+                    Ok(()) if changed => tracing::info!("the service account works"),
+                    _ => {}
+                }
+            }
+            tokio::time::sleep(if up { PING_EVERY } else { PING_WHEN_DOWN }).await;
+        }
+    }
+}
+
+fn control_loop(
+    control: &Runtime,
+    watch: Watch,
+    admin: Option<(TcpListener, Admin)>,
+    metrics: &Arc<Metrics>,
+    finished: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    let local = LocalSet::new();
+    local.block_on(control, async move {
+        tokio::task::spawn_local(watch.run());
+        if let Some((listener, admin)) = admin {
+            let settings = Settings {
+                trusted: Arc::from([]),
+                header_timeout: Duration::from_secs(10),
+                shard: metrics.detached_shard(),
+                // Probes are answered until the very end.
+                stop: Stop::default(),
+            };
+            tokio::task::spawn_local(listen::serve(listener, settings, move |request, _peer| {
+                let answer = admin.answer(&request);
+                async move { answer }
+            }));
+        }
+        // The sender is dropped or used when all workers have ended.
+        let _ = finished.await;
+        Ok(())
+    })
+}
+
+/// A proxy that runs.
+#[derive(Debug)]
+pub struct Running {
+    stop: Stop,
+    grace: Duration,
+    public_addr: SocketAddr,
+    admin_addr: Option<SocketAddr>,
+    workers: Vec<JoinHandle<io::Result<()>>>,
+    control: Option<(oneshot::Sender<()>, JoinHandle<io::Result<()>>)>,
+}
+
+impl Running {
+    /// Where the public side listens.
+    pub fn public_addr(&self) -> SocketAddr {
+        self.public_addr
+    }
+
+    /// Where the admin side listens.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addr
+    }
+
+    /// What stops it.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// How long draining may take.
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// Waits until every thread has ended, which they do after a [`Stop`]. Blocks.
+    ///
+    /// # Errors
+    /// A worker failed or panicked.
+    pub fn wait(mut self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for worker in self.workers.drain(..) {
+            let ended = worker.join().unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
+            outcome = outcome.and(ended);
+        }
+        if let Some((finished, control)) = self.control.take() {
+            drop(finished);
+            let ended = control.join().unwrap_or_else(|_| Err(io::Error::other("the control thread panicked")));
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+}
+
+impl Drop for Running {
+    /// Ends the threads of a proxy that nobody waits for, as tests leave it.
+    fn drop(&mut self) {
+        if !self.workers.is_empty() {
+            self.stop.abort();
+        }
+    }
+}

@@ -1,1 +1,262 @@
-//! Lands next.
+//! The command line. Exit codes: 0 done, 1 failed at run time, 64 bad usage or configuration.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{Bound, Running};
+use crate::config::{self, Config, Loaded, Problem};
+use crate::{demo, telemetry};
+
+/// Bad usage or configuration (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+
+/// Signs a host app's users in to Rocket.Chat: a reverse proxy in front of it that needs no code in either app.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, about, arg_required_else_help = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file [env: GANTRY_CONFIG; default: ./proxy.toml, else /etc/gantry/proxy.toml, if there].
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets one key, over the environment and the file: --set server.listen=127.0.0.1:8080. May be repeated.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the proxy (the default).
+    Run,
+    /// Reads configuration, secrets and files, prints every problem with its key, and exits with 0 or 64.
+    Check,
+    /// Runs the main job on loopback with a stand-in host app and a stand-in Rocket.Chat, and prints the address to open.
+    Demo {
+        /// The port of the page to open; 0 chooses a free one.
+        #[arg(long, default_value_t = 8000)]
+        port: u16,
+    },
+    /// Prints the configuration in effect, with secrets masked.
+    PrintConfig,
+    /// Asks a running proxy's admin listener how it is, for images without a shell: exits with 0 or 1.
+    Healthcheck {
+        /// Asks /readyz instead of /livez.
+        #[arg(long)]
+        ready: bool,
+    },
+    /// Prints shell completions.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Runs the program with these arguments and this environment.
+pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Item = (OsString, OsString)>) -> ExitCode {
+    let env: Vec<(String, String)> =
+        env.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to do when the terminal has gone.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command.unwrap_or(Command::Run) {
+        Command::Run => with_config(&cli.config, env, run),
+        Command::Check => with_config(&cli.config, env, |_| {
+            say("The configuration is sound.");
+            ExitCode::SUCCESS
+        }),
+        Command::PrintConfig => with_config(&cli.config, env, |loaded| {
+            say(&config::print::effective(&loaded.raw));
+            ExitCode::SUCCESS
+        }),
+        Command::Healthcheck { ready } => with_config(&cli.config, env, |loaded| healthcheck(&loaded.config, ready)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "gantry", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Demo { port } => demo::run(port),
+    }
+}
+
+/// Loads the configuration, prints what is wrong with it, and goes on only if nothing is.
+fn with_config(args: &ConfigArgs, env: Vec<(String, String)>, go_on: impl FnOnce(Loaded) -> ExitCode) -> ExitCode {
+    match load(args, env) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                complain(&format!("warning: {warning}"));
+            }
+            go_on(loaded)
+        }
+        Err(problems) => {
+            for problem in &problems {
+                complain(&format!("error: {problem}"));
+            }
+            complain(&format!("{} in the configuration; proxy.toml documents every key", count(problems.len())));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn count(problems: usize) -> String {
+    if problems == 1 { "1 problem".into() } else { format!("{problems} problems") }
+}
+
+fn load(args: &ConfigArgs, env: Vec<(String, String)>) -> Result<Loaded, Vec<Problem>> {
+    let problem = |key: &str, value: String, why: String| vec![Problem { key: key.into(), value, place: String::new(), why }];
+    let mut flags = Vec::new();
+    for set in &args.set {
+        let (key, value) =
+            set.split_once('=').ok_or_else(|| problem("--set", set.clone(), "write it like --set server.listen=127.0.0.1:8080".into()))?;
+        flags.push((key.trim().to_owned(), value.to_owned()));
+    }
+    let named = args.config.clone().or_else(|| env.iter().find(|(name, _)| name == "GANTRY_CONFIG").map(|(_, value)| PathBuf::from(value)));
+    let found = named.or_else(|| ["proxy.toml", "/etc/gantry/proxy.toml"].iter().map(PathBuf::from).find(|path| path.exists()));
+    let text = match &found {
+        None => None,
+        Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
+            problem("--config", path.display().to_string(), format!("cannot be read: {error}; give the path of the configuration file"))
+        })?),
+    };
+    let name = found.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default();
+    config::load(text.as_deref().map(|text| (name.as_str(), text)), env, &flags)
+}
+
+fn run(loaded: Loaded) -> ExitCode {
+    let _logs = match telemetry::init(&loaded.config.log, None) {
+        Ok(guard) => guard,
+        Err(why) => return fail(&why),
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let upstream = loaded.config.rocketchat.url.clone();
+    match Bound::bind(loaded.config).and_then(Bound::start) {
+        Ok(running) => {
+            let admin = running.admin_addr().map_or_else(|| "off".to_owned(), |addr| addr.to_string());
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %running.public_addr(), admin, %upstream, "gantry is listening");
+            until_told_to_stop(running)
+        }
+        Err(error) => {
+            tracing::error!(%error, "gantry does not start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Waits for a signal, drains, and ends everything at the second signal or after the grace period.
+pub(crate) fn until_told_to_stop(running: Running) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let (stop, grace) = (running.stop(), running.grace());
+    runtime.block_on(async move {
+        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+        let (Ok(mut term), Ok(mut int), Ok(mut hup)) = signals else {
+            return fail("signals cannot be received");
+        };
+        let mut ended = tokio::task::spawn_blocking(move || running.wait());
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut ended => break outcome,
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+                _ = hup.recv() => {
+                    tracing::warn!("HUP is ignored: this version reads its configuration at start; secret files are re-read by themselves");
+                    continue;
+                }
+            }
+            if stop.draining() {
+                tracing::warn!("second signal, ending at once");
+                stop.abort();
+            } else {
+                tracing::info!(grace = %humantime::format_duration(grace), "stopping: what is under way may finish");
+                stop.drain();
+                let stop = stop.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(grace).await;
+                    stop.abort();
+                });
+            }
+        };
+        match outcome {
+            Ok(Ok(())) => {
+                tracing::info!("stopped");
+                ExitCode::SUCCESS
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a thread failed");
+                ExitCode::FAILURE
+            }
+            Err(error) => {
+                tracing::error!(%error, "the threads cannot be waited for");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn healthcheck(config: &Config, ready: bool) -> ExitCode {
+    let Some(addr) = config.server.admin_listen else {
+        return fail("server.admin_listen is off, so there is nobody to ask");
+    };
+    match ask(reachable(addr), if ready { "/readyz" } else { "/livez" }) {
+        Ok((200, _)) => ExitCode::SUCCESS,
+        Ok((status, body)) => fail(&format!("{addr} answered {status}: {}", body.trim())),
+        Err(error) => fail(&format!("{addr} cannot be asked: {error}")),
+    }
+}
+
+/// A listener on every address is asked on loopback.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), addr.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), addr.port()),
+        _ => addr,
+    }
+}
+
+fn ask(addr: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let patience = Duration::from_secs(3);
+    let mut stream = TcpStream::connect_timeout(&addr, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    status.map(|status| (status, body)).ok_or_else(|| std::io::Error::other("the answer is not HTTP"))
+}
+
+fn say(text: &str) {
+    // A reader that has gone away is no failure of ours.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "gantry: {text}");
+}
+
+pub(crate) fn fail(text: &str) -> ExitCode {
+    complain(text);
+    ExitCode::FAILURE
+}

@@ -1,1 +1,101 @@
-//! Lands next.
+//! Stopping, and what readiness depends on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+/// How the process is told to stop: first softly (finish what is under way), then hard.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    soft: CancellationToken,
+    hard: CancellationToken,
+}
+
+impl Stop {
+    /// Accept nothing new and finish what is under way.
+    pub fn drain(&self) {
+        self.soft.cancel();
+    }
+
+    /// End everything now.
+    pub fn abort(&self) {
+        self.soft.cancel();
+        self.hard.cancel();
+    }
+
+    /// Whether draining has begun.
+    pub fn draining(&self) -> bool {
+        self.soft.is_cancelled()
+    }
+
+    /// Resolves when draining begins.
+    pub async fn drained(&self) {
+        self.soft.cancelled().await;
+    }
+
+    /// Resolves at the hard stop.
+    pub async fn aborted(&self) {
+        self.hard.cancelled().await;
+    }
+}
+
+/// One part that readiness is told about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Its name in `/readyz`.
+    pub name: &'static str,
+    /// Whether traffic must be kept away while it fails.
+    pub fatal: bool,
+    /// `Err` says why, in words for the operator.
+    pub state: Result<(), String>,
+}
+
+/// What is known about the parts that we depend on.
+#[derive(Debug)]
+pub struct Health {
+    // Written every few seconds by one task and read by probes: no request waits for it.
+    checks: Mutex<Vec<Check>>,
+}
+
+impl Health {
+    /// Nothing is known yet: every part in `names` (with its `fatal` flag) fails with "not asked yet".
+    pub fn new(names: &[(&'static str, bool)]) -> Arc<Self> {
+        let checks = names.iter().map(|&(name, fatal)| Check { name, fatal, state: Err("not asked yet".into()) }).collect();
+        Arc::new(Self { checks: Mutex::new(checks) })
+    }
+
+    /// Notes the state of a part. True when it differs from what was known.
+    pub fn set(&self, name: &'static str, state: Result<(), String>) -> bool {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(check) = checks.iter_mut().find(|check| check.name == name) else { return false };
+        let differs = check.state != state;
+        check.state = state;
+        differs
+    }
+
+    /// All parts.
+    pub fn checks(&self) -> Vec<Check> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether every fatal part is well.
+    pub fn ready(&self) -> bool {
+        self.checks().iter().all(|check| check.state.is_ok() || !check.fatal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_fatal_parts_decide_readiness() {
+        let health = Health::new(&[("upstream", true), ("service_account", false)]);
+        assert!(!health.ready());
+        assert!(health.set("upstream", Ok(())));
+        assert!(health.ready(), "the service account is not fatal");
+        assert!(!health.set("upstream", Ok(())), "nothing new");
+        assert!(health.set("upstream", Err("refused".into())));
+        assert!(!health.ready());
+    }
+}

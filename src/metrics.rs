@@ -212,6 +212,11 @@ impl Metrics {
         Arc::clone(&self.shards[worker % self.shards.len()])
     }
 
+    /// A shard that no scrape sees, for the admin listener's own connections.
+    pub fn detached_shard(&self) -> Arc<Shard> {
+        Arc::new(Shard::new())
+    }
+
     /// A request for a login token was answered. `source` is the identity source's name; `refusal` is
     /// `None` for a login.
     pub fn login(&self, source: &str, refusal: Option<RefusalKind>, took: Duration) {

@@ -1,5 +1,6 @@
 //! Who is at the other end of a connection, made once per connection, and the id of a request.
 
+use std::cell::Cell;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +18,8 @@ pub struct Peer {
     pub trusted: bool,
     /// Whether the connection itself is TLS.
     pub tls: bool,
-    /// Set when an answer was given before the request was read: the connection then has to linger.
     unread: AtomicBool,
+    truncated: AtomicBool,
 }
 
 impl Peer {
@@ -27,7 +28,7 @@ impl Peer {
         let ip = addr.ip().to_canonical();
         let addr = SocketAddr::new(ip, addr.port());
         let ip_value = HeaderValue::try_from(ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { addr, ip_value, trusted, tls, unread: AtomicBool::new(false) }
+        Self { addr, ip_value, trusted, tls, unread: AtomicBool::new(false), truncated: AtomicBool::new(false) }
     }
 
     /// The peer's address.
@@ -35,7 +36,8 @@ impl Peer {
         self.addr.ip()
     }
 
-    /// Notes that request bytes were left unread.
+    /// Notes that an answer was given before the request was read to its end: the connection then has to
+    /// linger, or the client loses the answer (RFC 9112 §9.6).
     pub fn note_unread(&self) {
         self.unread.store(true, Ordering::Relaxed);
     }
@@ -44,28 +46,71 @@ impl Peer {
     pub fn has_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed)
     }
+
+    /// Notes that the body of an answer broke off: an orderly end of the connection would make it look
+    /// complete to a client that reads until the end.
+    pub fn note_truncated(&self) {
+        self.truncated.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the body of an answer broke off.
+    pub fn is_truncated(&self) -> bool {
+        self.truncated.load(Ordering::Relaxed)
+    }
 }
 
 /// The correlation id of a request: in the answer, on our pages, and in every log line about it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestId([u8; 16]);
+pub struct RequestId {
+    bytes: [u8; Self::MAX],
+    len: u8,
+}
+
+thread_local! {
+    /// State of this thread's generator: an id has to be unique enough to be found in a log, not secret.
+    static NEXT: Cell<u64> = Cell::new(seed());
+}
+
+fn seed() -> u64 {
+    let mut seed = [0; 8];
+    // Without randomness the ids still differ within the process.
+    let _ = aws_lc_rs::rand::fill(&mut seed);
+    u64::from_le_bytes(seed)
+}
 
 impl RequestId {
-    /// A new random id. 64 random bits as 16 hex digits: enough to find one line in a log.
+    /// Room for a UUID.
+    const MAX: usize = 36;
+
+    /// A new id of 16 hex digits.
     pub fn random() -> Self {
-        let mut raw = [0_u8; 8];
-        aws_lc_rs::rand::fill(&mut raw).unwrap_or_default();
-        let mut text = [0_u8; 16];
-        for (i, byte) in raw.iter().enumerate() {
-            text[2 * i] = b"0123456789abcdef"[usize::from(byte >> 4)];
-            text[2 * i + 1] = b"0123456789abcdef"[usize::from(byte & 15)];
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        let state = NEXT.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        NEXT.set(state);
+        let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        let mut bytes = [0; Self::MAX];
+        for (digit, byte) in bytes.iter_mut().take(16).enumerate() {
+            *byte = b"0123456789abcdef"[usize::try_from((z >> (60 - 4 * digit)) & 15).unwrap_or_default()];
         }
-        Self(text)
+        Self { bytes, len: 16 }
+    }
+
+    /// An id that a trusted proxy has given: letters, digits, `-`, `_`, `.`; at most 36 of them.
+    pub fn given(text: &str) -> Option<Self> {
+        let fits = (1..=Self::MAX).contains(&text.len());
+        let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        (fits && plain).then(|| {
+            let mut bytes = [0; Self::MAX];
+            bytes[..text.len()].copy_from_slice(text.as_bytes());
+            Self { bytes, len: u8::try_from(text.len()).unwrap_or_default() }
+        })
     }
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
     }
 }
 
@@ -78,5 +123,20 @@ impl fmt::Display for RequestId {
 impl fmt::Debug for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ_and_given_ones_are_plain() {
+        assert_ne!(RequestId::random(), RequestId::random());
+        assert_eq!(RequestId::random().as_str().len(), 16);
+        assert_eq!(RequestId::given("0b5f1c1e-3a0b-4a57-8a3e-5b2d6c7e8f90").unwrap().as_str(), "0b5f1c1e-3a0b-4a57-8a3e-5b2d6c7e8f90");
+        for hostile in ["", "a b", "a\nb", "<script>", &"x".repeat(37)] {
+            assert!(RequestId::given(hostile).is_none(), "{hostile:?}");
+        }
     }
 }

@@ -1,1 +1,252 @@
-//! Lands next.
+//! The request path: one plain function, [`Edge::handle`]. Framing and CORS come after the match, so
+//! that our own pages and errors are decorated like everything else.
+
+pub mod callback;
+pub mod forward;
+pub mod pages;
+pub mod route;
+pub mod tunnel;
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONNECTION, ORIGIN, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
+
+use crate::body::Body;
+use crate::config::Config;
+use crate::error::{Failure, Fault};
+use crate::headers::cors::CorsPolicy;
+use crate::headers::forwarded::Forwarding;
+use crate::headers::framing::FramingPolicy;
+use crate::headers::redact;
+use crate::lifecycle::Stop;
+use crate::login::Login;
+use crate::metrics::{Metrics, RouteLabel, Shard};
+use crate::outbound::pool::{Pool, PooledBody};
+use crate::peer::{Peer, RequestId};
+use callback::{Asked, Callback};
+use forward::Forward;
+use pages::Pages;
+use route::{Paths, Route};
+
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What every worker shares: immutable, prepared at start.
+#[derive(Debug)]
+pub struct Policies {
+    paths: Paths,
+    forwarding: Arc<Forwarding>,
+    framing: FramingPolicy,
+    cors: CorsPolicy,
+    callback: Callback,
+    pages: Pages,
+    login: Login,
+    access_log: bool,
+}
+
+impl Policies {
+    /// Prepares them.
+    ///
+    /// # Errors
+    /// A file of `[login]` cannot be used; the words name it.
+    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>) -> Result<Self, String> {
+        Ok(Self {
+            paths: Paths::new(&config.login),
+            forwarding: Arc::new(Forwarding::new(config)),
+            framing: FramingPolicy::new(&config.framing),
+            cors: CorsPolicy::new(&config.cors.allowed_origins),
+            callback: Callback::new(config, login.clone(), metrics),
+            pages: Pages::new(config)?,
+            login,
+            access_log: config.log.access,
+        })
+    }
+}
+
+/// Answers requests. One for each worker.
+#[derive(Debug)]
+pub struct Edge {
+    policies: Arc<Policies>,
+    forward: Forward,
+    shard: Arc<Shard>,
+}
+
+/// What logs and decorations need of a request once it is gone.
+struct Seen {
+    started: Instant,
+    route: Route,
+    label: RouteLabel,
+    method: Method,
+    target: Option<PathAndQuery>,
+    origin: Option<HeaderValue>,
+    accept: Option<HeaderValue>,
+    client: IpAddr,
+    id: RequestId,
+    logout: Option<PassingLogout>,
+}
+
+/// A logout that a client makes at Rocket.Chat itself, noticed as it passes by.
+struct PassingLogout {
+    token: String,
+    /// The user, when all of their sessions end.
+    everywhere: Option<String>,
+}
+
+impl Edge {
+    /// The edge of one worker.
+    pub fn new(policies: Arc<Policies>, pool: Rc<Pool>, tunnels: TaskTracker, shard: Arc<Shard>, stop: Stop) -> Rc<Self> {
+        let forward = Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), stop);
+        Rc::new(Self { policies, forward, shard })
+    }
+
+    /// THE request path.
+    pub async fn handle(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
+        let seen = self.look(&request, &peer);
+        let mut failed = None;
+        let mut response = match seen.route {
+            Route::Upstream if self.is_preflight(&request) => self.preflight(&request),
+            Route::Upstream => match self.forward.send(request, &peer).await {
+                Ok(response) => response.map(Body::Passed),
+                Err(failure) => self.failure(&seen, failed.insert(failure)),
+            },
+            Route::Hidden => self.failure(&seen, failed.insert(Failure::NotFound)),
+            _ => self.own(&seen, &peer, request).await,
+        };
+        self.decorate(&seen, &mut response);
+        self.finish(&seen, failed.as_ref(), &response);
+        response
+    }
+
+    fn look(&self, request: &Request<Incoming>, peer: &Peer) -> Seen {
+        let path = request.uri().path();
+        let route = self.policies.paths.route(path);
+        let headers = request.headers();
+        let websocket = route == Route::Upstream && headers.contains_key(UPGRADE);
+        Seen {
+            started: Instant::now(),
+            route,
+            label: if websocket { RouteLabel::Websocket } else { route.label() },
+            method: request.method().clone(),
+            target: request.uri().path_and_query().cloned(),
+            origin: headers.get(ORIGIN).cloned(),
+            accept: headers.get(ACCEPT).cloned(),
+            client: self.policies.forwarding.client_ip(headers, peer),
+            id: given_id(request, peer).unwrap_or_else(RequestId::random),
+            logout: PassingLogout::of(request),
+        }
+    }
+
+    fn is_preflight(&self, request: &Request<Incoming>) -> bool {
+        *request.method() == Method::OPTIONS && self.policies.cors.preflight(request.headers()).is_some()
+    }
+
+    fn preflight(&self, request: &Request<Incoming>) -> Response<Body<PooledBody>> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        *response.headers_mut() = self.policies.cors.preflight(request.headers()).unwrap_or_default();
+        response
+    }
+
+    async fn own(&self, seen: &Seen, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Body<PooledBody>> {
+        if let Err(failure) = crate::headers::request::check(request.method(), request.uri(), request.version(), request.headers()) {
+            peer.note_unread();
+            return self.failure(seen, &failure);
+        }
+        let asked = Asked { route: seen.route, id: &seen.id, peer, client: seen.client };
+        let mut response = self.policies.callback.answer(&asked, &self.policies.pages, request).await.map(ours);
+        if let Ok(id) = HeaderValue::from_str(seen.id.as_str()) {
+            response.headers_mut().insert(&X_REQUEST_ID, id);
+        }
+        response
+    }
+
+    fn failure(&self, seen: &Seen, failure: &Failure) -> Response<Body<PooledBody>> {
+        let mut response = self.policies.pages.failure(seen.accept.as_ref(), failure, &seen.id).map(ours);
+        if failure.closes() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Ok(id) = HeaderValue::from_str(seen.id.as_str()) {
+            response.headers_mut().insert(&X_REQUEST_ID, id);
+        }
+        response
+    }
+
+    fn decorate(&self, seen: &Seen, response: &mut Response<Body<PooledBody>>) {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
+        self.policies.framing.apply(seen.path(), response.headers_mut());
+        let cors = match seen.route {
+            Route::Upstream | Route::Hidden => &self.policies.cors,
+            _ => self.policies.callback.origins(),
+        };
+        cors.apply(seen.origin.as_ref(), response.headers_mut());
+    }
+
+    fn finish(&self, seen: &Seen, failed: Option<&Failure>, response: &Response<Body<PooledBody>>) {
+        let status = response.status();
+        let took = seen.started.elapsed();
+        self.shard.answered(seen.label, status.as_u16(), took);
+        if status.is_success()
+            && let Some(logout) = &seen.logout
+        {
+            self.policies.login.token_logged_out(&logout.token);
+            if let Some(user) = &logout.everywhere {
+                self.policies.login.user_tokens_wiped(user);
+            }
+        }
+        let (id, method, client) = (&seen.id, &seen.method, seen.client);
+        let path = || redact::path_and_query(seen.target.as_ref().map_or("", PathAndQuery::as_str));
+        if let Some(failure) = failed
+            && failure.fault() != Fault::Client
+        {
+            let path = path();
+            tracing::warn!(%id, %method, %path, %client, fault = ?failure.fault(), %failure, "request failed");
+        }
+        if self.policies.access_log {
+            let path = path();
+            let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            tracing::info!(target: "gantry::access", %id, %method, %path, status = status.as_u16(), route = seen.label.as_str(), %client, took_us, "request");
+        }
+    }
+}
+
+impl Seen {
+    /// The path without its query.
+    fn path(&self) -> &str {
+        self.target.as_ref().map_or("", PathAndQuery::path)
+    }
+}
+
+impl PassingLogout {
+    fn of(request: &Request<Incoming>) -> Option<Self> {
+        let path = request.uri().path();
+        let all = match path.rsplit_once("/api/v1/")?.1 {
+            "logout" => false,
+            "users.logout" | "users.logoutOtherClients" | "users.removeOtherTokens" => true,
+            _ => return None,
+        };
+        let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
+        let user = header("x-user-id");
+        Some(Self { token: header("x-auth-token")?, everywhere: if all { user } else { None } })
+    }
+}
+
+/// The id that a trusted proxy in front has given the request, so that one id runs through all logs.
+fn given_id(request: &Request<Incoming>, peer: &Peer) -> Option<RequestId> {
+    if !peer.trusted {
+        return None;
+    }
+    RequestId::given(request.headers().get(&X_REQUEST_ID)?.to_str().ok()?)
+}
+
+fn ours(bytes: Bytes) -> Body<PooledBody> {
+    Body::full(bytes)
+}

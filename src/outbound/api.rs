@@ -1,14 +1,48 @@
 //! Small calls with a deadline and a size cap: to the workspace's REST API, the host app, a JWKS endpoint.
+//!
+//! A call runs on the control runtime from beginning to end, whatever becomes of the caller: a browser
+//! that goes away must not leave a half-made user behind.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio::runtime::Handle;
 use url::Url;
+
+use super::connect::{ConnectError, Connector, Target};
 
 /// Makes small calls. Cheap to clone; every clone shares the pool.
 #[derive(Clone, Debug)]
-pub struct Api {}
+pub struct Api(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    connector: Connector,
+    control: Handle,
+    /// Unused connections by authority. Held for a push or a pop, never across a wait, and not on the
+    /// path of a forwarded request.
+    idle: Mutex<HashMap<String, Vec<Idle>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: SendRequest<Full<Bytes>>,
+    since: Instant,
+}
+
+/// Node closes idle connections after 5 s by default; leave before it does.
+const KEEP_IDLE: Duration = Duration::from_secs(4);
+/// Unused connections kept for one peer.
+const MAX_IDLE: usize = 32;
 
 /// One call.
 #[derive(Debug)]
@@ -76,13 +110,133 @@ pub enum CallError {
 }
 
 impl Api {
-    /// Makes the call. Runs to its end on the runtime that the `Api` was made on, whatever becomes
-    /// of the caller.
+    /// Calls go out through `connector` and run on `control`.
+    pub fn new(connector: Connector, control: Handle) -> Self {
+        Self(Arc::new(Inner { connector, control, idle: Mutex::default() }))
+    }
+
+    /// Makes the call. Runs to its end on the control runtime, whatever becomes of the caller.
     ///
     /// # Errors
     /// See [`CallError`].
     pub async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
-        let _ = call;
-        unimplemented!("lands with the outbound module")
+        let target = Target::of(call.url).map_err(|why| CallError::Unreachable { host: String::new(), why })?;
+        let host = target.to_string();
+        let (timeout, limit) = (call.timeout, call.max_body);
+        let request = request(call, &target).map_err(|why| CallError::Unreachable { host: host.clone(), why })?;
+        let inner = Arc::clone(&self.0);
+        let task = self.0.control.spawn(async move {
+            match tokio::time::timeout(timeout, inner.run(&target, request, limit)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(CallError::Timeout { host: target.to_string(), after: timeout }),
+            }
+        });
+        task.await.unwrap_or_else(|error| Err(CallError::Broken { host, why: error.to_string() }))
+    }
+}
+
+fn request(call: Call<'_>, target: &Target) -> Result<Request<Full<Bytes>>, String> {
+    let path = &call.url[url::Position::BeforePath..url::Position::AfterQuery];
+    let body = call.body.unwrap_or_default();
+    let mut request = Request::new(Full::new(body.clone()));
+    *request.uri_mut() = path.parse().map_err(|e| format!("{path}: {e}"))?;
+    *request.headers_mut() = call.headers;
+    let host = HeaderValue::from_str(target.authority()).map_err(|e| e.to_string())?;
+    request.headers_mut().insert(HOST, host);
+    if !body.is_empty() || call.method == Method::POST {
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    *request.method_mut() = call.method;
+    Ok(request)
+}
+
+impl Inner {
+    async fn run(&self, target: &Target, mut request: Request<Full<Bytes>>, limit: usize) -> Result<Reply, CallError> {
+        let host = || target.to_string();
+        while let Some(mut sender) = self.take(target) {
+            match sender.try_send_request(request).await {
+                Ok(response) => return self.finish(target, sender, response, limit).await,
+                // Not sent at all: the connection had been closed, so another one may be tried.
+                Err(mut error) => match error.take_message() {
+                    Some(message) => request = message,
+                    None => return Err(CallError::Broken { host: host(), why: error.into_error().to_string() }),
+                },
+            }
+        }
+        let stream = self.connector.connect(target).await.map_err(|error| match error {
+            ConnectError::Unreachable(why) => CallError::Unreachable { host: host(), why },
+            ConnectError::Timeout(after) => {
+                CallError::Unreachable { host: host(), why: format!("no connection within {}", humantime::format_duration(after)) }
+            }
+        })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| CallError::Broken { host: host(), why: error.to_string() })?;
+        self.control.spawn(connection);
+        let response =
+            sender.send_request(request).await.map_err(|error| CallError::Broken { host: host(), why: words(&error) })?;
+        self.finish(target, sender, response, limit).await
+    }
+
+    async fn finish(
+        &self,
+        target: &Target,
+        sender: SendRequest<Full<Bytes>>,
+        response: http::Response<Incoming>,
+        limit: usize,
+    ) -> Result<Reply, CallError> {
+        let (parts, mut incoming) = response.into_parts();
+        let too_large = || CallError::TooLarge { host: target.to_string(), limit };
+        if incoming.size_hint().lower() > limit as u64 {
+            return Err(too_large());
+        }
+        let mut body = BytesMut::new();
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame.map_err(|error| CallError::Broken { host: target.to_string(), why: words(&error) })?;
+            if let Some(data) = frame.data_ref() {
+                if body.len() + data.len() > limit {
+                    return Err(too_large());
+                }
+                body.extend_from_slice(data);
+            }
+        }
+        self.put(target, sender);
+        Ok(Reply { status: parts.status, headers: parts.headers, body: body.freeze() })
+    }
+
+    fn take(&self, target: &Target) -> Option<SendRequest<Full<Bytes>>> {
+        let mut pools = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = pools.get_mut(&key(target))?;
+        while let Some(idle) = pool.pop() {
+            if idle.since.elapsed() < KEEP_IDLE && idle.sender.is_ready() {
+                return Some(idle.sender);
+            }
+        }
+        None
+    }
+
+    fn put(&self, target: &Target, sender: SendRequest<Full<Bytes>>) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut pools = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = pools.entry(key(target)).or_default();
+        pool.retain(|idle| idle.since.elapsed() < KEEP_IDLE && !idle.sender.is_closed());
+        if pool.len() < MAX_IDLE {
+            pool.push(Idle { sender, since: Instant::now() });
+        }
+    }
+}
+
+/// Plain and TLS connections to one host and port are not interchangeable.
+fn key(target: &Target) -> String {
+    format!("{}{target}", if target.is_tls() { "https://" } else { "http://" })
+}
+
+/// hyper's words and those of the cause, which are the useful ones.
+fn words(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }

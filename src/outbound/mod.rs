@@ -1,3 +1,7 @@
-//! Outgoing connections: small API calls ([`api`]) and forwarded requests.
+//! Outgoing connections: small calls ([`api`]) and forwarded requests ([`pool`]), over one way to
+//! connect ([`connect`]).
 
 pub mod api;
+pub mod connect;
+pub mod pool;
+pub mod upload;

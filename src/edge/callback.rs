@@ -1,0 +1,269 @@
+//! Our own paths: the callback, who the session is, logout. Each answers from the login, and nothing
+//! here ever puts a token in an answer that is not 200.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::pages::{LoadingRequest, Pages};
+use super::route::Route;
+use crate::config::{Config, Origin};
+use crate::error::{Refusal, RefusalKind};
+use crate::headers::cors::CorsPolicy;
+use crate::login::{Login, SignedIn};
+use crate::metrics::Metrics;
+use crate::peer::{Peer, RequestId};
+use crate::secret::SecretSource;
+
+/// Bytes of a request body that are read at most; the callback has no use for any.
+const MAX_BODY: usize = 16 * 1024;
+/// How long a client may take for them.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+/// Our own page asks for a token other than the one that a client could not use.
+const FRESH: &str = "x-gantry-fresh";
+
+/// Answers on our own paths.
+#[derive(Debug)]
+pub struct Callback {
+    login: Login,
+    metrics: std::sync::Arc<Metrics>,
+    origins: CorsPolicy,
+    logout_secret: Option<SecretSource>,
+}
+
+/// What is known of a request on our own paths, apart from its body.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Which path.
+    pub route: Route,
+    /// Its correlation id.
+    pub id: &'a RequestId,
+    /// The connection's other end.
+    pub peer: &'a Peer,
+    /// The client's address, seen through trusted proxies.
+    pub client: IpAddr,
+}
+
+impl Callback {
+    /// Answers from `login`, to the chat's own origin and those of `[cors]`.
+    pub fn new(config: &Config, login: Login, metrics: std::sync::Arc<Metrics>) -> Self {
+        let mut origins: Vec<Origin> = config.cors.allowed_origins.clone();
+        origins.push(config.server.public_origin.clone());
+        Self { login, metrics, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
+    }
+
+    /// The origins that may use our paths.
+    pub fn origins(&self) -> &CorsPolicy {
+        &self.origins
+    }
+
+    /// Answers a request on one of our own paths.
+    pub async fn answer(&self, asked: &Asked<'_>, pages: &Pages, mut request: Request<Incoming>) -> Response<Bytes> {
+        let methods: &[Method] = match asked.route {
+            Route::Token => &[Method::GET, Method::POST],
+            Route::Logout => &[Method::POST],
+            _ => &[Method::GET, Method::HEAD],
+        };
+        if *request.method() == Method::OPTIONS {
+            return self.preflight(request.headers(), methods);
+        }
+        if !methods.contains(request.method()) {
+            return not_allowed(methods, asked.id);
+        }
+        let body = match read(request.body_mut()).await {
+            Ok(body) => body,
+            Err(status) => {
+                asked.peer.note_unread();
+                return json_answer(status, &json!({ "error": "body_refused", "message": "The request body is too large, too slow or malformed.", "id": asked.id.as_str() }));
+            }
+        };
+        match asked.route {
+            Route::Token => self.token(asked, request.headers()).await,
+            Route::Session => self.session(asked, request.headers()).await,
+            Route::Logout => self.logout(asked, request.headers(), &body).await,
+            Route::Login => {
+                let electron = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "client=electron"));
+                pages.loading(&LoadingRequest { id: *asked.id, electron })
+            }
+            Route::Nowhere | Route::Hidden | Route::Upstream => {
+                json_answer(StatusCode::NOT_FOUND, &json!({ "error": "not_found", "message": "There is nothing here.", "id": asked.id.as_str() }))
+            }
+        }
+    }
+
+    fn preflight(&self, headers: &HeaderMap, methods: &[Method]) -> Response<Bytes> {
+        if let Some(grant) = self.origins.preflight(headers) {
+            let mut response = bare(StatusCode::NO_CONTENT);
+            *response.headers_mut() = grant;
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            return response;
+        }
+        // A preflight that is not granted fails by having no grant; an OPTIONS of another kind is told
+        // what there is.
+        let refused = headers.contains_key(ORIGIN);
+        let mut response = bare(if refused { StatusCode::FORBIDDEN } else { StatusCode::NO_CONTENT });
+        response.headers_mut().insert(ALLOW, allow(methods));
+        response
+    }
+
+    async fn token(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Response<Bytes> {
+        let started = Instant::now();
+        let fresh = headers.contains_key(FRESH);
+        let outcome = self.sign_in(asked, headers, fresh).await;
+        let refusal = outcome.as_ref().err().map(|refusal| refusal.kind);
+        self.metrics.login(self.login.source(), refusal, started.elapsed());
+        self.audit(asked, &outcome, started.elapsed());
+        match outcome {
+            Ok(signed_in) => json_answer(StatusCode::OK, &json!({ "loginToken": signed_in.token.expose() })),
+            Err(refusal) => Pages::refusal(&refusal, asked.id),
+        }
+    }
+
+    async fn sign_in(&self, asked: &Asked<'_>, headers: &HeaderMap, fresh: bool) -> Result<SignedIn, Refusal> {
+        self.check_site(headers)?;
+        let credentials = self.login.credentials(headers, asked.peer)?;
+        self.login.sign_in(credentials, fresh).await
+    }
+
+    async fn session(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Response<Bytes> {
+        let outcome = async {
+            self.check_site(headers)?;
+            self.login.who(self.login.credentials(headers, asked.peer)?).await
+        };
+        match outcome.await {
+            Ok(validated) => {
+                let identity = &validated.identity;
+                json_answer(StatusCode::OK, &json!({ "id": identity.id, "username": identity.username, "name": identity.name }))
+            }
+            Err(refusal) => Pages::refusal(&refusal, asked.id),
+        }
+    }
+
+    async fn logout(&self, asked: &Asked<'_>, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
+        let outcome = if headers.contains_key(AUTHORIZATION) && self.logout_secret.is_some() {
+            self.logout_by_host_app(headers, body).await
+        } else {
+            async {
+                self.check_site(headers)?;
+                self.login.sign_out(self.login.credentials(headers, asked.peer)?).await
+            }
+            .await
+        };
+        match outcome {
+            Ok(ended) => {
+                tracing::info!(target: "gantry::audit", event = "logout", id = %asked.id, client = %asked.client, ended, "chat sessions ended");
+                json_answer(StatusCode::OK, &json!({ "ended": ended }))
+            }
+            Err(refusal) => {
+                tracing::info!(target: "gantry::audit", event = "logout", id = %asked.id, client = %asked.client, outcome = refusal.kind.code(), detail = %refusal.detail, "logout refused");
+                Pages::refusal(&refusal, asked.id)
+            }
+        }
+    }
+
+    async fn logout_by_host_app(&self, headers: &HeaderMap, body: &[u8]) -> Result<usize, Refusal> {
+        let denied = |detail: &str| Refusal::new(RefusalKind::NoSession, "The logout secret is wrong.", detail);
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let given = given.ok_or_else(|| denied("Authorization is not of the form Bearer <secret>"))?;
+        let secret = self.logout_secret.as_ref().ok_or_else(|| denied("session.logout_secret is not set"))?;
+        if !secret.get().matches(given) {
+            return Err(denied("the bearer token differs from session.logout_secret"));
+        }
+        let id = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|body| match body.get("id")? {
+            serde_json::Value::String(id) => Some(id.clone()),
+            serde_json::Value::Number(id) => Some(id.to_string()),
+            _ => None,
+        });
+        let id = id.ok_or_else(|| {
+            Refusal::new(RefusalKind::Misconfigured, "The body has to be {\"id\": \"<identity id>\"}.", "logout without an identity id")
+        })?;
+        Ok(self.login.sign_out_everywhere(&id).await)
+    }
+
+    /// A request that another site's page made never causes a mint: its `Origin` has to be ours or
+    /// allowed; without one, `Sec-Fetch-Site` must not tell of another site. Native clients send neither.
+    fn check_site(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let mut origins = headers.get_all(ORIGIN).iter();
+        let refuse = |what: String| {
+            Err(Refusal::new(
+                RefusalKind::OriginNotAllowed,
+                "This page may not use the chat's sign-in.",
+                format!("{what}: allowed are server.public_url's origin and those in cors.allowed_origins"),
+            ))
+        };
+        match (origins.next(), origins.next()) {
+            (Some(origin), None) if self.origins.allows(origin) => Ok(()),
+            (Some(origin), _) => refuse(format!("Origin {:?}", String::from_utf8_lossy(origin.as_bytes()))),
+            (None, _) => match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+                None | Some(b"same-origin" | b"none") => Ok(()),
+                Some(other) => refuse(format!("no Origin, and Sec-Fetch-Site {:?}", String::from_utf8_lossy(other))),
+            },
+        }
+    }
+
+    /// One line for each decision: who, by which source, what came of it.
+    fn audit(&self, asked: &Asked<'_>, outcome: &Result<SignedIn, Refusal>, took: Duration) {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let (id, client, source) = (asked.id, asked.client, self.login.source());
+        match outcome {
+            Ok(signed_in) => tracing::info!(
+                target: "gantry::audit",
+                event = "login", %id, %client, source, outcome = "signed_in", identity = %signed_in.identity.id, username = %signed_in.username,
+                user_id = %signed_in.user_id, created = signed_in.created, reused = signed_in.reused, took_ms, "signed in"
+            ),
+            Err(refusal) => tracing::info!(
+                target: "gantry::audit",
+                event = "login", %id, %client, source, outcome = refusal.kind.code(), detail = %refusal.detail, took_ms, "not signed in"
+            ),
+        }
+    }
+}
+
+async fn read(body: &mut Incoming) -> Result<Bytes, StatusCode> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
+}
+
+fn bare(status: StatusCode) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
+    let mut response = bare(status);
+    *response.body_mut() = Bytes::from(body.to_string());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn allow(methods: &[Method]) -> HeaderValue {
+    let names: Vec<&str> = methods.iter().map(Method::as_str).chain(["OPTIONS"]).collect();
+    HeaderValue::from_str(&names.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("GET, POST, OPTIONS"))
+}
+
+fn not_allowed(methods: &[Method], id: &RequestId) -> Response<Bytes> {
+    let body = json!({ "error": "method_not_allowed", "message": "This method is not allowed here.", "id": id.as_str() });
+    let mut response = json_answer(StatusCode::METHOD_NOT_ALLOWED, &body);
+    response.headers_mut().insert(ALLOW, allow(methods));
+    response
+}

@@ -1,0 +1,124 @@
+//! Forwarding: the request to the workspace, the answer back, and the tunnel when both agree on one.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HOST, SEC_WEBSOCKET_ACCEPT};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio_util::task::TaskTracker;
+
+use super::tunnel;
+use crate::error::Failure;
+use crate::headers::forwarded::Forwarding;
+use crate::headers::{hop, request};
+use crate::lifecycle::Stop;
+use crate::listen::ClientIo;
+use crate::metrics::Shard;
+use crate::outbound::connect::Stream;
+use crate::outbound::pool::{Pool, PooledBody};
+use crate::outbound::upload::Upload;
+use crate::peer::Peer;
+
+/// Forwards requests. One for each worker.
+#[derive(Debug)]
+pub struct Forward {
+    pool: Rc<Pool>,
+    rules: Arc<Forwarding>,
+    /// `Host` for a client that sent none (HTTP/1.0).
+    host: HeaderValue,
+    tunnels: TaskTracker,
+    shard: Arc<Shard>,
+    stop: Stop,
+}
+
+impl Forward {
+    /// Forwards through `pool`; tunnels are tracked in `tunnels` and end with `stop`.
+    pub fn new(pool: Rc<Pool>, rules: Arc<Forwarding>, tunnels: TaskTracker, shard: Arc<Shard>, stop: Stop) -> Self {
+        let host = HeaderValue::from_str(pool.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
+        Self { pool, rules, host, tunnels, shard, stop }
+    }
+
+    /// Sends the request on and returns the answer as it came, less what belongs to the connection.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn send(&self, mut req: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<PooledBody>, Failure> {
+        request::check(req.method(), req.uri(), req.version(), req.headers())?;
+        let upgrade = hop::websocket_upgrade(&req).then(|| req.extensions_mut().remove::<OnUpgrade>()).flatten();
+        let (mut parts, body) = req.into_parts();
+        parts.extensions.clear();
+        hop::strip_request(&mut parts.headers);
+        if upgrade.is_some() {
+            hop::restore_upgrade(&mut parts.headers);
+        }
+        self.rules.apply(&mut parts.headers, peer);
+        if !parts.headers.contains_key(HOST) {
+            parts.headers.insert(HOST, self.host.clone());
+        }
+        parts.version = Version::HTTP_11;
+        origin_form(&mut parts.uri);
+
+        let (upload, progress) = Upload::new(body, peer);
+        let answered = self.pool.send(Request::from_parts(parts, upload), &progress).await;
+        if !progress.done() && answered.is_err() {
+            peer.note_unread();
+        }
+        let mut response = answered?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(upgrade, response);
+        }
+        hop::strip_response(response.headers_mut())?;
+        // The client is answered in the version it speaks; hyper sees to that.
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response)
+    }
+
+    /// Both sides agreed: a task of its own joins them once the 101 is on its way.
+    fn switch(&self, client: Option<OnUpgrade>, mut response: Response<PooledBody>) -> Result<Response<PooledBody>, Failure> {
+        let Some(client) = client else {
+            return Err(Failure::BadAnswer("it switched protocols without being asked".into()));
+        };
+        if !hop::is_websocket(response.headers()) || !response.headers().contains_key(SEC_WEBSOCKET_ACCEPT) {
+            return Err(Failure::BadAnswer("it switched to another protocol than the one asked for".into()));
+        }
+        let upstream = hyper::upgrade::on(&mut response);
+        hop::strip_response(response.headers_mut())?;
+        hop::restore_upgrade(response.headers_mut());
+        let held = self.shard.websocket();
+        let stop = self.stop.clone();
+        self.tunnels.spawn_local(async move {
+            let _held = held;
+            let (Ok(client), Ok(upstream)) = (client.await, upstream.await) else { return };
+            tokio::select! {
+                ended = run(client, upstream) => if let Err(error) = ended {
+                    tracing::debug!(%error, "WebSocket ended");
+                },
+                () = stop.drained() => {}
+            }
+        });
+        Ok(response)
+    }
+}
+
+/// Takes hyper's buffers away from both connections and joins what is left.
+async fn run(client: Upgraded, upstream: Upgraded) -> std::io::Result<()> {
+    let (Ok(client), Ok(upstream)) = (client.downcast::<TokioIo<ClientIo>>(), upstream.downcast::<TokioIo<Stream>>()) else {
+        return Err(std::io::Error::other("a connection of unknown type was upgraded"));
+    };
+    let (early_client, early_upstream): (Bytes, Bytes) = (client.read_buf, upstream.read_buf);
+    let (mut client, mut upstream) = (client.io.into_inner().into_tunnel(), upstream.io.into_inner());
+    tunnel::join(&mut client, early_client, &mut upstream, early_upstream).await
+}
+
+/// Path and query, byte for byte, without the scheme and host of an absolute-form target.
+fn origin_form(uri: &mut Uri) {
+    if uri.scheme().is_none() {
+        return;
+    }
+    let path = std::mem::take(uri).into_parts().path_and_query;
+    *uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+}

@@ -1,0 +1,149 @@
+//! Upgraded connections: bytes both ways, no buffer while idle, no idle limit.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+thread_local! {
+    /// What a direction reads into. Bytes stay here only until they are written, within one poll; what
+    /// the other side does not take at once is copied out.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; 64 * 1024].into_boxed_slice());
+}
+
+/// Reads and writes in one poll before others get their turn.
+const TURNS: usize = 16;
+
+/// One direction of a tunnel.
+#[derive(Debug)]
+struct Direction {
+    /// Read, and not yet taken by the other side.
+    pending: Bytes,
+    eof: bool,
+    shut: bool,
+    flush: bool,
+}
+
+impl Direction {
+    fn new(pending: Bytes) -> Self {
+        Self { flush: !pending.is_empty(), pending, eof: false, shut: false }
+    }
+
+    /// Moves bytes until there are none, the other side is full, or the end has been passed on.
+    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        for _ in 0..TURNS {
+            while self.pending.has_remaining() {
+                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
+                if n == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.pending.advance(n);
+            }
+            self.pending = Bytes::new();
+            if self.eof {
+                if !self.shut {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    self.shut = true;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            match self.read(cx, from, to) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => {
+                    if self.flush {
+                        ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                        self.flush = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads once and writes what it can of it.
+    fn read<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+            let mut read = buffer.filled();
+            if read.is_empty() {
+                self.eof = true;
+                return Poll::Ready(Ok(()));
+            }
+            self.flush = true;
+            while !read.is_empty() {
+                match Pin::new(&mut *to).poll_write(cx, read) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(n)) => read = &read[n..],
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        self.pending = Bytes::copy_from_slice(read);
+                        break;
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+/// Joins two connections until both directions have ended. `early_client` and `early_upstream` are bytes
+/// that came behind the handshake from either side. An error on one side ends both.
+///
+/// # Errors
+/// Whatever ended the tunnel other than an orderly end.
+pub async fn join<C, U>(client: &mut C, early_client: Bytes, upstream: &mut U, early_upstream: Bytes) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut up = Direction::new(early_client);
+    let mut down = Direction::new(early_upstream);
+    std::future::poll_fn(|cx| {
+        let up = up.poll(cx, client, upstream)?;
+        let down = down.poll(cx, upstream, client)?;
+        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn early_bytes_come_first_and_half_close_is_passed_on() {
+        let (mut browser, mut client) = duplex(8);
+        let (mut upstream, mut server) = duplex(8);
+        let tunnel = tokio::spawn(async move {
+            join(&mut client, Bytes::from_static(b"early"), &mut upstream, Bytes::from_static(b"greeting")).await
+        });
+        browser.write_all(b" and more than the pipe holds").await.unwrap();
+        browser.shutdown().await.unwrap();
+        let mut got = String::new();
+        server.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "early and more than the pipe holds");
+        // The other direction still works.
+        server.write_all(b" answer").await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut got = String::new();
+        browser.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "greeting answer");
+        tunnel.await.unwrap().unwrap();
+    }
+}

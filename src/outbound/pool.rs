@@ -1,0 +1,313 @@
+//! Forwarded requests: one pool for each worker, used last in, first out, so that the connections in
+//! use stay few and warm and the rest age out.
+//!
+//! This is the narrow interface to the upstream: send a request, get a response (or an upgrade).
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::EXPECT;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::Sleep;
+
+use super::connect::{ConnectError, Connector, Target};
+use super::upload::{Progress, Upload};
+use crate::body::BodyError;
+use crate::config;
+use crate::error::Failure;
+use crate::metrics::Shard;
+
+/// A connection that has been idle for less than this is not going to have been closed meanwhile, so
+/// the head of a request on it is not kept for a second try.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// Sends requests to the workspace.
+#[derive(Debug)]
+pub struct Pool {
+    target: Target,
+    connector: Connector,
+    limits: config::Upstream,
+    idle: RefCell<VecDeque<Idle>>,
+    shard: Arc<Shard>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: SendRequest<Upload>,
+    since: Instant,
+    /// How long the upstream lets it be idle.
+    life: Duration,
+}
+
+/// What is kept of a request that may be sent a second time: one that changes nothing and has no body.
+struct Again {
+    method: Method,
+    uri: http::Uri,
+    headers: HeaderMap,
+}
+
+impl Pool {
+    /// A pool of connections to `target`.
+    pub fn new(target: Target, connector: Connector, limits: config::Upstream, shard: Arc<Shard>) -> Rc<Self> {
+        Rc::new(Self { target, connector, limits, idle: RefCell::default(), shard })
+    }
+
+    /// The upstream's own `Host`.
+    pub fn authority(&self) -> &str {
+        self.target.authority()
+    }
+
+    /// Closes connections that have been unused for too long.
+    pub fn sweep(&self) {
+        self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < idle.life && !idle.sender.is_closed());
+    }
+
+    /// Sends `request`, whose body has come as far as `progress` says.
+    ///
+    /// A request is sent a second time only when nothing can have been acted on: hyper hands it back
+    /// unsent, or it is a safe request without a body (RFC 9110 §9.2.2) on a connection that went
+    /// stale while idle.
+    ///
+    /// # Errors
+    /// No connection, no answer in time, or an answer that is not HTTP.
+    pub async fn send(self: &Rc<Self>, mut request: Request<Upload>, progress: &Rc<Progress>) -> Result<Response<PooledBody>, Failure> {
+        if request.headers().contains_key(EXPECT) && !progress.done() {
+            let bell = request.body_mut().wait_for_continue();
+            hyper::ext::on_informational(&mut request, move |head| {
+                if head.status() == StatusCode::CONTINUE {
+                    bell.notify_one();
+                }
+            });
+        }
+        loop {
+            let Some(idle) = self.take() else { break };
+            let again = (progress.done() && idle.since.elapsed() >= FRESH).then(|| Again::of(&request)).flatten();
+            let mut sender = idle.sender;
+            match self.first_byte(&mut sender, request, progress).await {
+                Ok(response) => return Ok(self.pooled(sender, response, progress)),
+                Err(Sent { unsent: Some(unsent), .. }) => request = *unsent,
+                Err(Sent { failure: Failure::BadAnswer(_), .. }) if again.is_some() => {
+                    self.shard.upstream_retry();
+                    let Some(again) = again else { unreachable!("checked above") };
+                    // A new connection, since every other idle one may be as stale.
+                    return self.send_new(again.request(progress), progress).await;
+                }
+                Err(Sent { failure, .. }) => return Err(failure),
+            }
+        }
+        self.send_new(request, progress).await
+    }
+
+    async fn send_new(self: &Rc<Self>, request: Request<Upload>, progress: &Rc<Progress>) -> Result<Response<PooledBody>, Failure> {
+        let mut sender = self.connect().await?;
+        match self.first_byte(&mut sender, request, progress).await {
+            Ok(response) => Ok(self.pooled(sender, response, progress)),
+            Err(Sent { failure, .. }) => Err(failure),
+        }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Upload>, Failure> {
+        let stream = self.connector.connect(&self.target).await.map_err(|error| match error {
+            ConnectError::Unreachable(why) => Failure::Unreachable(format!("{}: {why}", self.target)),
+            ConnectError::Timeout(after) => Failure::ConnectTimeout(after),
+        })?;
+        let (sender, connection) =
+            Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| Failure::BadAnswer(error.to_string()))?;
+        let held = self.shard.upstream_connection();
+        tokio::task::spawn_local(async move {
+            // Its errors reach whoever waits for the response.
+            let _ = connection.with_upgrades().await;
+            drop(held);
+        });
+        Ok(sender)
+    }
+
+    /// Waits for the head of the answer. The clock stands still while the client is still sending.
+    async fn first_byte(
+        &self,
+        sender: &mut SendRequest<Upload>,
+        request: Request<Upload>,
+        progress: &Progress,
+    ) -> Result<Response<Incoming>, Sent> {
+        let patience = self.limits.first_byte_timeout;
+        let answer = sender.try_send_request(request);
+        tokio::pin!(answer);
+        let clock = tokio::time::sleep(patience);
+        tokio::pin!(clock);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut answer => return outcome.map_err(|mut error| {
+                    let unsent = error.take_message().map(Box::new);
+                    Sent { unsent, failure: Failure::BadAnswer(words(error.error())) }
+                }),
+                () = &mut clock => {
+                    let due = progress.moved() + patience;
+                    if progress.done() && due <= tokio::time::Instant::now() {
+                        return Err(Sent { unsent: None, failure: Failure::FirstByteTimeout(patience) });
+                    }
+                    clock.as_mut().reset(due.max(tokio::time::Instant::now() + Duration::from_secs(1)));
+                }
+            }
+        }
+    }
+
+    fn pooled(self: &Rc<Self>, sender: SendRequest<Upload>, response: Response<Incoming>, progress: &Rc<Progress>) -> Response<PooledBody> {
+        let life = keep_alive_hint(response.headers()).map_or(self.limits.keep_alive, |hint| hint.min(self.limits.keep_alive));
+        let lease = Lease { sender, pool: Rc::clone(self), life };
+        // An upgraded connection belongs to the tunnel.
+        let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
+        response.map(|incoming| PooledBody { incoming, lease, progress: Rc::clone(progress), stalled: None, idle: self.limits.idle_timeout })
+    }
+
+    fn take(&self) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        loop {
+            // One that is not ready yet, though open, stays for the next request.
+            let last = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+            let last = idle.remove(last)?;
+            if last.since.elapsed() < last.life {
+                return Some(last);
+            }
+        }
+    }
+
+    fn put(&self, lease: Lease) {
+        if lease.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= self.limits.max_idle {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { sender: lease.sender, since: Instant::now(), life: lease.life });
+    }
+}
+
+/// A request that did not lead to a response.
+struct Sent {
+    /// The request itself, when no byte of it was written.
+    unsent: Option<Box<Request<Upload>>>,
+    failure: Failure,
+}
+
+impl Again {
+    fn of(request: &Request<Upload>) -> Option<Self> {
+        let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        safe.then(|| Self { method: request.method().clone(), uri: request.uri().clone(), headers: request.headers().clone() })
+    }
+
+    fn request(self, progress: &Rc<Progress>) -> Request<Upload> {
+        let mut request = Request::new(Upload::none(progress));
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.headers_mut() = self.headers;
+        request
+    }
+}
+
+/// How long the upstream says it keeps an idle connection (`Keep-Alive: timeout=5`, as Node sends), less
+/// a second for the way.
+fn keep_alive_hint(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds: u64 = value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse().ok())?;
+    Some(Duration::from_secs(seconds).saturating_sub(Duration::from_secs(1)))
+}
+
+fn words(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[derive(Debug)]
+struct Lease {
+    sender: SendRequest<Upload>,
+    pool: Rc<Pool>,
+    life: Duration,
+}
+
+/// The body of an answer; its connection goes back to the pool when the body has ended well.
+#[derive(Debug)]
+pub struct PooledBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    progress: Rc<Progress>,
+    stalled: Option<Pin<Box<Sleep>>>,
+    idle: Duration,
+}
+
+impl PooledBody {
+    fn give_back(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        // An upload that goes on after the answer holds the connection; it is not ours to give away.
+        if self.progress.done() {
+            let pool = Rc::clone(&lease.pool);
+            pool.put(lease);
+        } else {
+            self.progress.peer().note_unread();
+        }
+    }
+
+    fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.lease = None;
+        self.progress.peer().note_truncated();
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Body for PooledBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(None) => {
+                this.give_back();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => this.broken(error.into()),
+            Poll::Ready(Some(Ok(frame))) => {
+                this.stalled = None;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Pending => {
+                let idle = this.idle;
+                let clock = this.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+                if clock.as_mut().poll(cx).is_ready() {
+                    return this.broken("the upstream's answer stalled".into());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for PooledBody {
+    fn drop(&mut self) {
+        // With a known length nobody asks for the end; it is known to be reached.
+        if self.incoming.is_end_stream() {
+            self.give_back();
+        }
+    }
+}

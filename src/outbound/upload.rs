@@ -1,0 +1,115 @@
+//! The body of a forwarded request, on its way from the client to the upstream.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{Instant, Sleep};
+
+use crate::peer::Peer;
+
+/// How long a client that expects `100 Continue` is kept from sending when the upstream says nothing
+/// (RFC 9110 §10.1.1: an origin may ignore the expectation).
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// How far an upload has come, seen from outside of it.
+#[derive(Debug)]
+pub struct Progress {
+    peer: Arc<Peer>,
+    done: Cell<bool>,
+    moved: Cell<Instant>,
+}
+
+impl Progress {
+    /// Whether the whole request body has been taken from the client.
+    pub fn done(&self) -> bool {
+        self.done.get()
+    }
+
+    /// The client that it comes from.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// When the last piece was taken.
+    pub fn moved(&self) -> Instant {
+        self.moved.get()
+    }
+}
+
+/// A request body that streams.
+#[derive(Debug)]
+pub struct Upload {
+    incoming: Option<Incoming>,
+    progress: Rc<Progress>,
+    gate: Option<Box<Gate>>,
+}
+
+/// Holds the body back until the upstream asks for it.
+#[derive(Debug)]
+struct Gate {
+    asked: Pin<Box<OwnedNotified>>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Upload {
+    /// Streams what `peer` sends; the second value tells how far it is.
+    pub fn new(incoming: Incoming, peer: &Arc<Peer>) -> (Self, Rc<Progress>) {
+        let done = Cell::new(incoming.is_end_stream());
+        let progress = Rc::new(Progress { peer: Arc::clone(peer), done, moved: Cell::new(Instant::now()) });
+        (Self { incoming: Some(incoming), progress: Rc::clone(&progress), gate: None }, progress)
+    }
+
+    /// No body, for a request that is sent again; the progress stays that of the first.
+    pub fn none(progress: &Rc<Progress>) -> Self {
+        Self { incoming: None, progress: Rc::clone(progress), gate: None }
+    }
+
+    /// Holds the body back until the returned bell is rung or the wait for it is over. Polling the
+    /// client's body is what makes hyper send `100 Continue`, so the client hears it when the
+    /// upstream said it.
+    pub fn wait_for_continue(&mut self) -> Arc<Notify> {
+        let bell = Arc::new(Notify::new());
+        let asked = Box::pin(Arc::clone(&bell).notified_owned());
+        self.gate = Some(Box::new(Gate { asked, patience: Box::pin(tokio::time::sleep(CONTINUE_WAIT)) }));
+        bell
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        if let Some(gate) = &mut this.gate {
+            if gate.asked.as_mut().poll(cx).is_pending() && gate.patience.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            this.gate = None;
+        }
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        this.progress.moved.set(Instant::now());
+        if frame.is_none() || incoming.is_end_stream() {
+            this.progress.done.set(true);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
