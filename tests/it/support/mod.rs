@@ -1,0 +1,18 @@
+//! What the tests share: a running Gantry, raw origins and raw clients.
+
+pub mod origin;
+pub mod proxy;
+pub mod wire;
+
+use std::time::Duration;
+
+/// How long a condition may take before a test gives up. Never how long one waits for nothing.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for `future`, and fails the test with `what` when it takes for ever.
+pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited in vain: {what}"),
+    }
+}
