@@ -5,11 +5,13 @@
 //! of keys, defaults and kinds that the file, the environment, `proxy.toml` and `print-config` share.
 
 pub mod check;
+mod file;
 pub mod keys;
 pub mod origin;
 pub mod print;
 pub mod raw;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 use url::Url;
 
+pub use check::{Loaded, load};
 pub use origin::{Ancestor, Origin};
 
 use crate::secret::SecretSource;
@@ -340,3 +343,18 @@ pub struct Problem {
 
 /// What is suspicious without being wrong: printed by `check`, logged at start.
 pub type Warning = Problem;
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, value, place, why } = self;
+        // Text that is no TOML at all has no key.
+        f.write_str(if key.is_empty() { place } else { key })?;
+        if !value.is_empty() {
+            write!(f, " = {value}")?;
+        }
+        if !key.is_empty() && !place.is_empty() {
+            write!(f, " ({place})")?;
+        }
+        write!(f, ": {why}")
+    }
+}
