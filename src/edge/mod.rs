@@ -1,1 +1,3 @@
 //! Lands next.
+
+pub mod pages;
