@@ -1,1 +1,3 @@
-//! Lands next.
+//! Pure rules over header maps.
+
+pub mod cookies;

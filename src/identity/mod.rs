@@ -1,8 +1,39 @@
 //! Who the host app's session says the caller is.
+//!
+//! There are three sources: the host app's who-am-I endpoint is asked ([`forward_auth`]), a token is
+//! validated here ([`jwt`]), or a trusted proxy has said it already ([`trusted_header`]). Each works in
+//! two steps: [`Validator::credentials`] takes what stands for the session out of a request, cheaply and
+//! without a call, and [`Validator::identify`] finds out whose it is.
+
+mod claims;
+mod forward_auth;
+mod jwks;
+mod jws;
+mod jwt;
+mod keys;
+mod trusted_header;
+mod unique_json;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
+
+use aws_lc_rs::digest;
+use http::{HeaderMap, HeaderValue};
+use url::Url;
+
+use crate::config;
+use crate::error::{Refusal, RefusalKind};
+use crate::outbound::api::Api;
+use crate::peer::Peer;
+use crate::secret::Secret;
+
+use forward_auth::ForwardAuth;
+use jwt::Jwt;
+use trusted_header::{Said, TrustedHeader};
+
+/// How we name ourselves to the host app.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("gantry/", env!("CARGO_PKG_VERSION")));
 
 /// What a validated host session says about a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +56,20 @@ pub struct Identity {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionKey(pub [u8; 32]);
 
+impl SessionKey {
+    /// Hashes the parts, each with its length in front, so that no two lists of parts collide.
+    fn of<'a>(source: &'static str, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in std::iter::once(source.as_bytes()).chain(parts) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut key = [0; 32];
+        key.copy_from_slice(context.finish().as_ref());
+        Self(key)
+    }
+}
+
 impl fmt::Debug for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SessionKey(..)")
@@ -38,4 +83,152 @@ pub struct Validated {
     pub identity: Arc<Identity>,
     /// When the credential itself runs out, if it says so (`exp` of a JWT).
     pub expires: Option<SystemTime>,
+}
+
+/// What a request carries for its host session: all that [`Validator::identify`] needs.
+#[derive(Clone)]
+pub struct Credentials {
+    /// The session's key in the caches.
+    pub key: SessionKey,
+    material: Material,
+}
+
+#[derive(Clone)]
+enum Material {
+    /// The headers that are handed on to the who-am-I endpoint.
+    Headers(HeaderMap),
+    /// A JWT.
+    Token(Secret),
+    /// What the trusted proxy said.
+    Said(Arc<Said>),
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+/// Turns requests into identities. Cheap to clone; every clone shares its keys.
+#[derive(Clone, Debug)]
+pub struct Validator(Arc<Source>);
+
+#[derive(Debug)]
+enum Source {
+    ForwardAuth(ForwardAuth),
+    Jwt(Jwt),
+    Header(TrustedHeader),
+}
+
+impl Validator {
+    /// The validator that the configuration asks for. Makes no call yet.
+    pub fn new(config: &config::Identity, api: Api) -> Self {
+        let claims = config.claims.clone();
+        Self(Arc::new(match &config.source {
+            config::IdentitySource::ForwardAuth(forward) => Source::ForwardAuth(ForwardAuth::new(forward.clone(), claims, api)),
+            config::IdentitySource::Jwt(jwt) => Source::Jwt(Jwt::new(jwt, claims, api)),
+            config::IdentitySource::Header(header) => Source::Header(TrustedHeader::new(header.clone())),
+        }))
+    }
+
+    /// The source's name, as in the config: a metric label and a word in the log.
+    pub fn source(&self) -> &'static str {
+        match *self.0 {
+            Source::ForwardAuth(_) => forward_auth::SOURCE,
+            Source::Jwt(_) => jwt::SOURCE,
+            Source::Header(_) => trusted_header::SOURCE,
+        }
+    }
+
+    /// What stands for the host session in this request. Pure and cheap: no call is made and nothing is
+    /// believed yet.
+    ///
+    /// # Errors
+    /// `no_session` when there is nothing to check, with the reason in its `detail`; `misconfigured` when a
+    /// trusted proxy sends identity headers that cannot be read one way only.
+    pub fn credentials(&self, headers: &HeaderMap, peer: &Peer) -> Result<Credentials, Refusal> {
+        match &*self.0 {
+            Source::ForwardAuth(source) => source.credentials(headers),
+            Source::Jwt(source) => source.credentials(headers),
+            Source::Header(source) => source.credentials(headers, peer),
+        }
+    }
+
+    /// Whose session it is. May make a call; it takes all it needs from the credentials, so it can run
+    /// apart from the request.
+    ///
+    /// # Errors
+    /// `no_session` when the session is not (or no longer) good, `session_check_unavailable` when that
+    /// cannot be found out now, `misconfigured` when what the host app says lacks a claim or has it in
+    /// the wrong type, or when a key cannot be used.
+    pub async fn identify(&self, credentials: &Credentials) -> Result<Validated, Refusal> {
+        match (&*self.0, &credentials.material) {
+            (Source::ForwardAuth(source), Material::Headers(headers)) => source.identify(headers).await,
+            (Source::Jwt(source), Material::Token(token)) => source.identify(token.expose(), SystemTime::now(), Instant::now()).await,
+            (Source::Header(source), Material::Said(said)) => source.identify(said),
+            _ => Err(misconfigured("the credentials were made by another identity source")),
+        }
+    }
+}
+
+fn no_session(detail: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalKind::NoSession, "You are not signed in to the app that this chat belongs to.", detail)
+}
+
+fn unavailable(detail: impl Into<String>) -> Refusal {
+    let message = "Whether you are signed in cannot be checked right now. Try again in a moment.";
+    Refusal::new(RefusalKind::SessionCheckUnavailable, message, detail)
+}
+
+fn misconfigured(detail: impl Into<String>) -> Refusal {
+    let message = "Signing in to the chat is not set up correctly. Please tell the people who run it.";
+    Refusal::new(RefusalKind::Misconfigured, message, detail)
+}
+
+/// A URL for the log: no user, password, query or fragment.
+fn shown_url(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}
+
+/// Text of a stranger's for the log: on one line, and not for ever.
+fn shown(text: &str) -> String {
+    const MOST: usize = 80;
+    let cut: String = text.chars().take(MOST).collect();
+    format!("{cut:?}{}", if cut.len() < text.len() { "…" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_different_parts_differ() {
+        let lists: [(&'static str, &[&[u8]]); 7] = [
+            ("jwt", &[]),
+            ("jwt", &[b""]),
+            ("jwt", &[b"", b""]),
+            ("jwt", &[b"ab"]),
+            ("jwt", &[b"a", b"b"]),
+            ("header", &[b"ab"]),
+            ("jwtab", &[]),
+        ];
+        for (i, (source, parts)) in lists.iter().enumerate() {
+            for (other, more) in &lists[i + 1..] {
+                assert_ne!(SessionKey::of(source, parts.iter().copied()).0, SessionKey::of(other, more.iter().copied()).0);
+            }
+            assert_eq!(SessionKey::of(source, parts.iter().copied()), SessionKey::of(source, parts.iter().copied()));
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        let url = Url::parse("https://user:pass@app.example.com:8443/api/me?key=s3cret#x").unwrap();
+        assert_eq!(shown_url(&url), "https://app.example.com:8443/api/me");
+    }
+
+    #[test]
+    fn strange_text_is_shown_on_one_short_line() {
+        assert_eq!(shown("a\nb\u{1b}[0m"), r#""a\nb\u{1b}[0m""#);
+        assert!(shown(&"é".repeat(10_000)).len() < 200);
+    }
 }
