@@ -215,7 +215,7 @@ struct Watch {
 impl Watch {
     async fn run(self) {
         loop {
-            let answered = self.client.ping().await;
+            let answered = self.client.ping().await.map_err(|refusal| refusal.to_string());
             let up = answered.is_ok();
             self.metrics.upstream_up(up);
             let changed = self.health.set("rocketchat", answered.clone());

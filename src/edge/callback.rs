@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::pages::{LoadingRequest, Pages};
+use super::pages::{LoadingRequest, Pages, json_refusal};
 use super::route::Route;
 use crate::config::{Config, Origin};
 use crate::error::{Refusal, RefusalKind};
@@ -89,8 +89,7 @@ impl Callback {
             Route::Session => self.session(asked, request.headers()).await,
             Route::Logout => self.logout(asked, request.headers(), &body).await,
             Route::Login => {
-                let electron = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "client=electron"));
-                pages.loading(&LoadingRequest { id: *asked.id, electron })
+                pages.loading(&LoadingRequest::new(*asked.id, request.uri().query()))
             }
             Route::Nowhere | Route::Hidden | Route::Upstream => {
                 json_answer(StatusCode::NOT_FOUND, &json!({ "error": "not_found", "message": "There is nothing here.", "id": asked.id.as_str() }))
@@ -122,7 +121,7 @@ impl Callback {
         self.audit(asked, &outcome, started.elapsed());
         match outcome {
             Ok(signed_in) => json_answer(StatusCode::OK, &json!({ "loginToken": signed_in.token.expose() })),
-            Err(refusal) => Pages::refusal(&refusal, asked.id),
+            Err(refusal) => json_refusal(&refusal, asked.id),
         }
     }
 
@@ -142,7 +141,7 @@ impl Callback {
                 let identity = &validated.identity;
                 json_answer(StatusCode::OK, &json!({ "id": identity.id, "username": identity.username, "name": identity.name }))
             }
-            Err(refusal) => Pages::refusal(&refusal, asked.id),
+            Err(refusal) => json_refusal(&refusal, asked.id),
         }
     }
 
@@ -163,7 +162,7 @@ impl Callback {
             }
             Err(refusal) => {
                 tracing::info!(target: "gantry::audit", event = "logout", id = %asked.id, client = %asked.client, outcome = refusal.kind.code(), detail = %refusal.detail, "logout refused");
-                Pages::refusal(&refusal, asked.id)
+                json_refusal(&refusal, asked.id)
             }
         }
     }

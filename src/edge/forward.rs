@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HOST, SEC_WEBSOCKET_ACCEPT};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::header::{HOST, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -46,10 +46,13 @@ impl Forward {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn send(&self, mut req: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<PooledBody>, Failure> {
-        request::check(req.method(), req.uri(), req.version(), req.headers())?;
-        let upgrade = hop::websocket_upgrade(&req).then(|| req.extensions_mut().remove::<OnUpgrade>()).flatten();
+    pub async fn send(&self, req: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<PooledBody>, Failure> {
         let (mut parts, body) = req.into_parts();
+        if let Err(failure) = request::check(&parts.method, &parts.uri, parts.version, &parts.headers) {
+            peer.note_unread();
+            return Err(failure);
+        }
+        let upgrade = hop::websocket_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
         parts.extensions.clear();
         hop::strip_request(&mut parts.headers);
         if upgrade.is_some() {
@@ -71,7 +74,8 @@ impl Forward {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(upgrade, response);
         }
-        hop::strip_response(response.headers_mut())?;
+        known_framing(response.headers())?;
+        hop::strip_response(response.headers_mut());
         // The client is answered in the version it speaks; hyper sees to that.
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
@@ -82,11 +86,11 @@ impl Forward {
         let Some(client) = client else {
             return Err(Failure::BadAnswer("it switched protocols without being asked".into()));
         };
-        if !hop::is_websocket(response.headers()) || !response.headers().contains_key(SEC_WEBSOCKET_ACCEPT) {
+        if !is_websocket(response.headers()) || !response.headers().contains_key(SEC_WEBSOCKET_ACCEPT) {
             return Err(Failure::BadAnswer("it switched to another protocol than the one asked for".into()));
         }
         let upstream = hyper::upgrade::on(&mut response);
-        hop::strip_response(response.headers_mut())?;
+        hop::strip_response(response.headers_mut());
         hop::restore_upgrade(response.headers_mut());
         let held = self.shard.websocket();
         let stop = self.stop.clone();
@@ -102,6 +106,22 @@ impl Forward {
         });
         Ok(response)
     }
+}
+
+/// hyper reads a body in an unknown coding until the end of the connection; without its
+/// `Transfer-Encoding` it would be passed on as something that it is not (RFC 9112 §6.1).
+fn known_framing(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Failure::BadAnswer("its transfer coding is not chunked".into())),
+    }
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    protocols.next().is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) && protocols.next().is_none()
 }
 
 /// Takes hyper's buffers away from both connections and joins what is left.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONNECTION, ORIGIN, UPGRADE};
+use http::header::{ACCEPT, ALLOW, CONNECTION, ORIGIN, RETRY_AFTER, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -63,7 +63,7 @@ impl Policies {
             framing: FramingPolicy::new(&config.framing),
             cors: CorsPolicy::new(&config.cors.allowed_origins),
             callback: Callback::new(config, login.clone(), metrics),
-            pages: Pages::new(config)?,
+            pages: Pages::new(config).map_err(|error| error.to_string())?,
             login,
             access_log: config.log.access,
         })
@@ -167,8 +167,15 @@ impl Edge {
         response
     }
 
+    /// The one place where a failure becomes an answer.
     fn failure(&self, seen: &Seen, failure: &Failure) -> Response<Body<PooledBody>> {
-        let mut response = self.policies.pages.failure(seen.accept.as_ref(), failure, &seen.id).map(ours);
+        let mut response = self.policies.pages.error(seen.accept.as_ref(), failure.status(), failure.public(), &seen.id).map(ours);
+        if matches!(failure, Failure::Unreachable(_)) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        if matches!(failure, Failure::MethodNotAllowed) {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
         if failure.closes() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
