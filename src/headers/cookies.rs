@@ -44,7 +44,7 @@ pub fn filtered(headers: &HeaderMap, keep: impl Fn(&str) -> bool) -> Option<Head
         }
         all.extend_from_slice(pair);
     }
-    (!all.is_empty()).then(|| HeaderValue::from_bytes(&all).expect("bytes of header values"))
+    if all.is_empty() { None } else { HeaderValue::from_bytes(&all).ok() }
 }
 
 /// The cookies of all fields, blanks around them taken off, empty ones left out.

@@ -10,7 +10,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{is_token, tokens};
+use super::{is_token, prepared, single, tokens};
 use crate::config::Origin;
 
 /// Every method that Rocket.Chat's API knows.
@@ -34,8 +34,7 @@ pub struct CorsPolicy {
 impl CorsPolicy {
     /// Takes the allowed origins; with none, nothing is ever touched.
     pub fn new(allowed: &[Origin]) -> Self {
-        let value = |origin: &Origin| HeaderValue::try_from(origin.as_str()).expect("origins are ASCII without control characters");
-        Self { allowed: allowed.iter().map(value).collect() }
+        Self { allowed: allowed.iter().map(|origin| prepared(origin.as_str())).collect() }
     }
 
     /// Whether this is the `Origin` of an allowed site, byte for byte: browsers write it in one way only
@@ -49,6 +48,7 @@ impl CorsPolicy {
     ///
     /// `Access-Control-Allow-Private-Network` is never granted.
     pub fn preflight(&self, headers: &HeaderMap) -> Option<HeaderMap> {
+        // A second `Origin` is no browser's doing.
         let origin = single(headers, &ORIGIN).filter(|origin| self.allows(origin))?;
         single(headers, &ACCESS_CONTROL_REQUEST_METHOD).filter(|method| is_token(method.as_bytes()))?;
         let mut answer = HeaderMap::with_capacity(8);
@@ -85,12 +85,6 @@ impl CorsPolicy {
     }
 }
 
-/// The value of a field that is there once. A second `Origin` is no browser's doing.
-fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
-    let mut fields = headers.get_all(name).iter();
-    fields.next().filter(|_| fields.next().is_none())
-}
-
 /// The header names asked for, if they are names and not too many: echoed, since `*` means nothing with
 /// credentials.
 fn requested(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -111,7 +105,7 @@ fn exposed(headers: &HeaderMap) -> HeaderValue {
         all.push_str(", ");
         all.push_str(name);
     }
-    HeaderValue::try_from(all).expect("made of tokens")
+    prepared(&all)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use http::header::{CONTENT_SECURITY_POLICY, X_FRAME_OPTIONS};
 use http::{HeaderMap, HeaderValue};
 
+use super::prepared;
 use crate::config::{Ancestor, Framing};
 
 const FRAME_ANCESTORS: &[u8] = b"frame-ancestors";
@@ -24,7 +25,7 @@ impl FramingPolicy {
         } else {
             framing.allowed_ancestors.iter().fold("frame-ancestors 'self'".to_owned(), |policy, ancestor| policy + " " + ancestor.as_str())
         };
-        Self { own: HeaderValue::try_from(own).expect("origins are ASCII without control characters") }
+        Self { own: prepared(&own) }
     }
 
     /// Rewrites the headers of a response to `path`.

@@ -4,7 +4,7 @@ use http::header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBS
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use super::{tokens, trim};
+use super::{single, tokens, trim};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -92,9 +92,9 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         || name.starts_with("sec-fetch-")
 }
 
-fn is_chunked(headers: &HeaderMap) -> bool {
-    let mut fields = headers.get_all(TRANSFER_ENCODING).iter();
-    matches!((fields.next(), fields.next()), (Some(value), None) if trim(value.as_bytes()).eq_ignore_ascii_case(b"chunked"))
+/// Exactly one `Transfer-Encoding: chunked`.
+pub(super) fn is_chunked(headers: &HeaderMap) -> bool {
+    single(headers, &TRANSFER_ENCODING).is_some_and(|coding| trim(coding.as_bytes()).eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Whether the request opens a WebSocket: GET, HTTP/1.1, `Connection` with the option `upgrade`, exactly one
@@ -110,8 +110,7 @@ pub fn websocket_upgrade(parts: &Parts) -> bool {
 /// `Connection` with the option `upgrade`, in whichever field (Firefox sends `keep-alive, Upgrade`), and
 /// exactly one `Upgrade: websocket`.
 pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    let mut fields = headers.get_all(UPGRADE).iter();
-    matches!((fields.next(), fields.next()), (Some(value), None) if trim(value.as_bytes()).eq_ignore_ascii_case(b"websocket"))
+    single(headers, &UPGRADE).is_some_and(|protocol| trim(protocol.as_bytes()).eq_ignore_ascii_case(b"websocket"))
         && tokens(headers, CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
 }
 

@@ -15,20 +15,32 @@ pub mod hop;
 mod host;
 pub mod redact;
 pub mod request;
+mod sieve;
 
-use http::HeaderMap;
 use http::header::AsHeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The members of a comma-separated list header, over all its fields, blanks around them taken off
 /// (RFC 9110 §5.6.1). Empty members and such that are not UTF-8 are left out; one odd member does not
 /// hide the others.
-pub fn tokens<'h>(headers: &'h HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &'h str> {
+pub fn tokens(headers: &HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = &str> {
     headers
         .get_all(name)
         .iter()
         .flat_map(|value| value.as_bytes().split(|&b| b == b','))
         .filter_map(|member| std::str::from_utf8(trim(member)).ok())
         .filter(|member| !member.is_empty())
+}
+
+/// The value of a field that is there once.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut fields = headers.get_all(name).iter();
+    fields.next().filter(|_| fields.next().is_none())
+}
+
+/// A header value made of text that was checked before.
+fn prepared(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("origins and header names are printable ASCII")
 }
 
 /// Takes optional white space (RFC 9110 §5.6.3: SP and HTAB) off both ends.
@@ -46,7 +58,6 @@ fn is_token(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use http::header::CONNECTION;
 
     use super::*;

@@ -2,9 +2,9 @@
 //! could read differently (RFC 9112 §11.2, request smuggling).
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
-use super::{hop, host, tokens, trim};
+use super::{hop, host, tokens};
 use crate::error::Failure;
 
 /// Checks the head of a request. The target's path and query are not judged: they go on byte for byte.
@@ -54,10 +54,7 @@ fn framing(version: Version, headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 fn transfer_coding(headers: &HeaderMap) -> Result<(), Failure> {
-    let mut fields = headers.get_all(TRANSFER_ENCODING).iter();
-    if let (Some(value), None) = (fields.next(), fields.next())
-        && trim(value.as_bytes()).eq_ignore_ascii_case(b"chunked")
-    {
+    if hop::is_chunked(headers) {
         return Ok(());
     }
     let chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");
@@ -75,7 +72,7 @@ fn transfer_coding(headers: &HeaderMap) -> Result<(), Failure> {
 /// The four forms of a target (RFC 9112 §3.2) and the `Host` that goes with them.
 fn target(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Failure> {
     let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().map(|v| v.as_bytes());
+    let host = hosts.next().map(HeaderValue::as_bytes);
     if hosts.next().is_some() {
         return Err(Failure::BadRequest("more than one Host"));
     }
@@ -114,7 +111,7 @@ fn has_body(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue, StatusCode};
+    use http::{HeaderName, StatusCode};
 
     use super::*;
 
