@@ -7,7 +7,7 @@ use super::trim;
 
 /// The cookies that Rocket.Chat's pages set for themselves; `rc_token` is a login token. They never travel
 /// to the host app.
-pub const ROCKETCHAT: &[&str] = &["rc_uid", "rc_token", "rc_rid", "rc_room_type", "rc_is_widget", "rc_session_id"];
+pub const ROCKETCHAT: &[&str] = &["rc_uid", "rc_token", "rc_rid", "rc_room_type", "rc_is_widget"];
 
 /// Beginnings of the names of our own cookies.
 pub const OURS: &[&str] = &["__Host-gantry", "gantry_"];
