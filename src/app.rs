@@ -126,8 +126,16 @@ impl Bound {
         let watch = Watch { client, health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
         let admin = admin.map(|listener| (listener, Admin { metrics: Arc::clone(&metrics), health, stop: stop.clone() }));
         let admin_metrics = Arc::clone(&metrics);
-        let control_thread = spawn("gantry-control".into(), move || control_loop(&control, watch, admin, &admin_metrics, wait)).map_err(thread_words)?;
-        Ok(Running { stop, grace: config.server.shutdown_grace, public_addr, admin_addr, workers: threads, control: Some((finished, control_thread)) })
+        let control_thread =
+            spawn("gantry-control".into(), move || control_loop(&control, watch, admin, &admin_metrics, wait)).map_err(thread_words)?;
+        Ok(Running {
+            stop,
+            grace: config.server.shutdown_grace,
+            public_addr,
+            admin_addr,
+            workers: threads,
+            control: Some((finished, control_thread)),
+        })
     }
 }
 

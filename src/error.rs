@@ -29,6 +29,9 @@ pub enum Failure {
     /// A method that a proxy must not forward (`CONNECT`, `TRACE`).
     #[error("method not allowed")]
     MethodNotAllowed,
+    /// An expectation other than `100-continue` (RFC 9110 §10.1.1).
+    #[error("expectation failed")]
+    ExpectationFailed,
     /// Kept from the public, such as `users.createToken`.
     #[error("there is nothing here")]
     NotFound,
@@ -53,6 +56,7 @@ impl Failure {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::UnknownTransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -63,7 +67,9 @@ impl Failure {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::BadRequest(_) | Self::UnknownTransferCoding | Self::MethodNotAllowed | Self::NotFound => Fault::Client,
+            Self::BadRequest(_) | Self::UnknownTransferCoding | Self::MethodNotAllowed | Self::ExpectationFailed | Self::NotFound => {
+                Fault::Client
+            }
             Self::Unreachable(_) | Self::ConnectTimeout(_) | Self::FirstByteTimeout(_) | Self::BadAnswer(_) => Fault::Upstream,
         }
     }
@@ -74,6 +80,7 @@ impl Failure {
             Self::BadRequest(why) => why,
             Self::UnknownTransferCoding => "This transfer coding is not supported.",
             Self::MethodNotAllowed => "This method is not allowed here.",
+            Self::ExpectationFailed => "The request expects something that is not supported here.",
             Self::NotFound => "There is nothing here.",
             Self::Unreachable(_) | Self::ConnectTimeout(_) => {
                 "The chat server cannot be reached right now. It may be starting; try again in a moment."

@@ -11,30 +11,31 @@
 //! * [`rocketchat`]: the workspace in verbs of our domain
 //! * [`identity`]: who the host app's session says the caller is
 //! * [`directory`], [`tokens`], [`login`]: identity → user → login token
+//! * [`listen`]: accepting connections; knows nothing of what is answered
 //! * [`edge`]: the request path
-//! * [`listen`], [`admin`], [`telemetry`]: the process around it
+//! * [`admin`], [`telemetry`]: the process around it
 //! * [`app`]: the composition root
 //! * [`demo`]: stand-ins for both apps, which are also the tests' doubles
 //! * [`cli`]: the command line
 
-pub mod admin;
-pub mod app;
-pub mod body;
-pub mod cli;
-pub mod config;
-pub mod demo;
-pub mod directory;
-pub mod edge;
-pub mod error;
-pub mod headers;
-pub mod identity;
-pub mod lifecycle;
-pub mod listen;
-pub mod login;
-pub mod metrics;
-pub mod outbound;
-pub mod peer;
-pub mod rocketchat;
 pub mod secret;
-pub mod telemetry;
+pub mod error;
+pub mod body;
+pub mod peer;
+pub mod metrics;
+pub mod lifecycle;
+pub mod config;
+pub mod headers;
+pub mod outbound;
+pub mod rocketchat;
+pub mod identity;
+pub mod directory;
 pub mod tokens;
+pub mod login;
+pub mod listen;
+pub mod edge;
+pub mod admin;
+pub mod telemetry;
+pub mod app;
+pub mod demo;
+pub mod cli;

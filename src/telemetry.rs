@@ -1,9 +1,9 @@
 //! Logs: to stdout, as text or JSON, through a writer that never makes a request wait.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tracing_subscriber::fmt::MakeWriter;

@@ -81,19 +81,21 @@ impl Callback {
             Ok(body) => body,
             Err(status) => {
                 asked.peer.note_unread();
-                return json_answer(status, &json!({ "error": "body_refused", "message": "The request body is too large, too slow or malformed.", "id": asked.id.as_str() }));
+                return json_answer(
+                    status,
+                    &json!({ "error": "body_refused", "message": "The request body is too large, too slow or malformed.", "id": asked.id.as_str() }),
+                );
             }
         };
         match asked.route {
             Route::Token => self.token(asked, request.headers()).await,
             Route::Session => self.session(asked, request.headers()).await,
             Route::Logout => self.logout(asked, request.headers(), &body).await,
-            Route::Login => {
-                pages.loading(&LoadingRequest::new(*asked.id, request.uri().query()))
-            }
-            Route::Nowhere | Route::Hidden | Route::Upstream => {
-                json_answer(StatusCode::NOT_FOUND, &json!({ "error": "not_found", "message": "There is nothing here.", "id": asked.id.as_str() }))
-            }
+            Route::Login => pages.loading(&LoadingRequest::new(*asked.id, request.uri().query())),
+            Route::Nowhere | Route::Hidden | Route::Upstream => json_answer(
+                StatusCode::NOT_FOUND,
+                &json!({ "error": "not_found", "message": "There is nothing here.", "id": asked.id.as_str() }),
+            ),
         }
     }
 

@@ -130,9 +130,10 @@ mod tests {
     async fn early_bytes_come_first_and_half_close_is_passed_on() {
         let (mut browser, mut client) = duplex(8);
         let (mut upstream, mut server) = duplex(8);
-        let tunnel = tokio::spawn(async move {
-            join(&mut client, Bytes::from_static(b"early"), &mut upstream, Bytes::from_static(b"greeting")).await
-        });
+        let tunnel =
+            tokio::spawn(
+                async move { join(&mut client, Bytes::from_static(b"early"), &mut upstream, Bytes::from_static(b"greeting")).await },
+            );
         browser.write_all(b" and more than the pipe holds").await.unwrap();
         browser.shutdown().await.unwrap();
         let mut got = String::new();

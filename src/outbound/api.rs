@@ -173,8 +173,7 @@ impl Inner {
             .await
             .map_err(|error| CallError::Broken { host: host(), why: error.to_string() })?;
         self.control.spawn(connection);
-        let response =
-            sender.send_request(request).await.map_err(|error| CallError::Broken { host: host(), why: words(&error) })?;
+        let response = sender.send_request(request).await.map_err(|error| CallError::Broken { host: host(), why: words(&error) })?;
         self.finish(target, sender, response, limit).await
     }
 

@@ -167,7 +167,13 @@ impl Pool {
         let lease = Lease { sender, pool: Rc::clone(self), life };
         // An upgraded connection belongs to the tunnel.
         let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
-        response.map(|incoming| PooledBody { incoming, lease, progress: Rc::clone(progress), stalled: None, idle: self.limits.idle_timeout })
+        response.map(|incoming| PooledBody {
+            incoming,
+            lease,
+            progress: Rc::clone(progress),
+            stalled: None,
+            idle: self.limits.idle_timeout,
+        })
     }
 
     fn take(&self) -> Option<Idle> {

@@ -1,6 +1,6 @@
 //! Requests and answers on their way through: bodies, ends, errors, time-outs.
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::origin::Origin;
 use crate::support::proxy::Proxy;
@@ -70,7 +70,9 @@ async fn answers_without_a_body_keep_their_headers_and_the_connection() {
     let (mut upstream, _) = origin.next().await;
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n").await;
     assert_eq!(client.answer_to("HEAD").await.unwrap().header("content-length"), "1234");
-    for (status, head) in [(304, "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 99\r\n\r\n"), (204, "HTTP/1.1 204 No Content\r\n\r\n")] {
+    for (status, head) in
+        [(304, "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 99\r\n\r\n"), (204, "HTTP/1.1 204 No Content\r\n\r\n")]
+    {
         client.send("GET / HTTP/1.1\r\nHost: chat.test\r\n\r\n").await;
         upstream.head().await;
         upstream.send(head).await;
@@ -162,7 +164,8 @@ async fn a_client_that_goes_away_cancels_the_upstream_request() {
 
 #[tokio::test]
 async fn a_truncated_answer_looks_truncated() {
-    for head in ["HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n"] {
+    for head in ["HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n"]
+    {
         let mut origin = Origin::start().await;
         let proxy = Proxy::before(origin.addr);
         let mut client = Client::to(proxy.addr).await;
@@ -269,14 +272,12 @@ async fn a_dead_upstream_is_told_in_html_or_json_and_comes_back() {
     let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
     tokio::spawn(async move {
         while let Ok((mut tcp, _)) = listener.accept().await {
+            tcp.read(&mut [0; 4096]).await.unwrap();
             let _ = tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\nConnection: close\r\n\r\n{\"version\":\"8.8\"}").await;
         }
     });
     assert_eq!(get(proxy.addr, "/", "").await.status, 200);
-    within("readiness comes back", async {
-        while get(proxy.admin, "/readyz", "").await.status != 200 {}
-    })
-    .await;
+    within("readiness comes back", async { while get(proxy.admin, "/readyz", "").await.status != 200 {} }).await;
 }
 
 #[tokio::test]
@@ -288,7 +289,9 @@ async fn an_upstream_that_says_nothing_is_a_504_and_nonsense_is_a_502() {
     let (mut upstream, _) = origin.next().await;
     assert_eq!(client.answer().await.status, 504);
     upstream.closed().await;
-    for nonsense in ["SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", ""] {
+    for nonsense in
+        ["SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", ""]
+    {
         client.send("GET /nonsense HTTP/1.1\r\nHost: chat.test\r\n\r\n").await;
         let (mut upstream, _) = origin.next().await;
         upstream.send(nonsense).await;

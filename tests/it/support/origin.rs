@@ -100,7 +100,12 @@ impl Origin {
                     let mut connection = connection;
                     loop {
                         let body = r#"{"version":"8.8","success":true,"_id":"service","roles":["admin"]}"#;
-                        connection.send(&format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+                        connection
+                            .send(&format!(
+                                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                                body.len()
+                            ))
+                            .await;
                         if connection.try_head().await.is_none() {
                             return;
                         }

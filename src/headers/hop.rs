@@ -1,0 +1,279 @@
+//! Hop-by-hop header fields (RFC 9110 §7.6.1) and the WebSocket upgrade (RFC 6455 §4.1).
+
+use http::header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+use super::{single, tokens, trim};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Fields meant for one connection only, beside what `Connection` names.
+const HOP_BY_HOP: [HeaderName; 7] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, UPGRADE, HTTP2_SETTINGS];
+
+/// Takes the hop-by-hop fields out of a request.
+///
+/// * `TE` becomes exactly `trailers` where that was a member, with the connection option that has to go
+///   with it (RFC 9110 §10.1.4).
+/// * `Transfer-Encoding: chunked` stays, as the order to hyper's client to send a body: it would take a GET
+///   without it for one with no body. Any other is removed.
+/// * `Trailer` and `Content-Length` stay.
+pub fn strip_request(headers: &mut HeaderMap) {
+    let trailers = headers.contains_key(TE) && tokens(headers, TE).any(|coding| coding.eq_ignore_ascii_case("trailers"));
+    strip(headers);
+    headers.remove(TE);
+    if !is_chunked(headers) {
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+/// Takes the hop-by-hop fields out of a response. `Transfer-Encoding` goes too: the server in front of the
+/// client frames the body anew. `Trailer` and `Content-Length` stay.
+pub fn strip_response(headers: &mut HeaderMap) {
+    strip(headers);
+    headers.remove(TE);
+    headers.remove(TRANSFER_ENCODING);
+}
+
+fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        remove_named(headers);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Removes what any `Connection` field names.
+fn remove_named(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = tokens(headers, CONNECTION)
+        // The everyday options name no field that is not removed anyway, so that nothing is allocated for them.
+        .filter(|option| !["close", "keep-alive", "upgrade", "te"].iter().any(|known| option.eq_ignore_ascii_case(known)))
+        .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
+        .filter(|name| !is_end_to_end(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// Fields that cannot be removed by naming them in `Connection`: where a message ends, whom it is for, and
+/// what makes it safe. "A sender MUST NOT send a connection option corresponding to a field that is intended
+/// for all recipients of the content" (RFC 9110 §7.6.1); obeying one would let a client take away what the
+/// next hop decides by.
+fn is_end_to_end(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "host"
+            | "content-length"
+            | "transfer-encoding"
+            | "content-type"
+            | "content-encoding"
+            | "cache-control"
+            | "authorization"
+            | "cookie"
+            | "set-cookie"
+            | "origin"
+            | "x-auth-token"
+            | "x-user-id"
+            | "x-real-ip"
+            | "forwarded"
+            | "content-security-policy"
+            | "x-frame-options"
+    ) || name.starts_with("x-forwarded-")
+        || name.starts_with("sec-fetch-")
+}
+
+/// Exactly one `Transfer-Encoding: chunked`.
+pub(super) fn is_chunked(headers: &HeaderMap) -> bool {
+    single(headers, &TRANSFER_ENCODING).is_some_and(|coding| trim(coding.as_bytes()).eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Whether the request opens a WebSocket: GET, HTTP/1.1, `Connection` with the option `upgrade`, exactly one
+/// `Upgrade: websocket` and a `Sec-WebSocket-Key`.
+pub fn websocket_upgrade(parts: &Parts) -> bool {
+    parts.headers.contains_key(UPGRADE)
+        && parts.method == Method::GET
+        && parts.version == Version::HTTP_11
+        && parts.headers.contains_key(SEC_WEBSOCKET_KEY)
+        && asks_for_websocket(&parts.headers)
+}
+
+/// `Connection` with the option `upgrade`, in whichever field (Firefox sends `keep-alive, Upgrade`), and
+/// exactly one `Upgrade: websocket`.
+pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    single(headers, &UPGRADE).is_some_and(|protocol| trim(protocol.as_bytes()).eq_ignore_ascii_case(b"websocket"))
+        && tokens(headers, CONNECTION).any(|option| option.eq_ignore_ascii_case("upgrade"))
+}
+
+/// Puts the two fields of the upgrade back after [`strip_request`] or, for a 101, [`strip_response`].
+pub fn restore_upgrade(headers: &mut HeaderMap) {
+    // A tunnel has no trailers, and `Connection` would have to name the field.
+    headers.remove(TE);
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    /// RFC 9110 §7.6.1: "Intermediaries MUST parse a received Connection header field before a message is
+    /// forwarded and, for each connection-option in this field, remove any header or trailer field(s) from
+    /// the message with the same name as the connection-option, and then remove the Connection header field
+    /// itself".
+    #[test]
+    fn requests() {
+        for (before, after) in [
+            (&[("accept", "*/*")][..], &[("accept", "*/*")][..]),
+            (&[("connection", "close"), ("accept", "*/*")], &[("accept", "*/*")]),
+            (&[("connection", "X-Foo, close"), ("x-foo", "1"), ("x-foo", "2"), ("x-bar", "3")], &[("x-bar", "3")]),
+            (&[("connection", "close"), ("connection", "x-Foo,,\tx-bar"), ("x-foo", "1"), ("X-Bar", "2")], &[]),
+            (&[("connection", "b\u{e4}d name, x-foo"), ("x-foo", "1")], &[]),
+            (
+                &[
+                    ("keep-alive", "timeout=5"),
+                    ("proxy-connection", "keep-alive"),
+                    ("proxy-authorization", "Basic x"),
+                    ("proxy-authenticate", "Basic"),
+                    ("upgrade", "h2c"),
+                    ("http2-settings", "AAMAAABk"),
+                    ("connection", "upgrade, http2-settings"),
+                ],
+                &[],
+            ),
+            (&[("te", "trailers")], &[("te", "trailers"), ("connection", "te")]),
+            (&[("te", "gzip;q=0.5, Trailers"), ("connection", "TE")], &[("te", "trailers"), ("connection", "te")]),
+            (&[("te", "gzip"), ("connection", "TE")], &[]),
+            (&[("trailer", "x-sum"), ("content-length", "3")], &[("trailer", "x-sum"), ("content-length", "3")]),
+            (&[("transfer-encoding", "Chunked")], &[("transfer-encoding", "Chunked")]),
+            (&[("transfer-encoding", "gzip, chunked")], &[]),
+        ] {
+            let mut headers = map(before);
+            strip_request(&mut headers);
+            assert_eq!(headers, map(after), "{before:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_message_is_judged_by_cannot_be_named_away() {
+        for name in [
+            "host",
+            "content-length",
+            "content-type",
+            "authorization",
+            "cookie",
+            "origin",
+            "x-auth-token",
+            "x-user-id",
+            "sec-fetch-site",
+            "x-forwarded-for",
+            "x-real-ip",
+            "set-cookie",
+            "content-security-policy",
+            "cache-control",
+        ] {
+            let mut headers = map(&[("connection", &format!("close, {}", name.to_uppercase())), (name, "1")]);
+            strip_request(&mut headers);
+            assert_eq!(headers, map(&[(name, "1")]), "{name}");
+        }
+    }
+
+    #[test]
+    fn responses() {
+        let mut headers = map(&[
+            ("connection", "x-foo"),
+            ("x-foo", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("te", "trailers"),
+            ("trailer", "x-sum"),
+            ("content-length", "3"),
+            ("set-cookie", "a=b"),
+        ]);
+        strip_response(&mut headers);
+        assert_eq!(headers, map(&[("trailer", "x-sum"), ("content-length", "3"), ("set-cookie", "a=b")]));
+    }
+
+    fn upgrade(method: &str, version: Version, fields: &[(&str, &str)]) -> bool {
+        let (mut parts, ()) = Request::builder().method(method).version(version).uri("/websocket").body(()).unwrap().into_parts();
+        parts.headers = map(fields);
+        websocket_upgrade(&parts)
+    }
+
+    #[test]
+    fn websocket_upgrades() {
+        let base = [("host", "a"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")];
+        for (fields, expected) in [
+            (&[("connection", "Upgrade"), ("upgrade", "websocket")][..], true),
+            (&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")], true),
+            (&[("connection", "keep-alive"), ("connection", "upgrade"), ("upgrade", "websocket")], true),
+            (&[("connection", "keep-alive"), ("upgrade", "websocket")], false),
+            (&[("connection", "upgrades"), ("upgrade", "websocket")], false),
+            (&[("connection", "upgrade")], false),
+            (&[("connection", "upgrade"), ("upgrade", "h2c")], false),
+            (&[("connection", "upgrade"), ("upgrade", "websocket, h2c")], false),
+            (&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "websocket")], false),
+        ] {
+            let all: Vec<_> = base.iter().chain(fields).copied().collect();
+            assert_eq!(upgrade("GET", Version::HTTP_11, &all), expected, "{fields:?}");
+            assert!(!upgrade("POST", Version::HTTP_11, &all), "{fields:?}");
+            assert!(!upgrade("GET", Version::HTTP_10, &all), "{fields:?}");
+        }
+        assert!(!upgrade("GET", Version::HTTP_11, &[("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket")]));
+    }
+
+    #[test]
+    fn an_upgrade_is_put_back() {
+        let mut headers = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket"), ("te", "trailers"), ("accept", "*/*")]);
+        strip_request(&mut headers);
+        restore_upgrade(&mut headers);
+        assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket"), ("accept", "*/*")]));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn nothing_named_is_left_and_nothing_else_is_lost(
+            named in proptest::collection::vec("[a-z]{1,3}", 0..5),
+            sent in proptest::collection::vec("[a-z]{1,3}", 0..8),
+            fields in 1_usize..3,
+        ) {
+            let mut headers = HeaderMap::new();
+            for chunk in named.chunks(fields) {
+                headers.append(CONNECTION, chunk.join(" ,").to_uppercase().parse().unwrap());
+            }
+            for name in &sent {
+                headers.append(HeaderName::from_bytes(format!("x-{name}").as_bytes()).unwrap(), HeaderValue::from_static("1"));
+                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("1"));
+            }
+            strip_request(&mut headers);
+            for name in &sent {
+                let x = format!("x-{name}");
+                prop_assert!(headers.contains_key(&x));
+                prop_assert_eq!(headers.contains_key(name), !named.contains(name) && name != "te", "{}", name);
+            }
+            prop_assert!(!headers.contains_key(CONNECTION));
+        }
+    }
+}
