@@ -285,3 +285,41 @@ fn without_userinfo(text: &str) -> String {
     out.push_str(rest);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_layer_replaces_both_forms_of_a_secret() {
+        let file = "rocketchat.auth_token_file = \"/a\"\nrocketchat.create_token_secret = \"x\"\n";
+        let env = [("GANTRY_ROCKETCHAT__AUTH_TOKEN".to_owned(), "y".to_owned())];
+        let (raw, problems) = Raw::read(Some(("f", file)), env, &[]);
+        assert_eq!(problems, []);
+        assert!(raw.get("rocketchat.auth_token_file").is_none());
+        assert_eq!(raw.get("rocketchat.auth_token").map(|entry| entry.written.as_str()), Some("\"***\""));
+        assert!(raw.is_written("rocketchat.create_token_secret"));
+        assert!(!raw.is_written("server.listen"));
+    }
+
+    #[test]
+    fn a_shown_value_is_one_short_line_without_passwords() {
+        for (written, expected) in [
+            ("\"http://user:pa/ss@host/x\"", "\"http://***@host/x\""),
+            ("[\"https://a:b@c\", \"https://d\"]", "[\"https://***@c\", \"https://d\"]"),
+            ("[\n  \"a\",\n]", "[ \"a\", ]"),
+            ("\"mail@example.com\"", "\"mail@example.com\""),
+        ] {
+            assert_eq!(shown(written), expected);
+        }
+        assert_eq!(shown(&"x".repeat(500)).chars().count(), 201);
+    }
+
+    #[test]
+    fn quoted_text_reads_back() {
+        for text in ["", "plain", "a\"b\\c", "tab\tline\nbell\u{7}", "ümlaut 🚀"] {
+            let read: toml::Table = format!("x = {}", quote(text)).parse().unwrap();
+            assert_eq!(read["x"].as_str(), Some(text));
+        }
+    }
+}
