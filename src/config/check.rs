@@ -2,15 +2,12 @@
 //!
 //! Every problem is gathered before anything is refused, so that an operator has one round and not ten.
 
+mod files;
 mod identity;
 mod reader;
 mod rules;
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use self::reader::Reader;
 use super::raw::Raw;
@@ -137,7 +134,7 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
     let idle_timeout = r.duration("upstream.idle_timeout");
     let keep_alive = r.duration("upstream.keep_alive");
     let max_idle = r.integer("upstream.max_idle", 0..=65_536);
-    let ca_file = r.parse_optional("upstream.ca_file", certificates);
+    let ca_file = r.parse_optional("upstream.ca_file", files::certificates);
     Some(Upstream {
         connect_timeout: connect_timeout?,
         first_byte_timeout: first_byte_timeout?,
@@ -146,28 +143,6 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
         max_idle: max_idle?,
         ca_file,
     })
-}
-
-/// A PEM file with at least one certificate.
-fn certificates(name: &str) -> Result<PathBuf, String> {
-    let path = readable(name)?;
-    let pem = std::fs::read(&path).map_err(|error| format!("cannot be read: {error}"))?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect();
-    if found.is_empty() || found.iter().any(Result::is_err) {
-        return Err("holds no certificate in PEM form".into());
-    }
-    Ok(path)
-}
-
-/// A file that can be opened for reading.
-fn readable(name: &str) -> Result<PathBuf, String> {
-    let path = Path::new(name);
-    let is_file = std::fs::File::open(path).and_then(|file| file.metadata()).map(|meta| meta.is_file());
-    match is_file {
-        Ok(true) => Ok(path.to_owned()),
-        Ok(false) => Err("is not a file".into()),
-        Err(error) => Err(format!("cannot be read: {error}")),
-    }
 }
 
 fn framing(r: &mut Reader<'_>) -> Framing {
@@ -210,9 +185,9 @@ fn login(r: &mut Reader<'_>) -> Option<Login> {
     }
     let sign_in_url = r.parse_optional("login.sign_in_url", rules::sign_in_url);
     let app_name = r.needed("login.app_name").map(str::to_owned);
-    let logo_file = r.parse_optional("login.logo_file", readable);
+    let logo_file = r.parse_optional("login.logo_file", files::readable);
     let accent_color = r.parse("login.accent_color", rules::color);
-    let page_file = r.parse_optional("login.page_file", readable);
+    let page_file = r.parse_optional("login.page_file", files::readable);
     let timeout = r.duration("login.timeout");
     Some(Login {
         prefix: prefix?,
@@ -551,6 +526,21 @@ url = "redis://:hunter2@x"
             keys_of(&problems),
             ["server.public_url", "rocketchat.url", "rocketchat.user_id", "rocketchat.auth_token", "identity.source"]
         );
+    }
+
+    #[test]
+    fn the_source_in_use_has_to_be_complete() {
+        for (source, expected) in [
+            ("forward_auth", "identity.forward_auth.url: is required under [identity.forward_auth]: "),
+            ("header", "identity.header.id: is required under [identity.header]: "),
+        ] {
+            let text = GOOD.replace("forward_auth\"", &format!("{source}\"")).replace("url = \"https://app.example.com/api/me\"", "");
+            let problems = load(Some(("proxy.toml", &text)), [], &[]).unwrap_err();
+            assert_eq!(problems.len(), 1);
+            assert!(problems[0].to_string().starts_with(expected), "{}", problems[0]);
+        }
+        let problems = env(&[("GANTRY_SERVER__LISTEN", "127.0.0.1:9090")]).unwrap_err();
+        assert!(problems[0].to_string().starts_with("server.admin_listen = \"127.0.0.1:9090\" (the default): "), "{}", problems[0]);
     }
 
     #[test]

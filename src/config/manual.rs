@@ -110,7 +110,7 @@ fn toml_string(text: &str) -> String {
 #[test]
 fn the_shortest_example_at_the_top_loads() {
     let indented = MANUAL.lines().filter_map(|line| line.strip_prefix("#     "));
-    let text: String = indented.map(|line| format!("{line}\n")).collect();
+    let text = indented.collect::<Vec<_>>().join("\n");
     let inline = [("GANTRY_ROCKETCHAT__AUTH_TOKEN".to_owned(), "example".to_owned())];
     let loaded = load(Some(("proxy.toml", &text)), inline, &[]).unwrap();
     assert_eq!(loaded.warnings, []);

@@ -13,12 +13,12 @@ pub fn print(loaded: &Loaded) -> String {
         if key.section() != section {
             section = key.section();
             let gap = if out.is_empty() { "" } else { "\n" };
-            out.push_str(&format!("{gap}[{section}]\n"));
+            out.extend([gap, "[", section, "]\n"]);
         }
-        out.push_str(&format!("{name} = {value}"));
+        out.extend([&name, " = ", &value]);
         if *place != Place::Default {
             let place: String = place.to_string().chars().filter(|c| !c.is_control()).collect();
-            out.push_str(&format!(" # {place}"));
+            out.extend([" # ", &place]);
         }
         out.push('\n');
     }

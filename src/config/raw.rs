@@ -65,7 +65,7 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Default => Ok(()),
+            Self::Default => f.write_str("the default"),
             Self::File { name, line } => write!(f, "{name} line {line}"),
             Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::Flag(key) => write!(f, "flag --{key}"),
@@ -156,7 +156,7 @@ fn defaults() -> Layer {
     let mut text = String::new();
     for key in keys::KEYS {
         if let Preset::Toml(default) = key.preset {
-            text.push_str(&format!("{} = {default}\n", key.path));
+            text.extend([key.path, " = ", default, "\n"]);
         }
     }
     let mut layer = file::read("defaults", &text);
@@ -251,7 +251,7 @@ pub(super) fn quote(text: &str) -> String {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
-            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c if c.is_control() => out.extend(format!("\\u{:04X}", u32::from(c)).chars()),
             c => out.push(c),
         }
     }
