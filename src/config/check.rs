@@ -2,15 +2,12 @@
 //!
 //! Every problem is gathered before anything is refused, so that an operator has one round and not ten.
 
+mod files;
 mod identity;
 mod reader;
 mod rules;
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 use self::reader::Reader;
 use super::raw::Raw;
@@ -137,7 +134,7 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
     let idle_timeout = r.duration("upstream.idle_timeout");
     let keep_alive = r.duration("upstream.keep_alive");
     let max_idle = r.integer("upstream.max_idle", 0..=65_536);
-    let ca_file = r.parse_optional("upstream.ca_file", certificates);
+    let ca_file = r.parse_optional("upstream.ca_file", files::certificates);
     Some(Upstream {
         connect_timeout: connect_timeout?,
         first_byte_timeout: first_byte_timeout?,
@@ -146,28 +143,6 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
         max_idle: max_idle?,
         ca_file,
     })
-}
-
-/// A PEM file with at least one certificate.
-fn certificates(name: &str) -> Result<PathBuf, String> {
-    let path = readable(name)?;
-    let pem = std::fs::read(&path).map_err(|error| format!("cannot be read: {error}"))?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect();
-    if found.is_empty() || found.iter().any(Result::is_err) {
-        return Err("holds no certificate in PEM form".into());
-    }
-    Ok(path)
-}
-
-/// A file that can be opened for reading.
-fn readable(name: &str) -> Result<PathBuf, String> {
-    let path = Path::new(name);
-    let is_file = std::fs::File::open(path).and_then(|file| file.metadata()).map(|meta| meta.is_file());
-    match is_file {
-        Ok(true) => Ok(path.to_owned()),
-        Ok(false) => Err("is not a file".into()),
-        Err(error) => Err(format!("cannot be read: {error}")),
-    }
 }
 
 fn framing(r: &mut Reader<'_>) -> Framing {
@@ -210,9 +185,9 @@ fn login(r: &mut Reader<'_>) -> Option<Login> {
     }
     let sign_in_url = r.parse_optional("login.sign_in_url", rules::sign_in_url);
     let app_name = r.needed("login.app_name").map(str::to_owned);
-    let logo_file = r.parse_optional("login.logo_file", readable);
+    let logo_file = r.parse_optional("login.logo_file", files::readable);
     let accent_color = r.parse("login.accent_color", rules::color);
-    let page_file = r.parse_optional("login.page_file", readable);
+    let page_file = r.parse_optional("login.page_file", files::readable);
     let timeout = r.duration("login.timeout");
     Some(Login {
         prefix: prefix?,
@@ -314,5 +289,417 @@ fn loops(r: &mut Reader<'_>, server: &Server, rocketchat: &RocketChat) {
             "rocketchat.url",
             "is the public address too (server.public_url); if that name leads to Gantry, requests go round in circles",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{IdentitySource, JwtFrom, JwtKeys, print, raw};
+
+    const GOOD: &str = r#"
+[server]
+public_url = "https://chat.example.com"
+[rocketchat]
+url = "http://127.0.0.1:3000"
+user_id = "svc"
+auth_token = "hunter2"
+[identity]
+source = "forward_auth"
+[identity.forward_auth]
+url = "https://app.example.com/api/me"
+"#;
+
+    fn text(text: &str) -> Result<Loaded, Vec<Problem>> {
+        load(Some(("proxy.toml", text)), [], &[])
+    }
+
+    fn with(extra: &str) -> Result<Loaded, Vec<Problem>> {
+        text(&format!("{GOOD}{extra}"))
+    }
+
+    fn env(variables: &[(&str, &str)]) -> Result<Loaded, Vec<Problem>> {
+        load(Some(("proxy.toml", GOOD)), variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())), &[])
+    }
+
+    fn shown(problems: &[Problem]) -> Vec<String> {
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    fn keys_of(problems: &[Problem]) -> Vec<&str> {
+        problems.iter().map(|problem| problem.key.as_str()).collect()
+    }
+
+    /// A configuration for the jwt source.
+    fn jwt(lines: &str) -> Result<Loaded, Vec<Problem>> {
+        let rest = GOOD.replace("source = \"forward_auth\"", "source = \"jwt\"");
+        text(&format!("{rest}\n[identity.jwt]\n{lines}"))
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let loaded = text(GOOD).unwrap();
+        let config = loaded.config;
+        assert_eq!(loaded.warnings, []);
+        assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.server.admin_listen.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:9090"));
+        assert_eq!(config.server.public_origin.as_str(), "https://chat.example.com");
+        assert!(config.server.workers >= 1);
+        assert_eq!(config.rocketchat.auth_token.get().expose(), "hunter2");
+        assert!(config.rocketchat.create_token_secret.is_none());
+        assert_eq!(config.login.token_paths, ["/_gantry/token"]);
+        assert_eq!(config.users.match_by, [MatchBy::Username]);
+        assert_eq!(config.users.deny_roles, ["admin", "bot", "app"]);
+        assert_eq!(config.cache.sessions, CacheSize { capacity: 100_000, ttl: Duration::from_secs(30) });
+        assert_eq!(config.identity.claims.username, "/preferred_username");
+        let IdentitySource::ForwardAuth(source) = config.identity.source else { panic!("another source") };
+        assert_eq!(source.request_headers, ["cookie", "authorization"]);
+        assert_eq!((source.timeout, source.max_body), (Duration::from_secs(2), 65_536));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let problems = text(
+            r#"[server]
+lisen = "x"
+listen = "localhost"
+admin_listen = 9090
+trusted_proxies = ["10.0.0.0/8", "office"]
+workers = -1
+[server.tls]
+cert_file = "x"
+[rocketchat]
+url = "ftp://user:hunter2@rocketchat"
+auth_token = "hunter2"
+auth_token_file = "/nowhere"
+timeout = "soon"
+[framing]
+allowed_ancestors = "https://app.example.com"
+[cors]
+allowed_origins = ["*", "https://app.example.com/chat"]
+[login]
+prefix = "_gantry"
+token_paths = ["/api/v1/token"]
+accent_color = "red"
+logo_file = "/nowhere.svg"
+[identity]
+source = "jtw"
+[identity.claims]
+email = "user.email"
+[users]
+match_by = ["username", "phone", "username"]
+roles = ["user", "admin"]
+create = "yes"
+[cache]
+sessions = { capacity = 0, ttl = 30 }
+tokens_per_user = 50
+[log]
+level = "inof"
+format = "jsn"
+[redis]
+url = "redis://:hunter2@x"
+"#,
+        )
+        .unwrap_err();
+        let expected = [
+            "rocketchat.auth_token = *** (proxy.toml line 11): is set and so is rocketchat.auth_token_file (proxy.toml line 12); keep one of the two",
+            "server.lisen (proxy.toml line 2): is not a known key; the nearest known one is server.listen",
+            "server.admin_listen = 9090 (proxy.toml line 4): is a number without quotes: expected an IP address and a port in quotes, such as \"127.0.0.1:8080\"",
+            "server.tls (proxy.toml line 7): is not a known section; the nearest known one is [server]",
+            "framing.allowed_ancestors = \"https://app.example.com\" (proxy.toml line 15): is a string: expected a list of strings, such as [\"a\", \"b\"]",
+            "users.create = \"yes\" (proxy.toml line 30): is a string: expected true or false, without quotes",
+            "cache.sessions.ttl = 30 (proxy.toml line 32): is a number without quotes: expected a duration with its unit, in quotes, such as \"30s\" or \"10m\"",
+            "redis (proxy.toml line 37): is not a known section; the nearest known one is [cors]",
+            "server.listen = \"localhost\" (proxy.toml line 3): is not an IP address and a port; write it like 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080",
+            "server.public_url: is required under [server]: write a URL in quotes, such as \"https://app.example.com\" there, or set GANTRY_SERVER__PUBLIC_URL",
+            "server.trusted_proxies = \"office\" (proxy.toml line 5): is neither an IP address nor a CIDR; write it like 10.0.0.0/8 or 192.0.2.7",
+            "server.workers = -1 (proxy.toml line 6): is out of range; write 0 to 1024",
+            "rocketchat.url = \"ftp://***@rocketchat\" (proxy.toml line 10): is neither http:// nor https://; write it like https://app.example.com",
+            "rocketchat.user_id: is required under [rocketchat]: write a string in quotes there, or set GANTRY_ROCKETCHAT__USER_ID",
+            "rocketchat.auth_token_file = \"/nowhere\" (proxy.toml line 12): cannot be used: No such file or directory (os error 2); put the secret there, readable for the user that Gantry runs as",
+            "rocketchat.timeout = \"soon\" (proxy.toml line 13): is not a duration (expected number at 0); write a number and a unit, such as \"500ms\", \"30s\", \"10m\", \"12h\"",
+            "cors.allowed_origins = \"*\" (proxy.toml line 17): cannot be used with credentials: any site could read the chat as its visitor; list exact origins",
+            "cors.allowed_origins = \"https://app.example.com/chat\" (proxy.toml line 17): has more than scheme, host and port; write it like https://app.example.com",
+            "login.prefix = \"_gantry\" (proxy.toml line 19): has to begin and end with a slash and name something, such as /_gantry/",
+            "login.token_paths = \"/api/v1/token\" (proxy.toml line 20): would hide Rocket.Chat's own /api/v1; choose another, such as /_gantry/token",
+            "login.logo_file = \"/nowhere.svg\" (proxy.toml line 22): cannot be read: No such file or directory (os error 2)",
+            "login.accent_color = \"red\" (proxy.toml line 21): is not a colour; write it like #15f or #1a5fd0",
+            "identity.source = \"jtw\" (proxy.toml line 24): is not one of \"forward_auth\", \"jwt\", \"header\"; the nearest is \"jwt\"",
+            "identity.claims.email = \"user.email\" (proxy.toml line 26): is not a JSON pointer; write \"/user/email\"",
+            "users.match_by = \"phone\" (proxy.toml line 28): is not known; write \"username\" or \"email\"",
+            "users.match_by = [\"username\", \"phone\", \"username\"] (proxy.toml line 28): names one thing twice; keep one",
+            "users.roles = \"admin\" (proxy.toml line 29): is in users.deny_roles too: accounts would be created that can never sign in; take it out of one list",
+            "cache.sessions.capacity = 0 (proxy.toml line 32): is out of range; write 1 or more",
+            "cache.tokens_per_user = 50 (proxy.toml line 33): is out of range; write 1 to 40",
+            "log.level = \"inof\" (proxy.toml line 35): names no level in \"inof\"; write off, error, warn, info, debug or trace, or a filter such as gantry=debug,info",
+            "log.format = \"jsn\" (proxy.toml line 36): is not one of \"text\", \"json\"; the nearest is \"json\"",
+        ];
+        let shown = shown(&problems);
+        for (index, line) in shown.iter().enumerate() {
+            assert_eq!(Some(line.as_str()), expected.get(index).copied());
+        }
+        assert_eq!(shown.len(), expected.len());
+        assert!(!format!("{problems:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_environment_beats_the_file_for_each_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        std::fs::write(&token, "from-file\n").unwrap();
+        let config = env(&[
+            ("GANTRY_SERVER__LISTEN", "0.0.0.0:80"),
+            ("GANTRY_SERVER__ADMIN_LISTEN", "off"),
+            ("GANTRY_SERVER__TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
+            ("GANTRY_SERVER__WORKERS", "3"),
+            ("GANTRY_ROCKETCHAT__URL", "http://rocketchat:3000"),
+            ("GANTRY_ROCKETCHAT__AUTH_TOKEN_FILE", token.to_str().unwrap()),
+            ("GANTRY_CACHE__SESSIONS__TTL", "0s"),
+            ("GANTRY_CACHE__TOKENS__CAPACITY", "1_000"),
+            ("GANTRY_USERS__CREATE", "false"),
+            ("GANTRY_LOG__FORMAT", "json"),
+            ("GANTRY_LOGIN__PREFIX", "/sso/"),
+            ("GANTRY_IDENTITY__FORWARD_AUTH__COOKIES", ""),
+            ("GANTRY_CONFIG", "ignored"),
+            ("GANTRY_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("HOME", "/x"),
+        ])
+        .unwrap()
+        .config;
+        assert_eq!(config.server.listen.to_string(), "0.0.0.0:80");
+        assert_eq!(config.server.admin_listen, None);
+        assert_eq!(config.server.trusted_proxies.len(), 2);
+        assert_eq!(config.server.workers, 3);
+        assert_eq!(config.rocketchat.url.as_str(), "http://rocketchat:3000/");
+        // The variable names a file, and so beats the secret in the file.
+        assert_eq!(config.rocketchat.auth_token.get().expose(), "from-file");
+        assert_eq!(config.cache.sessions.ttl, Duration::ZERO);
+        assert_eq!(config.cache.tokens.capacity, 1_000);
+        assert!(!config.users.create);
+        assert_eq!(config.log.format, LogFormat::Json);
+        assert_eq!(config.login.token_paths, ["/sso/token"]);
+    }
+
+    #[test]
+    fn flags_beat_the_environment() {
+        let variables = [("GANTRY_SERVER__LISTEN".to_owned(), "127.0.0.1:81".to_owned())];
+        let flags = [("server.listen".to_owned(), "127.0.0.1:82".to_owned()), ("server.lissen".to_owned(), "x".to_owned())];
+        let listen = load(Some(("proxy.toml", GOOD)), variables.clone(), &flags[..1]).unwrap().config.server.listen;
+        assert_eq!(listen.port(), 82);
+        let problems = load(Some(("proxy.toml", GOOD)), variables, &flags).unwrap_err();
+        assert_eq!(shown(&problems), ["server.lissen (flag --server.lissen): is not a known key; the nearest known one is server.listen"]);
+    }
+
+    #[test]
+    fn wrong_variables_are_named() {
+        let problems = env(&[
+            ("GANTRY_ROCKETCHAT__TOKEN", "hunter2"),
+            ("GANTRY_USERS__CREATE", "maybe"),
+            ("GANTRY_SERVER__WORKERS", "many"),
+            ("GANTRY_SESSION__LOGOUT_SECRET", ""),
+            ("GANTRY_ROCKETCHAT__CREATE_TOKEN_SECRET", "a"),
+            ("GANTRY_ROCKETCHAT__CREATE_TOKEN_SECRET_FILE", "b"),
+        ])
+        .unwrap_err();
+        assert_eq!(
+            shown(&problems)[..5],
+            [
+                "rocketchat.create_token_secret = \"***\" (environment variable GANTRY_ROCKETCHAT__CREATE_TOKEN_SECRET): is set and so is rocketchat.create_token_secret_file (environment variable GANTRY_ROCKETCHAT__CREATE_TOKEN_SECRET_FILE); keep one of the two",
+                "GANTRY_ROCKETCHAT__TOKEN (environment): is not a known variable; the nearest known one is GANTRY_ROCKETCHAT__AUTH_TOKEN",
+                "server.workers = \"many\" (environment variable GANTRY_SERVER__WORKERS): has the wrong form: expected a whole number",
+                "users.create = \"maybe\" (environment variable GANTRY_USERS__CREATE): has the wrong form: expected true or false",
+                "rocketchat.create_token_secret_file = \"b\" (environment variable GANTRY_ROCKETCHAT__CREATE_TOKEN_SECRET_FILE): cannot be used: No such file or directory (os error 2); put the secret there, readable for the user that Gantry runs as",
+            ]
+        );
+        assert_eq!(problems[5].key, "session.logout_secret");
+        assert_eq!(problems.len(), 6);
+    }
+
+    #[test]
+    fn a_file_alone_cannot_be_empty() {
+        let problems = load(None, [], &[]).unwrap_err();
+        assert_eq!(
+            keys_of(&problems),
+            ["server.public_url", "rocketchat.url", "rocketchat.user_id", "rocketchat.auth_token", "identity.source"]
+        );
+    }
+
+    #[test]
+    fn the_source_in_use_has_to_be_complete() {
+        for (source, expected) in [
+            ("forward_auth", "identity.forward_auth.url: is required under [identity.forward_auth]: "),
+            ("header", "identity.header.id: is required under [identity.header]: "),
+        ] {
+            let text = GOOD.replace("forward_auth\"", &format!("{source}\"")).replace("url = \"https://app.example.com/api/me\"", "");
+            let problems = load(Some(("proxy.toml", &text)), [], &[]).unwrap_err();
+            assert_eq!(problems.len(), 1);
+            assert!(problems[0].to_string().starts_with(expected), "{}", problems[0]);
+        }
+        let problems = env(&[("GANTRY_SERVER__LISTEN", "127.0.0.1:9090")]).unwrap_err();
+        assert!(problems[0].to_string().starts_with("server.admin_listen = \"127.0.0.1:9090\" (the default): "), "{}", problems[0]);
+    }
+
+    #[test]
+    fn text_that_is_no_toml_is_one_problem() {
+        let problems = text("[server]\nlisten = \n").unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].to_string().starts_with("proxy.toml line 2, column 10: is not TOML: "), "{}", problems[0]);
+    }
+
+    #[test]
+    fn jwt_takes_one_kind_of_key() {
+        let loaded = jwt(
+            "cookie = \"session\"\njwks_url = \"https://a.example/keys?p=1\"\nalgorithms = [\"RS256\", \"PS256\"]\naudience = \"chat\"\n",
+        )
+        .unwrap();
+        assert_eq!(loaded.warnings, []);
+        let IdentitySource::Jwt(source) = loaded.config.identity.source else { panic!("another source") };
+        assert_eq!(source.from, JwtFrom::Cookie("session".into()));
+        assert_eq!(source.audience, ["chat"]);
+        assert!(matches!(source.keys, JwtKeys::Jwks { .. }));
+        for (lines, keys) in [
+            ("", &["identity.jwt.cookie", "identity.jwt.algorithms", "identity.jwt.jwks_url"][..]),
+            ("cookie = \"a\"\nheader = \"b\"\nsecret = \"x\"\nalgorithms = [\"HS256\"]", &["identity.jwt.header"]),
+            (
+                "cookie = \"a\"\nsecret = \"x\"\njwks_url = \"https://x\"\nalgorithms = [\"HS256\"]",
+                &["identity.jwt.secret", "identity.jwt.jwks_url"],
+            ),
+            ("cookie = \"a\"\nsecret = \"x\"\nalgorithms = [\"none\"]", &["identity.jwt.algorithms"]),
+            ("cookie = \"a\"\nsecret = \"x\"\nalgorithms = [\"HS256\", \"RS256\"]", &["identity.jwt.algorithms"]),
+            ("cookie = \"a\"\nsecret = \"x\"\nalgorithms = [\"RS256\"]", &["identity.jwt.secret"]),
+            ("cookie = \"a\"\njwks_url = \"https://x\"\nalgorithms = [\"HS256\"]", &["identity.jwt.jwks_url"]),
+            ("cookie = \"rc_token\"\nsecret = \"\"\nalgorithms = [\"HS256\"]", &["identity.jwt.cookie", "identity.jwt.secret"]),
+        ] {
+            assert_eq!(keys_of(&jwt(lines).unwrap_err()), keys, "{lines}");
+        }
+        let weak = jwt("header = \"authorization\"\nsecret = \"short\"\nalgorithms = [\"HS256\"]").unwrap();
+        assert_eq!(keys_of(&weak.warnings), ["identity.jwt.secret"]);
+    }
+
+    #[test]
+    fn a_public_key_has_to_fit_the_algorithms() {
+        let dir = tempfile::tempdir().unwrap();
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        for (name, pem, algorithm, ok) in [
+            ("ec.pem", pair.public_key_pem(), "ES256", true),
+            ("ec2.pem", pair.public_key_pem(), "RS256", false),
+            ("private.pem", pair.serialize_pem(), "ES256", false),
+            ("text.pem", "no key".to_owned(), "ES256", false),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, pem).unwrap();
+            let file = raw::quote(path.to_str().unwrap());
+            let result = jwt(&format!("cookie = \"a\"\nkey_file = {file}\nalgorithms = [\"{algorithm}\"]"));
+            match result {
+                Ok(_) => assert!(ok, "{name}"),
+                Err(problems) => {
+                    assert!(!ok, "{name}: {problems:?}");
+                    assert_eq!(keys_of(&problems), ["identity.jwt.key_file"]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_suspicious_is_a_warning() {
+        for (extra, key) in [
+            ("[framing]\nallowed_ancestors = [\"*\"]", "framing.allowed_ancestors"),
+            ("[users]\ndeny_roles = []", "users.deny_roles"),
+            ("[identity.header]\nid = \"x-user\"\n[session]\nlogout_secret = \"short\"", "session.logout_secret"),
+        ] {
+            assert_eq!(keys_of(&with(extra).unwrap().warnings), [key], "{extra}");
+        }
+        for (variables, key) in [
+            (&[("GANTRY_SERVER__PUBLIC_URL", "http://chat.example.com")][..], "server.public_url"),
+            (&[("GANTRY_SERVER__TRUSTED_PROXIES", "0.0.0.0/0")], "server.trusted_proxies"),
+            (&[("GANTRY_IDENTITY__SOURCE", "header"), ("GANTRY_IDENTITY__HEADER__ID", "x-user")], "identity.source"),
+            (&[("GANTRY_ROCKETCHAT__URL", "https://chat.example.com")], "rocketchat.url"),
+        ] {
+            assert_eq!(keys_of(&env(variables).unwrap().warnings), [key], "{variables:?}");
+        }
+        assert_eq!(env(&[("GANTRY_SERVER__PUBLIC_URL", "http://localhost:8080")]).unwrap().warnings, []);
+        assert_eq!(keys_of(&env(&[("GANTRY_ROCKETCHAT__URL", "http://localhost:8080")]).unwrap_err()), ["rocketchat.url"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_secret_file_that_others_can_read_is_a_warning() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "x").unwrap();
+        for (mode, warned) in [(0o644, true), (0o440, true), (0o400, false), (0o600, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let loaded = env(&[("GANTRY_ROCKETCHAT__AUTH_TOKEN_FILE", path.to_str().unwrap())]).unwrap();
+            assert_eq!(loaded.warnings.len(), usize::from(warned), "{mode:o} {:?}", loaded.warnings);
+        }
+    }
+
+    #[test]
+    fn a_certificate_file_has_to_hold_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        std::fs::write(&path, rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap().cert.pem()).unwrap();
+        assert_eq!(env(&[("GANTRY_UPSTREAM__CA_FILE", path.to_str().unwrap())]).unwrap().config.upstream.ca_file.as_ref(), Some(&path));
+        std::fs::write(&path, "no certificate").unwrap();
+        assert_eq!(keys_of(&env(&[("GANTRY_UPSTREAM__CA_FILE", path.to_str().unwrap())]).unwrap_err()), ["upstream.ca_file"]);
+    }
+
+    #[test]
+    fn secrets_are_nowhere_to_be_seen() {
+        let loaded = with("[session]\nlogout_secret = \"hunter3-hunter3-hunter3\"\n").unwrap();
+        let everything = format!("{loaded:?} {}", print::print(&loaded));
+        assert!(!everything.contains("hunter"), "{everything}");
+        for broken in [
+            "auth_token = [\"hunter2\"]",
+            "auth_token = { a = \"hunter2\" }",
+            "user_id = \"x\"\nauth_tokn = \"hunter2\"",
+            "auth_token = \"hunter2 \\u0007\"",
+        ] {
+            let problems = text(&GOOD.replace("auth_token = \"hunter2\"", broken)).unwrap_err();
+            assert!(!format!("{problems:?} {:?}", shown(&problems)).contains("hunter2"), "{problems:?}");
+        }
+    }
+
+    /// Text that is likely to reach the code behind the parser.
+    fn toml_like() -> impl Strategy<Value = String> {
+        let paths: Vec<String> = crate::config::keys::paths().collect();
+        let value = prop_oneof![
+            "[ -~]{0,12}".prop_map(|text| raw::quote(&text)),
+            any::<i64>().prop_map(|number| number.to_string()),
+            any::<bool>().prop_map(|value| value.to_string()),
+            proptest::collection::vec("[ -~é]{0,6}".prop_map(|text| raw::quote(&text)), 0..3)
+                .prop_map(|items| format!("[{}]", items.join(","))),
+            prop_oneof!["[0-9]{1,20}(ms|s|m|h|y)", "https?://[a-z*.@:/]{0,10}", "/[a-z~./]{0,8}"].prop_map(|text| raw::quote(&text)),
+        ];
+        let line = (proptest::sample::select(paths), value).prop_map(|(path, value)| format!("{path} = {value}\n"));
+        proptest::collection::vec(line, 0..12).prop_map(|lines| lines.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_text_makes_it_panic(any_text in "\\PC{0,200}", lines in "([a-z_.\\[\\]\"'{}=, 0-9\n#]){0,120}", like in toml_like()) {
+            for candidate in [any_text.as_str(), &lines, &like, &format!("{GOOD}{any_text}")] {
+                if let Err(problems) = load(Some(("proxy.toml", candidate)), [], &[]) {
+                    prop_assert!(!problems.is_empty());
+                    prop_assert!(problems.iter().all(|problem| !problem.to_string().contains('\n')));
+                }
+            }
+        }
+
+        #[test]
+        fn no_variable_makes_it_panic(value in "\\PC{0,60}", index in 0..100_usize) {
+            let paths: Vec<String> = crate::config::keys::paths().collect();
+            let name = crate::config::keys::variable(&paths[index % paths.len()]);
+            if let Err(problems) = env(&[(name.as_str(), value.as_str())]) {
+                prop_assert!(!problems.is_empty());
+            }
+        }
     }
 }

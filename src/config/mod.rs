@@ -7,6 +7,8 @@
 pub mod check;
 mod file;
 pub mod keys;
+#[cfg(test)]
+mod manual;
 pub mod origin;
 pub mod print;
 pub mod raw;

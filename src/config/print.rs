@@ -13,12 +13,12 @@ pub fn print(loaded: &Loaded) -> String {
         if key.section() != section {
             section = key.section();
             let gap = if out.is_empty() { "" } else { "\n" };
-            out.push_str(&format!("{gap}[{section}]\n"));
+            out.extend([gap, "[", section, "]\n"]);
         }
-        out.push_str(&format!("{name} = {value}"));
+        out.extend([&name, " = ", &value]);
         if *place != Place::Default {
             let place: String = place.to_string().chars().filter(|c| !c.is_control()).collect();
-            out.push_str(&format!(" # {place}"));
+            out.extend([" # ", &place]);
         }
         out.push('\n');
     }
@@ -38,4 +38,47 @@ fn line<'a>(key: &Key, raw: &'a Raw, config: &Config) -> Option<(String, String,
         _ => entry.value.to_toml(),
     };
     Some((key.name().to_owned(), value, &entry.place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    #[test]
+    fn what_is_printed_loads_again() {
+        let text = r#"
+server = { public_url = "https://chat.example.com", trusted_proxies = ["10.0.0.0/8"] }
+[rocketchat]
+url = "http://127.0.0.1:3000"
+user_id = "svc"
+auth_token = "hunter2"
+[identity]
+source = "header"
+header = { id = "x-user" }
+[login]
+app_name = "Quote \" back \\ slash # hash"
+prefix = "/sso/"
+[cache]
+tokens_per_user = 3
+sessions = { ttl = "5s" }
+"#;
+        let env = [("GANTRY_USERS__ROLES".to_owned(), "user, guest".to_owned())];
+        let first = load(Some(("proxy.toml", text)), env, &[("log.level".to_owned(), "gantry=debug,info".to_owned())]).unwrap();
+        let printed = print(&first);
+        assert!(!printed.contains("hunter2"));
+        for line in [
+            "public_url = \"https://chat.example.com\" # proxy.toml line 2",
+            "auth_token = \"***\" # proxy.toml line 6",
+            "roles = [\"user\", \"guest\"] # environment variable GANTRY_USERS__ROLES",
+            "level = \"gantry=debug,info\" # flag --log.level",
+            "listen = \"127.0.0.1:8080\"",
+            "token_paths = [\"/sso/token\"]",
+            "[cache.sessions]",
+        ] {
+            assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
+        }
+        let second = load(Some(("printed", &printed)), [], &[]).unwrap();
+        assert_eq!(format!("{:?}", first.config), format!("{:?}", second.config));
+    }
 }

@@ -65,7 +65,7 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Default => Ok(()),
+            Self::Default => f.write_str("the default"),
             Self::File { name, line } => write!(f, "{name} line {line}"),
             Self::Variable(name) => write!(f, "environment variable {name}"),
             Self::Flag(key) => write!(f, "flag --{key}"),
@@ -156,7 +156,7 @@ fn defaults() -> Layer {
     let mut text = String::new();
     for key in keys::KEYS {
         if let Preset::Toml(default) = key.preset {
-            text.push_str(&format!("{} = {default}\n", key.path));
+            text.extend([key.path, " = ", default, "\n"]);
         }
     }
     let mut layer = file::read("defaults", &text);
@@ -251,7 +251,7 @@ pub(super) fn quote(text: &str) -> String {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
-            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c if c.is_control() => out.extend(format!("\\u{:04X}", u32::from(c)).chars()),
             c => out.push(c),
         }
     }
@@ -284,4 +284,42 @@ fn without_userinfo(text: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_layer_replaces_both_forms_of_a_secret() {
+        let file = "rocketchat.auth_token_file = \"/a\"\nrocketchat.create_token_secret = \"x\"\n";
+        let env = [("GANTRY_ROCKETCHAT__AUTH_TOKEN".to_owned(), "y".to_owned())];
+        let (raw, problems) = Raw::read(Some(("f", file)), env, &[]);
+        assert_eq!(problems, []);
+        assert!(raw.get("rocketchat.auth_token_file").is_none());
+        assert_eq!(raw.get("rocketchat.auth_token").map(|entry| entry.written.as_str()), Some("\"***\""));
+        assert!(raw.is_written("rocketchat.create_token_secret"));
+        assert!(!raw.is_written("server.listen"));
+    }
+
+    #[test]
+    fn a_shown_value_is_one_short_line_without_passwords() {
+        for (written, expected) in [
+            ("\"http://user:pa/ss@host/x\"", "\"http://***@host/x\""),
+            ("[\"https://a:b@c\", \"https://d\"]", "[\"https://***@c\", \"https://d\"]"),
+            ("[\n  \"a\",\n]", "[ \"a\", ]"),
+            ("\"mail@example.com\"", "\"mail@example.com\""),
+        ] {
+            assert_eq!(shown(written), expected);
+        }
+        assert_eq!(shown(&"x".repeat(500)).chars().count(), 201);
+    }
+
+    #[test]
+    fn quoted_text_reads_back() {
+        for text in ["", "plain", "a\"b\\c", "tab\tline\nbell\u{7}", "ümlaut 🚀"] {
+            let read: toml::Table = format!("x = {}", quote(text)).parse().unwrap();
+            assert_eq!(read["x"].as_str(), Some(text));
+        }
+    }
 }

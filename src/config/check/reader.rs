@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::keys::{self, Key, Kind};
-use crate::config::raw::{Entry, Raw, Value, quote, shown};
+use crate::config::raw::{Entry, Place, Raw, Value, quote, shown};
 use crate::config::{Problem, Warning};
 use crate::secret::SecretSource;
 
@@ -40,7 +40,9 @@ impl<'a> Reader<'a> {
     }
 
     fn about(&self, path: &str, item: Option<&str>, why: String) -> Problem {
-        let entry = self.raw.get(path);
+        // An empty default is nothing that anybody wrote.
+        let blank = |entry: &&Entry| entry.place == Place::Default && matches!(entry.written.as_str(), "\"\"" | "[]");
+        let entry = self.raw.get(path).filter(|entry| !blank(entry));
         let value = item.map(|item| shown(&quote(item))).or_else(|| entry.map(|entry| entry.written.clone()));
         let place = entry.map(|entry| entry.place.to_string());
         Problem { key: path.into(), value: value.unwrap_or_default(), place: place.unwrap_or_default(), why }
@@ -159,15 +161,15 @@ impl<'a> Reader<'a> {
     /// Makes something of each item of a list; what fails is reported and left out.
     pub(super) fn each<T>(&mut self, path: &str, make: impl Fn(&str) -> Result<T, String>) -> Vec<(&'a str, T)> {
         let Some(Value::List(items)) = self.value(path) else { return Vec::new() };
-        let mut made = Vec::with_capacity(items.len());
+        let mut kept = Vec::with_capacity(items.len());
         for item in items {
             let result = if item.is_empty() { Err("has an empty item; take it out".into()) } else { make(item) };
             match result {
-                Ok(one) => made.push((item.as_str(), one)),
+                Ok(one) => kept.push((item.as_str(), one)),
                 Err(why) => self.item_problem(path, item, why),
             }
         }
-        made
+        kept
     }
 
     /// A list without any item was given.

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
 /// Paths of Rocket.Chat's own that nothing of ours may stand in front of.
-const ROCKETCHAT_PATHS: [&str; 5] = ["/api/v1", "/websocket", "/sockjs", "/livechat", "/file-upload"];
+const ROCKETCHAT_PATHS: [&str; 7] = ["/api/v1", "/websocket", "/sockjs", "/livechat", "/file-upload", "/avatar", "/assets"];
 
 /// An absolute URL without credentials and fragment.
 pub(super) fn url(text: &str) -> Result<Url, String> {

@@ -1,0 +1,28 @@
+//! Files that the configuration names.
+
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+/// A PEM file with at least one certificate.
+pub(super) fn certificates(name: &str) -> Result<PathBuf, String> {
+    let path = readable(name)?;
+    let pem = std::fs::read(&path).map_err(|error| format!("cannot be read: {error}"))?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).collect();
+    if found.is_empty() || found.iter().any(Result::is_err) {
+        return Err("holds no certificate in PEM form".into());
+    }
+    Ok(path)
+}
+
+/// A file that can be opened for reading.
+pub(super) fn readable(name: &str) -> Result<PathBuf, String> {
+    let path = Path::new(name);
+    let is_file = std::fs::File::open(path).and_then(|file| file.metadata()).map(|meta| meta.is_file());
+    match is_file {
+        Ok(true) => Ok(path.to_owned()),
+        Ok(false) => Err("is not a file".into()),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}
