@@ -11,6 +11,8 @@ mod jwks;
 mod jws;
 mod jwt;
 mod keys;
+#[cfg(test)]
+mod testing;
 mod trusted_header;
 mod unique_json;
 
