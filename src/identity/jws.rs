@@ -210,7 +210,7 @@ mod tests {
                 for key in [Key::pem(&pair.pem).unwrap(), Key::jwk(&pair.jwk).unwrap()] {
                     let good = verify(&token, &Keys::one(key), &rules(&[*algorithm]), now()).unwrap();
                     assert_eq!(good.claims, good_claims());
-                    assert_eq!(good.expires, now() + Duration::from_secs(3600));
+                    assert_eq!(good.expires, now() + Duration::from_hours(1));
                 }
             }
         }
@@ -364,8 +364,8 @@ mod tests {
             (json!(NOW - 29), true),
             (json!(NOW - 30), false),
             (json!(NOW - 31), false),
-            (json!(NOW as f64 + 0.5), true),
-            (json!(NOW as f64 - 30.5), false),
+            (json!(1_800_000_000.5), true),
+            (json!(1_799_999_969.5), false),
             (json!((NOW + 60).to_string()), false),
             (json!(-1), false),
             (json!(0), false),
@@ -380,8 +380,8 @@ mod tests {
         }
         assert_eq!(checked(&without("exp")), Err(Bad::Token("the token has no exp".to_owned())));
         assert_eq!(checked(&with("exp", json!(NOW - 90))), Err(Bad::Token("the token expired 1m 30s ago".to_owned())));
-        let huge = format!(r#"{{"sub":"1","exp":1e999,"iss":"https://app","aud":"chat"}}"#);
-        assert!(check(&sign_text(r#"{"alg":"RS256","kid":"a"}"#, &huge, &RSA.signing, Algorithm::RS256)).is_err());
+        let huge = r#"{"sub":"1","exp":1e999,"iss":"https://app","aud":"chat"}"#;
+        assert!(check(&sign_text(r#"{"alg":"RS256","kid":"a"}"#, huge, &RSA.signing, Algorithm::RS256)).is_err());
         let mut strict = rules(&[Algorithm::RS256]);
         strict.leeway = Duration::ZERO;
         let token = sign(&with("exp", json!(NOW)), &RSA.signing, Algorithm::RS256, Some("a"));

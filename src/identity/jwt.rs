@@ -248,7 +248,7 @@ mod tests {
         let source = in_cookie(secret(), Algorithm::HS256);
         let validated = source.identify(&hs256(&good_claims(), "s3cret"), now(), Instant::now()).await.unwrap();
         assert_eq!((validated.identity.id.as_str(), validated.identity.username.as_str()), ("7", "ada"));
-        assert_eq!(validated.expires, Some(now() + Duration::from_secs(3600)));
+        assert_eq!(validated.expires, Some(now() + Duration::from_hours(1)));
         for (token, kind) in [
             (hs256(&good_claims(), "other"), RefusalKind::NoSession),
             (hs256(&json!({"sub": "7", "exp": 5}), "s3cret"), RefusalKind::NoSession),
@@ -297,7 +297,7 @@ mod tests {
 
     #[tokio::test]
     async fn published_keys_rotate_and_the_last_good_ones_outlive_the_endpoint() {
-        let (fake, jwks) = endpoint(set(&["a"]));
+        let (fake, jwks) = endpoint(Ok(set(&["a"])));
         let source = in_cookie(KeySource::Published(jwks), Algorithm::RS256);
         let a = sign(&good_claims(), &RSA.signing, Algorithm::RS256, Some("a"));
         let b = sign(&good_claims(), &OTHER_RSA.signing, Algorithm::RS256, Some("b"));
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(fake.hits(), 0);
 
         assert_eq!(kind(&a, 0).await, None);
-        fake.say(set(&["b"]));
+        fake.say(Ok(set(&["b"])));
         assert_eq!(kind(&b, 1).await, None, "a new key is found at once");
         assert_eq!(kind(&a, 2).await, Some(RefusalKind::NoSession), "the old one is gone");
         assert_eq!(fake.hits(), 2);
@@ -320,7 +320,7 @@ mod tests {
         fake.say(down());
         assert_eq!(kind(&b, 3600).await, None, "the last good set");
         assert_eq!(kind(&a, 3600).await, Some(RefusalKind::SessionCheckUnavailable), "its key may be new");
-        fake.say(set(&["a"]));
+        fake.say(Ok(set(&["a"])));
         assert_eq!(kind(&a, 3700).await, None);
         fake.say(down());
         assert_eq!(kind(&forged, 3800).await, Some(RefusalKind::NoSession), "the known key has the last word");
