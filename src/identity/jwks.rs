@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a key set at most.
 const MAX_BODY: usize = 256 * 1024;
 /// The longest that a set is used before it is looked at again, whatever the endpoint's `Cache-Control` says.
-const MAX_AGE: Duration = Duration::from_secs(10 * 60);
+const MAX_AGE: Duration = Duration::from_mins(10);
 /// Between two tries while there is no set at all: the host app may just be starting.
 const RETRY_WITHOUT_KEYS: Duration = Duration::from_secs(1);
 
@@ -238,4 +238,207 @@ fn reasons(unusable: &[&'static str]) -> String {
     reasons.sort_unstable();
     reasons.dedup();
     if reasons.is_empty() { "it is empty".to_owned() } else { reasons.join("; ") }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use jsonwebtoken::Algorithm;
+    use serde_json::{Value, json};
+    use tokio::sync::Semaphore;
+
+    use super::super::testing::{OTHER_RSA, RSA};
+    use super::*;
+    use crate::error::RefusalKind;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const PERMITS: u32 = 1000;
+    const MIN: Duration = Duration::from_secs(30);
+    const ALMOST_MIN: Duration = Duration::from_secs(29);
+
+    /// An endpoint that answers what it was last told to, and only while it has permits.
+    #[derive(Debug)]
+    pub(crate) struct Fake {
+        answer: Mutex<Result<Reply, CallError>>,
+        hits: AtomicUsize,
+        gate: Semaphore,
+    }
+
+    impl Fake {
+        pub(crate) fn new(answer: Result<Reply, CallError>) -> Arc<Self> {
+            let gate = Semaphore::new(PERMITS as usize);
+            Arc::new(Self { answer: Mutex::new(answer), hits: AtomicUsize::new(0), gate })
+        }
+
+        pub(crate) async fn fetch(&self) -> Result<Reply, CallError> {
+            self.hits.fetch_add(1, Ordering::SeqCst);
+            let _permit = self.gate.acquire().await;
+            self.answer.lock().unwrap().clone()
+        }
+
+        pub(crate) fn say(&self, answer: Result<Reply, CallError>) {
+            *self.answer.lock().unwrap() = answer;
+        }
+
+        pub(crate) fn hits(&self) -> usize {
+            self.hits.load(Ordering::SeqCst)
+        }
+    }
+
+    fn reply(status: u16, body: impl Into<Bytes>) -> Reply {
+        Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body: body.into() }
+    }
+
+    pub(crate) fn set(kids: &[&str]) -> Reply {
+        let keys: Vec<Value> = kids
+            .iter()
+            .map(|kid| if *kid == "b" { OTHER_RSA.jwk_with(&json!({"kid": kid})) } else { RSA.jwk_with(&json!({"kid": kid})) })
+            .collect();
+        reply(200, json!({"keys": keys}).to_string())
+    }
+
+    pub(crate) fn down() -> Result<Reply, CallError> {
+        Err(CallError::Unreachable { host: "app:443".to_owned(), why: "connection refused".to_owned() })
+    }
+
+    fn has(keys: &Keys, kid: &str) -> bool {
+        keys.candidates(Algorithm::RS256, Some(kid)).next().is_some()
+    }
+
+    pub(crate) fn endpoint(answer: Result<Reply, CallError>) -> (Arc<Fake>, Arc<Jwks>) {
+        let fake = Fake::new(answer);
+        (Arc::clone(&fake), Jwks::with(Fetcher::Fake(fake), MIN))
+    }
+
+    #[tokio::test]
+    async fn a_set_is_fetched_once_and_again_when_old() {
+        let (fake, jwks) = endpoint(Ok(set(&["a"])));
+        let start = Instant::now();
+        assert_eq!(fake.hits(), 0);
+        for age in [Duration::ZERO, SECOND, Duration::from_secs(599)] {
+            assert!(has(&jwks.keys(start + age).await.unwrap(), "a"));
+            assert_eq!(fake.hits(), 1);
+        }
+        fake.say(Ok(set(&["b"])));
+        let keys = jwks.keys(start + MAX_AGE).await.unwrap();
+        assert!(has(&keys, "b") && !has(&keys, "a"), "a key that was taken out is gone");
+        assert_eq!(fake.hits(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_is_looked_for_at_once_and_then_under_the_interval() {
+        let (fake, jwks) = endpoint(Ok(set(&["a"])));
+        let start = Instant::now();
+        let old = jwks.keys(start).await.unwrap();
+        fake.say(Ok(set(&["a", "b"])));
+        let new = jwks.newer(&old, start).await.unwrap().expect("a newer set");
+        assert!(has(&new, "b") && has(&new, "a"));
+        for age in [Duration::ZERO, SECOND, ALMOST_MIN] {
+            assert!(jwks.newer(&new, start + age).await.unwrap().is_none());
+        }
+        assert_eq!(fake.hits(), 2);
+        // Who still holds the old set gets the new one without a fetch.
+        assert!(jwks.newer(&old, start).await.unwrap().is_some());
+        assert_eq!(fake.hits(), 2);
+        let _ = jwks.newer(&new, start + MIN).await;
+        assert_eq!(fake.hits(), 3);
+    }
+
+    #[tokio::test]
+    async fn the_last_good_set_stays_when_a_refresh_fails() {
+        let (fake, jwks) = endpoint(Ok(set(&["a"])));
+        let start = Instant::now();
+        let keys = jwks.keys(start).await.unwrap();
+        let mut now = start + MAX_AGE;
+        for (hits, answer) in
+            [down(), Ok(reply(500, "")), Ok(reply(200, "<html>")), Ok(reply(200, "{}")), Ok(reply(302, ""))].into_iter().enumerate()
+        {
+            fake.say(answer);
+            assert!(Arc::ptr_eq(&keys, &jwks.keys(now).await.unwrap()));
+            assert!(Arc::ptr_eq(&keys, &jwks.keys(now + ALMOST_MIN).await.unwrap()));
+            assert_eq!(fake.hits(), hits + 2, "a failing endpoint is left alone for the interval");
+            now += MIN;
+        }
+        let refusal = jwks.newer(&keys, now).await.unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::SessionCheckUnavailable, "an unknown key may be a new one");
+        fake.say(Ok(set(&["b"])));
+        assert!(has(&jwks.keys(now + MIN).await.unwrap(), "b"));
+    }
+
+    #[tokio::test]
+    async fn without_any_set_the_reason_is_told_and_it_is_tried_again_soon() {
+        let (fake, jwks) = endpoint(down());
+        let start = Instant::now();
+        let refusal = jwks.keys(start).await.unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::SessionCheckUnavailable);
+        assert!(refusal.detail.contains("app:443 cannot be reached: connection refused"), "{}", refusal.detail);
+        assert!(jwks.keys(start).await.is_err());
+        assert_eq!(fake.hits(), 1);
+        fake.say(Ok(set(&["a"])));
+        assert!(jwks.keys(start + RETRY_WITHOUT_KEYS).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_empty_set_takes_all_keys_back() {
+        let (fake, jwks) = endpoint(Ok(set(&["a"])));
+        let start = Instant::now();
+        jwks.keys(start).await.unwrap();
+        fake.say(Ok(set(&[])));
+        let refusal = jwks.keys(start + MAX_AGE).await.unwrap_err();
+        assert!(refusal.detail.contains("no usable key: it is empty"), "{}", refusal.detail);
+    }
+
+    #[tokio::test]
+    async fn concurrent_callers_share_one_fetch_and_leaving_does_not_end_it() {
+        let (fake, jwks) = endpoint(Ok(set(&["a"])));
+        let closed = fake.gate.acquire_many(PERMITS).await.unwrap();
+        let now = Instant::now();
+        let leader = tokio::spawn({
+            let jwks = Arc::clone(&jwks);
+            async move { jwks.keys(now).await.is_ok() }
+        });
+        while fake.hits() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let others: Vec<_> = (0..50)
+            .map(|_| {
+                let jwks = Arc::clone(&jwks);
+                tokio::spawn(async move { jwks.keys(now).await.is_ok() })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        leader.abort();
+        assert!(leader.await.unwrap_err().is_cancelled());
+        drop(closed);
+        for other in others {
+            assert!(other.await.unwrap());
+        }
+        assert_eq!(fake.hits(), 1);
+    }
+
+    #[test]
+    fn cache_control_says_how_long_a_set_is_good() {
+        for (value, expected) in [
+            ("max-age=60", Some(60)),
+            ("public, Max-Age = \"90\" , must-revalidate", Some(90)),
+            ("no-store", Some(0)),
+            ("max-age=600, no-cache", Some(0)),
+            ("max-age=x", None),
+            ("s-maxage=5", None),
+            ("", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static(value));
+            assert_eq!(max_age(&headers), expected.map(Duration::from_secs), "{value}");
+        }
+        let (_, jwks) = endpoint(down());
+        for (value, expected) in [("max-age=0", MIN), ("max-age=60", Duration::from_mins(1)), ("max-age=999999", MAX_AGE), ("x", MAX_AGE)] {
+            let mut answer = set(&["a"]);
+            answer.headers.insert(CACHE_CONTROL, HeaderValue::from_static(value));
+            assert_eq!(jwks.read(&answer, Instant::now()).unwrap().max_age, expected, "{value}");
+        }
+    }
 }

@@ -118,15 +118,13 @@ impl Jwt {
 impl Static {
     fn keys(&self) -> Result<Arc<Keys>, Refusal> {
         let secret = self.secret.get();
-        let parsed = match self.parsed.load_full().filter(|parsed| parsed.of == secret) {
-            Some(parsed) => parsed,
-            None => {
-                let keys = (self.parse)(secret.expose()).map(|key| Arc::new(Keys::one(key)));
-                let parsed = Arc::new(Parsed { of: secret, keys });
-                self.parsed.store(Some(Arc::clone(&parsed)));
-                parsed
-            }
-        };
+        let known = self.parsed.load_full().filter(|parsed| parsed.of == secret);
+        let parsed = known.unwrap_or_else(|| {
+            let keys = (self.parse)(secret.expose()).map(|key| Arc::new(Keys::one(key)));
+            let parsed = Arc::new(Parsed { of: secret, keys });
+            self.parsed.store(Some(Arc::clone(&parsed)));
+            parsed
+        });
         parsed.keys.clone().map_err(|why| {
             let file = self.secret.path().map(|path| format!(" ({})", path.display())).unwrap_or_default();
             misconfigured(format!("the key of identity.jwt{file} cannot be used: {why}"))
@@ -153,4 +151,178 @@ fn in_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a str, R
         _ => value,
     };
     if token.is_empty() { Err(no_session(format!("the header {name} has no token"))) } else { Ok(token) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderValue;
+    use jsonwebtoken::{Algorithm, EncodingKey};
+    use serde_json::json;
+
+    use super::super::jwks::tests::{down, endpoint, set};
+    use super::super::testing::{self, OTHER_RSA, RSA, good_claims, now, sign};
+    use super::*;
+    use crate::error::RefusalKind;
+
+    fn source(from: config::JwtFrom, keys: KeySource, algorithm: Algorithm) -> Jwt {
+        let rules = Rules { algorithms: vec![algorithm], issuer: None, audience: Vec::new(), leeway: Duration::ZERO };
+        let claims = config::Claims {
+            id: "/sub".to_owned(),
+            username: "/preferred_username".to_owned(),
+            email: "/email".to_owned(),
+            email_verified: String::new(),
+            name: String::new(),
+            roles: String::new(),
+        };
+        Jwt { from, keys, rules, claims }
+    }
+
+    fn file(secret: SecretSource, parse: fn(&str) -> Result<Key, &'static str>) -> KeySource {
+        KeySource::File(Static { secret, parse, parsed: ArcSwapOption::empty() })
+    }
+
+    fn in_cookie(keys: KeySource, algorithm: Algorithm) -> Jwt {
+        source(config::JwtFrom::Cookie("session".to_owned()), keys, algorithm)
+    }
+
+    fn secret() -> KeySource {
+        file(SecretSource::inline("s3cret"), Key::shared_secret)
+    }
+
+    fn hs256(claims: &serde_json::Value, secret: &str) -> String {
+        sign(claims, &EncodingKey::from_secret(secret.as_bytes()), Algorithm::HS256, None)
+    }
+
+    fn found(source: &Jwt, pairs: &[(&'static str, &str)]) -> Result<String, Refusal> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let credentials = source.credentials(&headers)?;
+        assert!(!format!("{credentials:?}").contains("t0ken"));
+        let Material::Token(token) = credentials.material else { panic!("other material") };
+        Ok(token.expose().to_owned())
+    }
+
+    #[test]
+    fn the_token_is_found_where_it_is_configured() {
+        let cookie = config::JwtFrom::Cookie("session".to_owned());
+        let authorization = config::JwtFrom::Header(AUTHORIZATION);
+        let other = config::JwtFrom::Header(HeaderName::from_static("x-token"));
+        for (from, pairs, expected) in [
+            (&cookie, &[("cookie", "a=1; session=t0ken")][..], Ok("t0ken")),
+            (&cookie, &[], Err("no cookie session")),
+            (&cookie, &[("cookie", "a=t0ken")], Err("no cookie session")),
+            (&cookie, &[("cookie", "session=")], Err("no cookie session")),
+            (&cookie, &[("authorization", "Bearer t0ken")], Err("no cookie session")),
+            (&authorization, &[("authorization", "Bearer t0ken")], Ok("t0ken")),
+            (&authorization, &[("authorization", "bEARER   t0ken ")], Ok("t0ken")),
+            (&authorization, &[], Err("no header authorization")),
+            (&authorization, &[("authorization", "Basic t0ken")], Err("another scheme than Bearer")),
+            (&authorization, &[("authorization", "t0ken")], Err("another scheme than Bearer")),
+            (&authorization, &[("authorization", "Bearer")], Err("another scheme than Bearer")),
+            (&authorization, &[("authorization", "Bearer t0ken"), ("authorization", "Bearer t0ken")], Err("more than once")),
+            (&authorization, &[("authorization", "Bearer t0kén")], Err("not plain ASCII")),
+            (&other, &[("x-token", "t0ken")], Ok("t0ken")),
+            (&other, &[("x-token", "Bearer t0ken")], Ok("t0ken")),
+            (&other, &[("x-token", " ")], Err("has no token")),
+        ] {
+            match (found(&source(from.clone(), secret(), Algorithm::HS256), pairs), expected) {
+                (Ok(token), Ok(expected)) => assert_eq!(token, expected),
+                (Err(refusal), Err(expected)) => {
+                    assert_eq!(refusal.kind, RefusalKind::NoSession);
+                    assert!(refusal.detail.contains(expected) && !refusal.detail.contains("t0k"), "{}", refusal.detail);
+                }
+                (found, expected) => panic!("{pairs:?}: {found:?}, expected {expected:?}"),
+            }
+        }
+        let huge = format!("session={}", "x".repeat(jws::LONGEST + 1));
+        let refusal = found(&in_cookie(secret(), Algorithm::HS256), &[("cookie", &huge)]).unwrap_err();
+        assert!(refusal.detail.contains("longer than"), "{}", refusal.detail);
+    }
+
+    #[tokio::test]
+    async fn a_good_token_becomes_an_identity_and_a_bad_one_no_session() {
+        let source = in_cookie(secret(), Algorithm::HS256);
+        let validated = source.identify(&hs256(&good_claims(), "s3cret"), now(), Instant::now()).await.unwrap();
+        assert_eq!((validated.identity.id.as_str(), validated.identity.username.as_str()), ("7", "ada"));
+        assert_eq!(validated.expires, Some(now() + Duration::from_hours(1)));
+        for (token, kind) in [
+            (hs256(&good_claims(), "other"), RefusalKind::NoSession),
+            (hs256(&json!({"sub": "7", "exp": 5}), "s3cret"), RefusalKind::NoSession),
+            ("t0ken".to_owned(), RefusalKind::NoSession),
+            (hs256(&json!({"sub": "7", "exp": testing::NOW + 5}), "s3cret"), RefusalKind::Misconfigured),
+            (hs256(&json!({"sub": null, "exp": testing::NOW + 5}), "s3cret"), RefusalKind::Misconfigured),
+        ] {
+            assert_eq!(source.identify(&token, now(), Instant::now()).await.unwrap_err().kind, kind, "{token}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_cannot_be_used_is_named() {
+        let pem = file(SecretSource::inline(RSA.pem.clone()), Key::pem);
+        let rsa_pem = in_cookie(pem, Algorithm::HS256);
+        let refusal = rsa_pem.identify(&hs256(&good_claims(), &RSA.pem), now(), Instant::now()).await.unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Misconfigured);
+        assert!(refusal.detail.contains("does not fit identity.jwt.algorithms [HS256]"), "{}", refusal.detail);
+
+        let private = in_cookie(file(SecretSource::inline(RSA.private_pem.clone()), Key::pem), Algorithm::RS256);
+        let refusal = private.identify("t0ken", now(), Instant::now()).await.unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Misconfigured);
+        assert!(refusal.detail.contains("private key"), "{}", refusal.detail);
+    }
+
+    #[tokio::test]
+    async fn a_file_key_is_parsed_again_when_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        std::fs::write(&path, "first").unwrap();
+        let source = in_cookie(file(SecretSource::file(&path).unwrap(), Key::shared_secret), Algorithm::HS256);
+        let (old, new) = (hs256(&good_claims(), "first"), hs256(&good_claims(), "second"));
+        assert!(source.identify(&old, now(), Instant::now()).await.is_ok());
+        assert!(source.identify(&new, now(), Instant::now()).await.is_err());
+        std::fs::write(&path, "second").unwrap();
+        // The file is looked at once a second.
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while source.identify(&new, now(), Instant::now()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .unwrap();
+        assert!(source.identify(&old, now(), Instant::now()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn published_keys_rotate_and_the_last_good_ones_outlive_the_endpoint() {
+        let (fake, jwks) = endpoint(Ok(set(&["a"])));
+        let source = in_cookie(KeySource::Published(jwks), Algorithm::RS256);
+        let a = sign(&good_claims(), &RSA.signing, Algorithm::RS256, Some("a"));
+        let b = sign(&good_claims(), &OTHER_RSA.signing, Algorithm::RS256, Some("b"));
+        let forged = sign(&good_claims(), &OTHER_RSA.signing, Algorithm::RS256, Some("a"));
+        let start = Instant::now();
+        let kind = async |token: &str, age: u64| {
+            source.identify(token, now(), start + Duration::from_secs(age)).await.err().map(|refusal| refusal.kind)
+        };
+        // What no key can save costs no fetch.
+        assert_eq!(kind("t0ken", 0).await, Some(RefusalKind::NoSession));
+        assert_eq!(kind(&hs256(&good_claims(), &RSA.pem), 0).await, Some(RefusalKind::NoSession));
+        assert_eq!(fake.hits(), 0);
+
+        assert_eq!(kind(&a, 0).await, None);
+        fake.say(Ok(set(&["b"])));
+        assert_eq!(kind(&b, 1).await, None, "a new key is found at once");
+        assert_eq!(kind(&a, 2).await, Some(RefusalKind::NoSession), "the old one is gone");
+        assert_eq!(fake.hits(), 2);
+
+        fake.say(down());
+        assert_eq!(kind(&b, 3600).await, None, "the last good set");
+        assert_eq!(kind(&a, 3600).await, Some(RefusalKind::SessionCheckUnavailable), "its key may be new");
+        fake.say(Ok(set(&["a"])));
+        assert_eq!(kind(&a, 3700).await, None);
+        fake.say(down());
+        assert_eq!(kind(&forged, 3800).await, Some(RefusalKind::NoSession), "the known key has the last word");
+    }
 }

@@ -36,7 +36,7 @@ pub(super) struct Key {
     algorithms: &'static [Algorithm],
     /// The one of them that its publisher allows.
     only: Option<Algorithm>,
-    key: DecodingKey,
+    material: DecodingKey,
 }
 
 impl Key {
@@ -47,7 +47,7 @@ impl Key {
 
     /// Whether `signature` (base64url) is this key's over `message`.
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &str, signature: &str) -> bool {
-        self.fits(algorithm) && jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.key, algorithm).unwrap_or(false)
+        self.fits(algorithm) && jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.material, algorithm).unwrap_or(false)
     }
 
     /// A shared secret.
@@ -63,7 +63,7 @@ impl Key {
         if ["-----BEGIN PUBLIC KEY", "-----BEGIN RSA PUBLIC KEY", "-----BEGIN CERTIFICATE"].iter().any(|b| block.starts_with(b)) {
             return Err("the shared secret is a public key, which is no secret: give it as key_file");
         }
-        Ok(Self { kid: None, algorithms: HMAC, only: None, key: DecodingKey::from_secret(secret.as_bytes()) })
+        Ok(Self { kid: None, algorithms: HMAC, only: None, material: DecodingKey::from_secret(secret.as_bytes()) })
     }
 
     /// A public key or certificate in PEM.
@@ -85,7 +85,7 @@ impl Key {
         } else {
             return Err("the file is not a public key in PEM: RSA, EC (P-256, P-384) or Ed25519");
         };
-        Ok(Self { kid: None, algorithms, only: None, key })
+        Ok(Self { kid: None, algorithms, only: None, material: key })
     }
 
     /// A JSON Web Key (RFC 7517).
@@ -138,7 +138,7 @@ impl Key {
             None => None,
             Some(name) => Some(name.as_str().and_then(algorithm).filter(|a| algorithms.contains(a)).ok_or("its alg is not for its kty")?),
         };
-        Ok(Self { kid: field("kid").map(str::to_owned), algorithms, only, key })
+        Ok(Self { kid: field("kid").map(str::to_owned), algorithms, only, material: key })
     }
 }
 
@@ -217,5 +217,146 @@ impl Keys {
             })
             .filter(move |key| key.fits(algorithm))
             .take(MOST_TRIED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{self, OTHER_RSA, RSA as RSA_PAIR};
+    use super::*;
+
+    #[test]
+    fn a_pem_file_gives_a_key_of_its_family() {
+        for (pem, fits) in
+            [(&RSA_PAIR.pem, RSA), (&testing::p256().pem, P256), (&testing::p384().pem, P384), (&testing::ed25519().pem, ED25519)]
+        {
+            let key = Key::pem(pem).unwrap();
+            for family in [HMAC, RSA, P256, P384, ED25519] {
+                for algorithm in family {
+                    assert_eq!(key.fits(*algorithm), fits.contains(algorithm), "{algorithm:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_a_public_key_too() {
+        let certified = rcgen::generate_simple_self_signed(["app.example.com".to_owned()]).unwrap();
+        let key = Key::pem(&certified.cert.pem()).unwrap();
+        let signing = jsonwebtoken::EncodingKey::from_ec_der(&certified.signing_key.serialize_der());
+        let token = testing::sign(&testing::good_claims(), &signing, Algorithm::ES256, None);
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        assert!(key.verifies(Algorithm::ES256, message, signature));
+    }
+
+    #[test]
+    fn what_is_no_public_key_is_refused_with_the_reason() {
+        for (pem, expected) in [
+            (RSA_PAIR.private_pem.as_str(), "private key"),
+            (&testing::p256().private_pem, "private key"),
+            ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "not a public key"),
+            ("hello", "not a public key"),
+            ("", "not a public key"),
+        ] {
+            assert!(Key::pem(pem).unwrap_err().contains(expected), "{pem}");
+        }
+    }
+
+    #[test]
+    fn a_shared_secret_must_be_secret() {
+        assert!(Key::shared_secret("").is_err());
+        assert!(Key::shared_secret(&RSA_PAIR.pem).unwrap_err().contains("public key"));
+        let key = Key::shared_secret("s3cret").unwrap();
+        assert!(key.fits(Algorithm::HS512) && !key.fits(Algorithm::RS256) && !key.fits(Algorithm::ES256));
+    }
+
+    #[test]
+    fn a_jwk_says_what_it_is_for() {
+        let rsa = |members| RSA_PAIR.jwk_with(&members);
+        for (jwk, fits) in [
+            (rsa(json!({})), &[Algorithm::RS256, Algorithm::PS512][..]),
+            (rsa(json!({"use": "sig", "key_ops": ["verify"], "alg": null})), &[Algorithm::RS256, Algorithm::PS512]),
+            (rsa(json!({"alg": "RS256"})), &[Algorithm::RS256]),
+            (testing::p256().jwk, &[Algorithm::ES256]),
+            (testing::p384().jwk, &[Algorithm::ES384]),
+            (testing::ed25519().jwk_with(&json!({"alg": "Ed25519"})), &[Algorithm::EdDSA]),
+        ] {
+            let key = Key::jwk(&jwk).unwrap();
+            for algorithm in [Algorithm::HS256, Algorithm::RS256, Algorithm::PS512, Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA] {
+                assert_eq!(key.fits(algorithm), fits.contains(&algorithm), "{jwk} {algorithm:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_jwk_that_cannot_check_signatures_is_left_out() {
+        for (jwk, expected) in [
+            (RSA_PAIR.jwk_with(&json!({"use": "enc"})), "use"),
+            (RSA_PAIR.jwk_with(&json!({"key_ops": ["encrypt"]})), "key_ops"),
+            (RSA_PAIR.jwk_with(&json!({"key_ops": "verify"})), "key_ops"),
+            (RSA_PAIR.jwk_with(&json!({"alg": "ES256"})), "alg"),
+            (RSA_PAIR.jwk_with(&json!({"alg": "HS256"})), "alg"),
+            (RSA_PAIR.jwk_with(&json!({"alg": "none"})), "alg"),
+            (RSA_PAIR.jwk_with(&json!({"n": "AQAB"})), "2048"),
+            (RSA_PAIR.jwk_with(&json!({"n": 5})), "missing"),
+            (RSA_PAIR.jwk_with(&json!({"e": "!"})), "base64url"),
+            (testing::p256().jwk_with(&json!({"crv": "P-384"})), "curve"),
+            (testing::p256().jwk_with(&json!({"crv": "P-521"})), "curve"),
+            (testing::p256().jwk_with(&json!({"x": "AA"})), "curve"),
+            (testing::ed25519().jwk_with(&json!({"crv": "X25519"})), "curve"),
+            (json!({"kty": "oct", "k": "c2VjcmV0"}), "kty"),
+            (json!({}), "kty"),
+            (json!("key"), "kty"),
+        ] {
+            assert!(Key::jwk(&jwk).unwrap_err().contains(expected), "{jwk}");
+        }
+    }
+
+    #[test]
+    fn a_padded_modulus_with_a_sign_byte_is_read() {
+        let n = BASE64.decode(RSA_PAIR.jwk["n"].as_str().unwrap()).unwrap();
+        let padded = base64::engine::general_purpose::URL_SAFE.encode([&[0], n.as_slice()].concat());
+        let key = Key::jwk(&RSA_PAIR.jwk_with(&json!({"n": padded}))).unwrap();
+        let token = testing::sign(&testing::good_claims(), &RSA_PAIR.signing, Algorithm::RS256, None);
+        let (message, signature) = token.rsplit_once('.').unwrap();
+        assert!(key.verifies(Algorithm::RS256, message, signature));
+    }
+
+    #[test]
+    fn a_set_is_read_key_by_key_up_to_a_bound() {
+        let one = RSA_PAIR.jwk_with(&json!({"kid": "a"}));
+        let (keys, left_out) = Keys::jwks(json!({"keys": [one, {"kty": "oct"}, 5]}).to_string().as_bytes()).unwrap();
+        assert_eq!((keys.0.len(), left_out.len()), (1, 2));
+        let many = json!({"keys": vec![one; MOST_KEYS + 1]}).to_string();
+        let (keys, left_out) = Keys::jwks(many.as_bytes()).unwrap();
+        assert_eq!((keys.0.len(), left_out.len()), (MOST_KEYS, 1));
+        assert_eq!(keys.candidates(Algorithm::RS256, None).count(), MOST_TRIED);
+        for set in ["", "[]", "{}", r#"{"keys":{}}"#, "<html>"] {
+            assert!(Keys::jwks(set.as_bytes()).is_err(), "{set}");
+        }
+    }
+
+    #[test]
+    fn candidates_are_those_of_the_kid_then_those_without_one() {
+        let set = json!({"keys": [
+            RSA_PAIR.jwk_with(&json!({"kid": "a"})),
+            OTHER_RSA.jwk_with(&json!({"kid": "a"})),
+            testing::p256().jwk_with(&json!({"kid": "b"})),
+            RSA_PAIR.jwk,
+        ]});
+        let (keys, _) = Keys::jwks(set.to_string().as_bytes()).unwrap();
+        for (algorithm, kid, expected) in [
+            (Algorithm::RS256, Some("a"), 2),
+            (Algorithm::ES256, Some("a"), 0),
+            (Algorithm::ES256, Some("b"), 1),
+            (Algorithm::RS256, Some("c"), 1),
+            (Algorithm::ES256, Some("c"), 0),
+            (Algorithm::RS256, None, 3),
+            (Algorithm::HS256, None, 0),
+        ] {
+            assert_eq!(keys.candidates(algorithm, kid).count(), expected, "{algorithm:?} {kid:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Who the host app's session says the caller is.
 //!
-//! There are three sources: the host app's who-am-I endpoint is asked ([`forward_auth`]), a token is
-//! validated here ([`jwt`]), or a trusted proxy has said it already ([`trusted_header`]). Each works in
+//! There are three sources: the host app's who-am-I endpoint is asked (`forward_auth`), a token is
+//! validated here (`jwt`), or a trusted proxy has said it already (`trusted_header`). Each works in
 //! two steps: [`Validator::credentials`] takes what stands for the session out of a request, cheaply and
 //! without a call, and [`Validator::identify`] finds out whose it is.
 
@@ -11,6 +11,8 @@ mod jwks;
 mod jws;
 mod jwt;
 mod keys;
+#[cfg(test)]
+mod testing;
 mod trusted_header;
 mod unique_json;
 
