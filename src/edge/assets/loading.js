@@ -104,26 +104,30 @@
     origin_not_allowed: ['This page may not sign you in', 'The request came from a site that is not allowed to.'],
     misconfigured: ['Signing in is not set up correctly', 'Ask an administrator of the chat, and give them the reference below.'],
     refused: ['Rocket.Chat refused the sign-in', 'You are signed in to ' + app + ', but the chat did not let you in.'],
+    untaken: ['The app has not taken over', 'Try again, or close this window and open it again.'],
     repeated: ['Signing in did not last', 'It was tried twice within a minute. To spare the chat, it is not tried again by itself.'],
     offline: ['You are offline', 'This page goes on by itself when the connection is back.'],
     unreachable: ['The chat server cannot be reached', 'The connection, the name look-up or a filter on the way failed.'],
     timeout: ['The chat server takes too long to answer', 'It may be busy.'],
     intercepted: ['Something else answered instead of the chat server', 'A sign-in gate or a filter may stand in the way.'],
   };
-  const LASTING = ['user_inactive', 'user_not_allowed', 'seat_limit', 'identity_conflict', 'origin_not_allowed', 'misconfigured', 'refused', 'repeated'];
+  const LASTING = ['user_inactive', 'user_not_allowed', 'seat_limit', 'identity_conflict', 'origin_not_allowed', 'misconfigured', 'refused', 'untaken', 'repeated'];
 
   let left = false; // somebody followed the sign-in link
   function explain(answer) {
     const words = WORDS[answer.error] || ['The chat server answered with an error', 'Its status was ' + answer.status + '.'];
     const missing = answer.error === 'no_session';
     const person = /^(user_|identity_)/.test(answer.error);
+    // The server's own words, unless they only say the heading again.
+    const plain = function (text) { return text.toLowerCase().replace(/[.!\s]+$/, ''); };
+    const message = answer.message && plain(answer.message) !== plain(words[0]) ? answer.message : words[1];
     // Signed in elsewhere and still not seen here: a page of another site around us is the likely cause.
     const blocked = missing && left && !!chat && window.top !== window.parent && !near(window.top);
     const cookies = 'Already signed in? This browser may keep the cookies of ' + app + ' from embedded pages. Open the chat in a tab of its own.';
     show({
       state: 'stopped',
       title: words[0],
-      message: answer.message || words[1],
+      message: message,
       hint: blocked ? cookies : missing ? 'This page goes on by itself as soon as you are.' : '',
       id: answer.id || config.request_id,
       signIn: missing || person,
@@ -193,7 +197,7 @@
       } catch (_) {
         if (late) throw _;
       }
-      if (!body || typeof body !== 'object') body = null;
+      if (typeof body !== 'object' || Array.isArray(body)) body = null;
       if (response.status === 200 && body && !body.error) return { ok: true, body: body };
       const ours = body && typeof body.error === 'string';
       return {
@@ -419,7 +423,7 @@
     }
     await pause(10000); // the app takes three seconds and then closes this view
     stale = true;
-    return { error: 'refused', message: 'The app has not taken the sign-in over. Try again, or close this window and open it again.' };
+    return { error: 'untaken' };
   }
 
   // ---- Hints that something changed --------------------------------------------------------------
