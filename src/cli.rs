@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{Bound, Running};
 use crate::config::{self, Config, Loaded, Problem};
+use crate::edge::pages::Pages;
 use crate::{demo, telemetry};
 
 /// Bad usage or configuration (`EX_USAGE` of sysexits.h).
@@ -79,12 +80,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
     };
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => with_config(&cli.config, env, run),
-        Command::Check => with_config(&cli.config, env, |_| {
-            say("The configuration is sound.");
-            ExitCode::SUCCESS
+        Command::Check => with_config(&cli.config, env, |loaded| match Pages::new(&loaded.config) {
+            Ok(_) => {
+                say("The configuration is sound.");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                complain(&format!("error: {error}"));
+                ExitCode::from(USAGE)
+            }
         }),
         Command::PrintConfig => with_config(&cli.config, env, |loaded| {
-            say(&config::print::effective(&loaded.raw));
+            say(&config::print::print(&loaded));
             ExitCode::SUCCESS
         }),
         Command::Healthcheck { ready } => with_config(&cli.config, env, |loaded| healthcheck(&loaded.config, ready)),

@@ -387,7 +387,7 @@ mod tests {
     fn a_scrape_sums_the_shards_up() {
         let metrics = Metrics::new(2);
         metrics.shard(0).answered(RouteLabel::Upstream, 200, Duration::from_millis(2));
-        metrics.shard(1).answered(RouteLabel::Upstream, 200, Duration::from_secs(60));
+        metrics.shard(1).answered(RouteLabel::Upstream, 200, Duration::from_mins(1));
         let held = metrics.shard(1).websocket();
         let text = metrics.exposition();
         assert!(text.contains("gantry_http_requests_total{code=\"200\",route=\"upstream\"} 2"), "{text}");

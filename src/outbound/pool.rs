@@ -149,7 +149,12 @@ impl Pool {
                 biased;
                 outcome = &mut answer => return outcome.map_err(|mut error| {
                     let unsent = error.take_message().map(Box::new);
-                    Sent { unsent, failure: Failure::BadAnswer(words(error.error())) }
+                    let failure = if progress.failed() {
+                        Failure::BadRequest("The request body is malformed or broke off.")
+                    } else {
+                        Failure::BadAnswer(words(error.error()))
+                    };
+                    Sent { unsent, failure }
                 }),
                 () = &mut clock => {
                     let due = progress.moved() + patience;

@@ -25,6 +25,7 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 pub struct Progress {
     peer: Arc<Peer>,
     done: Cell<bool>,
+    failed: Cell<bool>,
     moved: Cell<Instant>,
 }
 
@@ -32,6 +33,11 @@ impl Progress {
     /// Whether the whole request body has been taken from the client.
     pub fn done(&self) -> bool {
         self.done.get()
+    }
+
+    /// Whether the client's body broke off or is malformed.
+    pub fn failed(&self) -> bool {
+        self.failed.get()
     }
 
     /// The client that it comes from.
@@ -64,7 +70,7 @@ impl Upload {
     /// Streams what `peer` sends; the second value tells how far it is.
     pub fn new(incoming: Incoming, peer: &Arc<Peer>) -> (Self, Rc<Progress>) {
         let done = Cell::new(incoming.is_end_stream());
-        let progress = Rc::new(Progress { peer: Arc::clone(peer), done, moved: Cell::new(Instant::now()) });
+        let progress = Rc::new(Progress { peer: Arc::clone(peer), done, failed: Cell::new(false), moved: Cell::new(Instant::now()) });
         (Self { incoming: Some(incoming), progress: Rc::clone(&progress), gate: None }, progress)
     }
 
@@ -99,7 +105,9 @@ impl Body for Upload {
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         this.progress.moved.set(Instant::now());
-        if frame.is_none() || incoming.is_end_stream() {
+        if let Some(Err(_)) = &frame {
+            this.progress.failed.set(true);
+        } else if frame.is_none() || incoming.is_end_stream() {
             this.progress.done.set(true);
         }
         Poll::Ready(frame)
