@@ -1,1 +1,6 @@
-//! Lands next.
+//! x
+pub mod client;
+pub mod events;
+pub mod gate;
+pub mod rocketchat;
+pub mod serve;
