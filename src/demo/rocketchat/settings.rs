@@ -1,0 +1,112 @@
+//! The workspace's settings: their defaults, and the REST endpoints over them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::envelope::ApiError;
+use super::options::Options;
+use super::rest::Call;
+use super::state::State;
+
+/// Settings that anybody may read. The rest need `view-privileged-setting`.
+const PUBLIC: [&str; 14] = [
+    "Accounts_iframe_enabled",
+    "Accounts_iframe_url",
+    "Accounts_Iframe_api_url",
+    "Accounts_Iframe_api_method",
+    "Accounts_AllowAnonymousRead",
+    "Accounts_RequireNameForSignUp",
+    "FileUpload_ProtectFiles",
+    "Iframe_Integration_send_enable",
+    "Iframe_Integration_send_target_origin",
+    "Iframe_Integration_receive_enable",
+    "Iframe_Integration_receive_origin",
+    "Site_Name",
+    "Site_Url",
+    "UTF8_User_Names_Validation",
+];
+
+/// Hidden settings: not even an administrator sees them over REST.
+const HIDDEN: [&str; 1] = ["Accounts_SystemBlockedUsernameList"];
+
+pub(super) fn initial(options: &Options) -> BTreeMap<String, Value> {
+    let iframe = &options.iframe;
+    let mut settings: BTreeMap<String, Value> = [
+        ("Accounts_iframe_enabled", json!(iframe.enabled)),
+        ("Accounts_iframe_url", json!(iframe.url)),
+        ("Accounts_Iframe_api_url", json!(iframe.api_url)),
+        ("Accounts_Iframe_api_method", json!(iframe.api_method)),
+        ("Accounts_AllowAnonymousRead", json!(false)),
+        ("Accounts_RequireNameForSignUp", json!(true)),
+        ("Accounts_LoginExpiration", json!(90)),
+        ("Accounts_TwoFactorAuthentication_Enabled", json!(true)),
+        ("Accounts_TwoFactorAuthentication_By_Email_Auto_Opt_In", json!(true)),
+        ("Accounts_Registration_Users_Default_Roles", json!("user")),
+        ("Accounts_SystemBlockedUsernameList", json!("admin,administrator,system,user")),
+        ("Accounts_BlockedUsernameList", json!("")),
+        ("Accounts_AllowedDomainsList", json!("")),
+        ("Accounts_BlockedDomainsList", json!("")),
+        ("API_Enable_Rate_Limiter", json!(options.rate_limit.is_some())),
+        ("Enable_CSP", json!(true)),
+        ("FileUpload_ProtectFiles", json!(true)),
+        ("Force_SSL", json!(false)),
+        ("Iframe_Restrict_Access", json!(true)),
+        ("Iframe_X_Frame_Options", json!("sameorigin")),
+        ("Iframe_Integration_send_enable", json!(false)),
+        ("Iframe_Integration_send_target_origin", json!("*")),
+        ("Iframe_Integration_receive_enable", json!(false)),
+        ("Iframe_Integration_receive_origin", json!("*")),
+        ("Livechat_AllowedDomainsList", json!("")),
+        ("Site_Name", json!("Harbor chat")),
+        ("Site_Url", json!("http://localhost:3000")),
+        ("UTF8_User_Names_Validation", json!("[0-9a-zA-Z-_.]+")),
+    ]
+    .into_iter()
+    .map(|(id, value)| (id.to_owned(), value))
+    .collect();
+    settings.extend(options.settings.iter().cloned());
+    settings
+}
+
+/// The public settings as the web client gets them.
+pub(super) fn public(state: &State) -> Vec<Value> {
+    let all = PUBLIC.iter().filter_map(|id| state.settings.get(*id).map(|value| json!({ "_id": id, "value": value, "enterprise": false })));
+    all.collect()
+}
+
+/// `GET settings.public?_id=a,b`
+pub(super) fn list_public(state: &State, call: &Call) -> Result<Value, ApiError> {
+    let wanted: Option<Vec<&str>> = call.param("_id").map(|ids| ids.split(',').collect());
+    let all: Vec<_> = public(state)
+        .into_iter()
+        .filter(|s| wanted.as_ref().is_none_or(|ids| ids.contains(&s["_id"].as_str().unwrap_or_default())))
+        .collect();
+    let number = |name, default| call.param(name).and_then(|n| n.parse::<usize>().ok()).unwrap_or(default);
+    let (offset, count, total) = (number("offset", 0), number("count", 100), all.len());
+    let page: Vec<_> = all.into_iter().skip(offset).take(count).collect();
+    Ok(json!({ "count": page.len(), "settings": page, "offset": offset, "total": total }))
+}
+
+/// `GET settings/:_id`
+pub(super) fn get(state: &State, call: &Call, id: &str) -> Result<Value, ApiError> {
+    call.needs(state, "view-privileged-setting")?;
+    match state.settings.get(id) {
+        Some(value) if !HIDDEN.contains(&id) => Ok(json!({ "_id": id, "value": value })),
+        _ => Err(ApiError::Silent),
+    }
+}
+
+/// `POST settings/:_id`
+pub(super) fn set(state: &mut State, call: &Call, id: &str) -> Result<Value, ApiError> {
+    let body = call.object()?;
+    let value = body.get("value").cloned().ok_or_else(|| ApiError::params("must have required property 'value'"))?;
+    call.needs(state, "edit-privileged-setting")?;
+    call.needs_two_factor(state)?;
+    if HIDDEN.contains(&id) {
+        return Err(ApiError::Silent);
+    }
+    let slot = state.settings.get_mut(id).ok_or(ApiError::Silent)?;
+    *slot = value;
+    Ok(json!({}))
+}

@@ -1,0 +1,452 @@
+//! What a workspace knows: users with their hashed tokens, settings, messages, and a log of every request.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::{digest, rand};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use hyper::HeaderMap;
+use serde_json::{Map, Value, json};
+use tokio::sync::{broadcast, watch};
+
+use super::limiter::Limiter;
+use super::options::Options;
+use super::plan::Plan;
+use super::settings;
+use crate::demo::events::now_ms;
+
+/// An e-mail address of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Email {
+    /// The address.
+    pub address: String,
+    /// Whether the user has proven to own it.
+    pub verified: bool,
+}
+
+/// Bots and apps need no seat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserKind {
+    /// A person.
+    #[default]
+    User,
+    /// A bot.
+    Bot,
+    /// An app's account.
+    App,
+}
+
+impl UserKind {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Bot => "bot",
+            Self::App => "app",
+        }
+    }
+}
+
+/// One entry of `services.resume.loginTokens`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// SHA-256 of the token, in base64.
+    pub hash: String,
+    /// What kind of token it is.
+    pub kind: TokenKind,
+}
+
+/// What kind of login token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A session; made at this many milliseconds since 1970.
+    Session {
+        /// `when`.
+        when: u64,
+    },
+    /// A personal access token: no `when`, never trimmed.
+    Personal {
+        /// Whether it passes two-factor checks.
+        bypass_two_factor: bool,
+    },
+}
+
+/// A Rocket.Chat account.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct User {
+    /// `_id`; made up when empty.
+    pub id: String,
+    /// The username; accounts without one exist.
+    pub username: Option<String>,
+    /// The display name.
+    pub name: String,
+    /// The addresses.
+    pub emails: Vec<Email>,
+    /// Role ids.
+    pub roles: Vec<String>,
+    /// False when deactivated.
+    pub inactive: bool,
+    /// Person, bot or app.
+    pub kind: UserKind,
+    /// Custom fields.
+    pub custom_fields: Map<String, Value>,
+    /// The password, in plain text: nothing here is real.
+    pub password: String,
+    /// Whether logging in by password or by `services.iframe.token` asks for a second factor.
+    pub two_factor: bool,
+    /// `services.iframe.token`.
+    pub iframe_token: Option<String>,
+    /// `services.resume.loginTokens`, oldest first.
+    pub tokens: Vec<Token>,
+}
+
+impl User {
+    /// An active account with the role `user` and a verified address at example.com.
+    pub fn new(username: &str) -> Self {
+        Self {
+            username: Some(username.to_owned()),
+            name: username.to_owned(),
+            emails: vec![Email { address: format!("{username}@example.com").to_lowercase(), verified: true }],
+            roles: vec!["user".into()],
+            ..Self::default()
+        }
+    }
+
+    /// The tokens that are sessions.
+    pub fn sessions(&self) -> usize {
+        self.tokens.iter().filter(|t| matches!(t.kind, TokenKind::Session { .. })).count()
+    }
+
+    pub(super) fn token(&self, hash: &str) -> Option<&Token> {
+        self.tokens.iter().find(|t| t.hash == hash)
+    }
+}
+
+/// One request that came in, secrets and all.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The endpoint as [`Workspace::calls`](super::Workspace::calls) counts it: `users.info`, `ddp:login`, `page`.
+    pub endpoint: String,
+    /// The method.
+    pub method: String,
+    /// Path and query, byte for byte.
+    pub path: String,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What a workspace knows.
+#[derive(Debug)]
+pub struct State {
+    /// How it is set up; the version may change under way.
+    pub options: Options,
+    /// Settings by id.
+    pub settings: BTreeMap<String, Value>,
+    /// Every request, oldest first.
+    pub requests: Vec<Request>,
+    /// Users signed in over an open socket: user ids, one per socket.
+    pub online: Vec<String>,
+    /// Uploaded files by `<id>/<name>`: media type and bytes.
+    pub files: HashMap<String, (String, Bytes)>,
+    pub(super) messages: Vec<Value>,
+    pub(super) limiter: Limiter,
+    pub(super) plan: Plan,
+    counts: HashMap<String, usize>,
+    users: BTreeMap<String, User>,
+    by_name: HashMap<String, String>,
+    by_email: HashMap<String, String>,
+}
+
+impl State {
+    pub(super) fn new(options: Options) -> Self {
+        let settings = settings::initial(&options);
+        let mut state = Self {
+            options,
+            settings,
+            requests: Vec::new(),
+            online: Vec::new(),
+            files: HashMap::new(),
+            messages: Vec::new(),
+            limiter: Limiter::default(),
+            plan: Plan::default(),
+            counts: HashMap::new(),
+            users: BTreeMap::new(),
+            by_name: HashMap::new(),
+            by_email: HashMap::new(),
+        };
+        let service = state.options.service.clone();
+        state.insert(User {
+            id: service.id,
+            roles: vec![SERVICE_ROLE.into()],
+            password: service.password,
+            tokens: vec![Token {
+                hash: hash_token(&service.token),
+                kind: TokenKind::Personal { bypass_two_factor: service.bypass_two_factor },
+            }],
+            ..User::new(&service.username)
+        });
+        if state.options.seeded_admin {
+            state.insert(User { roles: vec!["admin".into()], name: "Harbour Master".into(), ..User::new("harbour.master") });
+        }
+        state
+    }
+
+    /// A user by `_id`.
+    pub fn user_by_id(&self, id: &str) -> Option<&User> {
+        self.users.get(id)
+    }
+
+    /// A user by username, in any case.
+    pub fn user(&self, username: &str) -> Option<&User> {
+        self.users.get(self.by_name.get(&username.to_lowercase())?)
+    }
+
+    /// A user by e-mail address, in any case.
+    pub fn user_by_email(&self, address: &str) -> Option<&User> {
+        self.users.get(self.by_email.get(&address.to_lowercase())?)
+    }
+
+    /// Every user, the service account included, by id.
+    pub fn users(&self) -> impl Iterator<Item = &User> {
+        self.users.values()
+    }
+
+    /// How often an endpoint was called.
+    pub fn calls(&self, endpoint: &str) -> usize {
+        self.counts.get(endpoint).copied().unwrap_or_default()
+    }
+
+    /// Whether this user has an open, signed-in socket.
+    pub fn signed_in(&self, username: &str) -> bool {
+        self.user(username).is_some_and(|user| self.online.contains(&user.id))
+    }
+
+    pub(super) fn insert(&mut self, mut user: User) -> String {
+        if user.id.is_empty() {
+            user.id = random_id();
+        }
+        let id = user.id.clone();
+        self.forget_names(&id);
+        if let Some(name) = &user.username {
+            self.by_name.insert(name.to_lowercase(), id.clone());
+        }
+        for email in &user.emails {
+            self.by_email.insert(email.address.to_lowercase(), id.clone());
+        }
+        self.users.insert(id.clone(), user);
+        id
+    }
+
+    /// Changes a user and keeps the indexes right.
+    pub(super) fn change<R>(&mut self, id: &str, change: impl FnOnce(&mut User) -> R) -> Option<R> {
+        let mut user = self.users.get(id)?.clone();
+        let result = change(&mut user);
+        self.insert(user);
+        Some(result)
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> Option<User> {
+        self.forget_names(id);
+        self.users.remove(id)
+    }
+
+    fn forget_names(&mut self, id: &str) {
+        if let Some(old) = self.users.get(id) {
+            if let Some(name) = &old.username {
+                self.by_name.remove(&name.to_lowercase());
+            }
+            for email in &old.emails {
+                self.by_email.remove(&email.address.to_lowercase());
+            }
+        }
+    }
+
+    pub(super) fn log(&mut self, request: Request) {
+        *self.counts.entry(request.endpoint.clone()).or_default() += 1;
+        self.requests.push(request);
+    }
+
+    /// Whether a user has a permission, by its roles.
+    pub(super) fn may(&self, user: &User, permission: &str) -> bool {
+        user.roles.iter().any(|role| match role.as_str() {
+            "admin" => true,
+            "bot" | "app" => permission == "api-bypass-rate-limit",
+            SERVICE_ROLE => self.options.service.permissions.iter().any(|p| p == permission),
+            _ => permission == "view-d-room",
+        })
+    }
+
+    /// Adds a session token and trims the oldest sessions over the limit.
+    pub(super) fn mint(&mut self, id: &str) -> Option<String> {
+        let token = random_token();
+        let hash = hash_token(&token);
+        let limit = self.options.max_login_tokens;
+        self.users.get_mut(id).map(|user| {
+            user.tokens.push(Token { hash, kind: TokenKind::Session { when: now_ms() } });
+            let mut surplus = user.sessions().saturating_sub(limit);
+            user.tokens.retain(|token| {
+                let trimmed = surplus > 0 && matches!(token.kind, TokenKind::Session { .. });
+                surplus -= usize::from(trimmed);
+                !trimmed
+            });
+            token
+        })
+    }
+
+    /// Removes the tokens that `gone` picks.
+    pub(super) fn revoke(&mut self, id: &str, mut gone: impl FnMut(&Token) -> bool) {
+        if let Some(user) = self.users.get_mut(id) {
+            user.tokens.retain(|token| !gone(token));
+        }
+    }
+
+    /// Switches an account on or off; off clears every token.
+    pub(super) fn set_active(&mut self, id: &str, active: bool) {
+        if let Some(user) = self.users.get_mut(id) {
+            user.inactive = !active;
+            if !active {
+                user.tokens.clear();
+            }
+        }
+    }
+
+    /// The user that owns this token.
+    pub(super) fn owner(&self, hash: &str) -> Option<&User> {
+        self.users.values().find(|user| user.token(hash).is_some())
+    }
+
+    /// Active users that need a seat.
+    pub(super) fn seats_taken(&self) -> usize {
+        self.users.values().filter(|u| !u.inactive && u.kind == UserKind::User && !u.roles.iter().any(|r| r == SERVICE_ROLE)).count()
+    }
+
+    pub(super) fn setting(&self, id: &str) -> &Value {
+        self.settings.get(id).unwrap_or(&Value::Null)
+    }
+
+    pub(super) fn setting_str(&self, id: &str) -> &str {
+        self.setting(id).as_str().unwrap_or_default()
+    }
+
+    pub(super) fn setting_on(&self, id: &str) -> bool {
+        self.setting(id).as_bool().unwrap_or_default()
+    }
+}
+
+/// The role of the service account; its permissions are those of the options.
+pub(super) const SERVICE_ROLE: &str = "gantry-service";
+
+/// The state behind its lock, and who wants to know of changes.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Turns with every change.
+    pub(super) changed: watch::Sender<u64>,
+    /// Turns when tokens may have gone: sockets look whether theirs is among them.
+    pub(super) revoked: watch::Sender<u64>,
+    /// Room messages for open sockets.
+    pub(super) room: broadcast::Sender<Value>,
+}
+
+impl Shared {
+    pub(super) fn new(options: Options) -> Self {
+        Self {
+            state: Mutex::new(State::new(options)),
+            changed: watch::Sender::new(0),
+            revoked: watch::Sender::new(0),
+            room: broadcast::Sender::new(64),
+        }
+    }
+
+    /// Reads.
+    pub(super) fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
+        read(&self.lock())
+    }
+
+    /// Changes, and tells who waits.
+    pub(super) fn write<R>(&self, write: impl FnOnce(&mut State) -> R) -> R {
+        let result = write(&mut self.lock());
+        self.changed.send_modify(|n| *n += 1);
+        result
+    }
+
+    /// Changes tokens, and tells the sockets too.
+    pub(super) fn revoke<R>(&self, write: impl FnOnce(&mut State) -> R) -> R {
+        let result = self.write(write);
+        self.revoked.send_modify(|n| *n += 1);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Meteor's `_hashLoginToken`: SHA-256 in base64.
+pub(super) fn hash_token(token: &str) -> String {
+    STANDARD.encode(digest::digest(&digest::SHA256, token.as_bytes()))
+}
+
+/// Lower-case hex of SHA-256: how Meteor sends passwords.
+pub(super) fn sha256_hex(text: &str) -> String {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).collect()
+}
+
+/// 43 characters, as Meteor's login tokens are.
+pub(super) fn random_token() -> String {
+    URL_SAFE_NO_PAD.encode(random::<32>())
+}
+
+/// 17 characters, as Meteor's ids are.
+pub(super) fn random_id() -> String {
+    const UNMISTAKABLE: &[u8] = b"23456789ABCDEFGHJKLMNPQRSTWXYZabcdefghijkmnopqrstuvwxyz";
+    random::<17>().iter().map(|byte| char::from(UNMISTAKABLE[usize::from(*byte) % UNMISTAKABLE.len()])).collect()
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).expect("the system has randomness");
+    bytes
+}
+
+/// `{"$date": …}`, as EJSON writes times.
+pub(super) fn ejson_date(ms: u64) -> Value {
+    json!({ "$date": ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_sessions_go_and_personal_tokens_stay() {
+        let mut state = State::new(Options { max_login_tokens: 3, ..Options::default() });
+        let personal = Token { hash: "pat".into(), kind: TokenKind::Personal { bypass_two_factor: true } };
+        let id = state.insert(User { tokens: vec![personal], ..User::new("ada") });
+        let minted: Vec<_> = (0..5).map(|_| state.mint(&id).unwrap()).collect();
+        let user = state.user("ADA").unwrap();
+        assert_eq!((user.tokens.len(), user.sessions()), (4, 3));
+        let alive: Vec<_> = minted.iter().map(|token| user.token(&hash_token(token)).is_some()).collect();
+        assert_eq!(alive, [false, false, true, true, true]);
+    }
+
+    #[test]
+    fn a_renamed_user_is_found_by_the_new_name_only() {
+        let mut state = State::new(Options::default());
+        let id = state.insert(User::new("ada"));
+        state.change(&id, |user| user.username = Some("lovelace".into()));
+        assert!(state.user("ada").is_none() && state.user("Lovelace").is_some());
+    }
+
+    #[test]
+    fn tokens_are_hashed_as_meteor_does() {
+        assert_eq!(hash_token("abc"), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
+        assert_eq!(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!((random_token().len(), random_id().len()), (43, 17));
+    }
+}
