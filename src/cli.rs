@@ -10,11 +10,14 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::Layer as _;
 
 use crate::app::{Bound, Running};
-use crate::config::{self, Config, Loaded, Problem};
+use crate::config::{self, Config, Loaded, Log, LogFormat, Problem};
+use crate::demo::events::Feed;
+use crate::demo::{Demo, Ports};
 use crate::edge::pages::Pages;
-use crate::{demo, telemetry};
+use crate::telemetry;
 
 /// Bad usage or configuration (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -99,7 +102,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
             clap_complete::generate(shell, &mut Cli::command(), "gantry", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
-        Command::Demo { port } => demo::run(port),
+        Command::Demo { port } => run_demo(port),
     }
 }
 
@@ -168,8 +171,44 @@ fn run(loaded: Loaded) -> ExitCode {
     }
 }
 
+/// The main job on loopback: both stand-ins and Gantry between them, in this process.
+fn run_demo(port: u16) -> ExitCode {
+    let feed = Feed::default();
+    let log = Log { level: "info,gantry::access=off".into(), format: LogFormat::Text, access: false };
+    let _logs = match telemetry::init(&log, Some(feed.layer().boxed())) {
+        Ok(guard) => guard,
+        Err(why) => return fail(&why),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.to_string()),
+    };
+    let mut running = None;
+    let ports = Ports { host_app: port, ..Ports::default() };
+    let started = runtime.block_on(Demo::start(ports, feed, |toml| {
+        let started = start_for_demo(&toml);
+        std::future::ready(started.map(|started| running.insert(started).public_addr()))
+    }));
+    match (started, running) {
+        (Ok(demo), Some(running)) => {
+            say(&format!("Open {}/ in a browser. Ctrl-C ends the demo.", demo.address()));
+            until_told_to_stop(running)
+        }
+        (Err(error), _) => fail(&format!("the demo does not start: {error}; is port {port} taken? --port 0 chooses a free one")),
+        (Ok(_), None) => fail("the demo does not start"),
+    }
+}
+
+fn start_for_demo(toml: &str) -> std::io::Result<Running> {
+    let loaded = config::load(Some(("the demo's configuration", toml)), [], &[]).map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        std::io::Error::other(problems.join("; "))
+    })?;
+    Bound::bind(loaded.config).and_then(Bound::start).map_err(std::io::Error::other)
+}
+
 /// Waits for a signal, drains, and ends everything at the second signal or after the grace period.
-pub(crate) fn until_told_to_stop(running: Running) -> ExitCode {
+fn until_told_to_stop(running: Running) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string()),
@@ -263,7 +302,7 @@ fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "gantry: {text}");
 }
 
-pub(crate) fn fail(text: &str) -> ExitCode {
+fn fail(text: &str) -> ExitCode {
     complain(text);
     ExitCode::FAILURE
 }

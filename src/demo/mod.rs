@@ -93,21 +93,6 @@ impl Demo {
     }
 }
 
-/// Starts the demo, prints the address to open, and runs until `until` is done.
-///
-/// # Errors
-/// As [`Demo::start`].
-pub async fn run<S, F>(ports: Ports, feed: Feed, start_gantry: S, until: impl Future<Output = ()>) -> io::Result<()>
-where
-    S: FnOnce(String) -> F,
-    F: Future<Output = io::Result<SocketAddr>>,
-{
-    let demo = Demo::start(ports, feed, start_gantry).await?;
-    println!("Open {}/", demo.address());
-    until.await;
-    Ok(())
-}
-
 fn localhost(port: u16) -> String {
     format!("http://localhost:{port}")
 }
