@@ -4,6 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::HeaderMap;
+
+use crate::error::Refusal;
+use crate::peer::Peer;
+
 /// What a validated host session says about a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -38,4 +43,40 @@ pub struct Validated {
     pub identity: Arc<Identity>,
     /// When the credential itself runs out, if it says so (`exp` of a JWT).
     pub expires: Option<SystemTime>,
+}
+
+/// What a request presented as its host session.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The session's key in the caches.
+    pub key: SessionKey,
+}
+
+/// Asks the configured source who a session belongs to.
+#[derive(Debug)]
+pub struct Validator {}
+
+impl Validator {
+    /// The source's name, a metric label.
+    pub fn source(&self) -> &'static str {
+        "header"
+    }
+
+    /// Takes what stands for the host session out of a request.
+    ///
+    /// # Errors
+    /// The request carries none.
+    pub fn credentials(&self, headers: &HeaderMap, peer: &Peer) -> Result<Credentials, Refusal> {
+        let _ = (headers, peer);
+        unimplemented!("lands with the identity module")
+    }
+
+    /// Who the session belongs to.
+    ///
+    /// # Errors
+    /// No session, or it cannot be told.
+    pub async fn identify(&self, credentials: &Credentials) -> Result<Validated, Refusal> {
+        let _ = credentials;
+        unimplemented!("lands with the identity module")
+    }
 }
