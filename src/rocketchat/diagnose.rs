@@ -34,6 +34,10 @@ impl Client {
                 }
                 (words::permission_missing("user-generate-access-token"), STANDS)
             }
+            // 9.0 may say no more than "unauthorized" to a wrong token.
+            Err(ApiError::Rejected(no)) if no.is_doubtful_401() && matches!(self.own().await, Err(ApiError::Rejected(_))) => {
+                (words::wrong_service_account(), SHORT)
+            }
             Err(ApiError::Rejected(no)) if is_not_authorized(&no) => {
                 (words::minting_off(version, self.shared.create_token_secret.is_some()), STANDS)
             }
