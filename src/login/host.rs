@@ -1,0 +1,122 @@
+//! Who a host session belongs to, remembered for a short while.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use moka::Expiry;
+use moka::future::Cache;
+
+use crate::config::CacheSize;
+use crate::error::Refusal;
+use crate::identity::{Credentials, SessionKey, Validated, Validator};
+use crate::metrics::Metrics;
+
+/// Who answers for host sessions: the configured source, or a script in tests.
+#[derive(Debug)]
+pub(super) enum Host {
+    Validator(Validator),
+    #[cfg(test)]
+    Scripted(super::tests::Script),
+}
+
+/// What a request presented.
+#[derive(Clone, Debug)]
+pub(super) enum Presented {
+    Credentials(Credentials),
+    #[cfg(test)]
+    Scripted(SessionKey),
+}
+
+impl Presented {
+    pub(super) fn key(&self) -> SessionKey {
+        match self {
+            Self::Credentials(credentials) => credentials.key,
+            #[cfg(test)]
+            Self::Scripted(key) => *key,
+        }
+    }
+}
+
+impl Host {
+    pub(super) fn source(&self) -> &'static str {
+        match self {
+            Self::Validator(validator) => validator.source(),
+            #[cfg(test)]
+            Self::Scripted(_) => "scripted",
+        }
+    }
+
+    async fn identify(&self, presented: &Presented) -> Result<Validated, Refusal> {
+        match (self, presented) {
+            (Self::Validator(validator), Presented::Credentials(credentials)) => validator.identify(credentials).await,
+            #[cfg(test)]
+            (Self::Scripted(script), presented) => script.identify(presented.key()).await,
+            #[cfg(test)]
+            (Self::Validator(_), Presented::Scripted(_)) => unreachable!("a script is asked by scripts only"),
+        }
+    }
+}
+
+/// The session cache in front of the host app.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    pub(super) host: Host,
+    cache: Cache<SessionKey, Arc<Validated>>,
+    metrics: Arc<Metrics>,
+}
+
+/// No entry outlives the credential itself.
+struct UntilExpiry {
+    ttl: Duration,
+}
+
+impl Expiry<SessionKey, Arc<Validated>> for UntilExpiry {
+    fn expire_after_create(&self, _: &SessionKey, validated: &Arc<Validated>, _: Instant) -> Option<Duration> {
+        let left = validated.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        Some(left.map_or(self.ttl, |left| left.min(self.ttl)))
+    }
+}
+
+impl Sessions {
+    pub(super) fn new(host: Host, size: CacheSize, metrics: Arc<Metrics>) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(size.capacity)
+            .expire_after(UntilExpiry { ttl: size.ttl })
+            .support_invalidation_closures()
+            .build();
+        Self { host, cache, metrics }
+    }
+
+    pub(super) async fn ready(&self, session: &SessionKey) -> Option<Arc<Validated>> {
+        self.cache.get(session).await
+    }
+
+    /// Who the session belongs to: one question to the host app however many ask. No session, or no
+    /// answer, is not remembered.
+    pub(super) async fn identify(&self, presented: &Presented) -> Result<Arc<Validated>, Refusal> {
+        let mut asked = false;
+        let validated = self
+            .cache
+            .try_get_with(presented.key(), async {
+                asked = true;
+                self.host.identify(presented).await.map(Arc::new)
+            })
+            .await;
+        self.metrics.cache("sessions", !asked);
+        self.metrics.cache_entries("sessions", self.cache.entry_count());
+        validated.map_err(Arc::unwrap_or_clone)
+    }
+
+    pub(super) async fn forget(&self, session: &SessionKey) {
+        self.cache.invalidate(session).await;
+    }
+
+    pub(super) fn forget_identity(&self, id: &str) {
+        let id = id.to_owned();
+        // Cannot fail: the cache was built with support for it. Should that ever change, entries live on
+        // for `cache.sessions.ttl`.
+        if let Err(error) = self.cache.invalidate_entries_if(move |_, validated| validated.identity.id == id) {
+            tracing::error!(%error, "cached host sessions could not be dropped");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Signing somebody in: host session → identity → account → login token, and out again.
+//!
+//! What is remembered is answered at once. Anything else runs on a task of its own, so that a browser
+//! that goes away cancels nothing: no create is begun twice, no token is minted and lost.
+
+mod host;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::HeaderMap;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+use tokio::task::JoinError;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::error::{Refusal, RefusalKind};
+use crate::identity::{Credentials, Identity, SessionKey, Validated, Validator};
+use crate::metrics::Metrics;
+use crate::peer::Peer;
+use crate::rocketchat::Client;
+use crate::secret::Secret;
+use crate::tokens::{TokenError, Tokens};
+
+use host::{Host, Presented, Sessions};
+
+/// How long it is remembered that a session was ended, for logins that are under way.
+const ENDED_FOR: Duration = Duration::from_secs(120);
+
+/// Signs people in and out. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Login(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sessions: Sessions,
+    directory: Directory,
+    tokens: Tokens,
+    client: Client,
+    metrics: Arc<Metrics>,
+    control: Handle,
+    timeout: Duration,
+    /// Identity id → the Rocket.Chat users that it was signed in as; one, but for renames.
+    users: Cache<String, Arc<Vec<Arc<str>>>>,
+    ended_sessions: Cache<SessionKey, Instant>,
+    ended_identities: Cache<String, Instant>,
+}
+
+/// Somebody signed in.
+#[derive(Clone, Debug)]
+pub struct SignedIn {
+    /// The login token, for the `loginToken` of the answer and nowhere else.
+    pub token: Secret,
+    /// The Rocket.Chat user's id.
+    pub user_id: Arc<str>,
+    /// The Rocket.Chat user's name.
+    pub username: Arc<str>,
+    /// Who the host app says it is.
+    pub identity: Arc<Identity>,
+    /// Whether the Rocket.Chat user was created for this.
+    pub created: bool,
+    /// Whether the token was handed out before.
+    pub reused: bool,
+}
+
+impl Login {
+    /// Signs people in by `validator` at `client`. Whatever outlives a request runs on `control`.
+    pub fn new(config: &Config, validator: Validator, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
+        Self::with_host(config, Host::Validator(validator), client, metrics, control)
+    }
+
+    fn with_host(config: &Config, host: Host, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
+        let caches = &config.cache;
+        Self(Arc::new(Inner {
+            sessions: Sessions::new(host, caches.sessions, Arc::clone(&metrics)),
+            directory: Directory::new(client.clone(), config.users.clone(), caches.users, Arc::clone(&metrics)),
+            tokens: Tokens::new(client.clone(), caches, Arc::clone(&metrics), control.clone()),
+            client,
+            metrics,
+            control,
+            timeout: config.login.timeout,
+            users: Cache::new(caches.users.capacity),
+            ended_sessions: Cache::builder().max_capacity(caches.sessions.capacity).time_to_live(ENDED_FOR).build(),
+            ended_identities: Cache::builder().max_capacity(caches.users.capacity).time_to_live(ENDED_FOR).build(),
+        }))
+    }
+
+    /// The identity source's name, a metric label.
+    pub fn source(&self) -> &'static str {
+        self.0.sessions.host.source()
+    }
+
+    /// Takes what stands for the host session out of a request.
+    ///
+    /// # Errors
+    /// The request carries none, or not from whom it may come.
+    pub fn credentials(&self, headers: &HeaderMap, peer: &Peer) -> Result<Credentials, Refusal> {
+        match &self.0.sessions.host {
+            Host::Validator(validator) => validator.credentials(headers, peer),
+            #[cfg(test)]
+            Host::Scripted(_) => unreachable!("scripts have no headers"),
+        }
+    }
+
+    /// A login token for whoever the host session belongs to. `fresh` says that the last one failed: it
+    /// is dropped for ever, and the account is looked at again. Counted in `gantry_auth_requests_total`.
+    ///
+    /// # Errors
+    /// Why there is none; within `login.timeout` at the latest, while the work goes on.
+    pub async fn sign_in(&self, credentials: Credentials, fresh: bool) -> Result<SignedIn, Refusal> {
+        self.sign_in_as(Presented::Credentials(credentials), fresh).await
+    }
+
+    async fn sign_in_as(&self, presented: Presented, fresh: bool) -> Result<SignedIn, Refusal> {
+        let began = Instant::now();
+        let key = presented.key();
+        let ready = if fresh { None } else { self.0.ready(&key).await };
+        let outcome = match ready {
+            Some(ready) => Ok(ready),
+            None => self.sign_in_slowly(presented, fresh, began).await,
+        };
+        self.0.metrics.login(self.source(), outcome.as_ref().err().map(|refusal| refusal.kind), began.elapsed());
+        outcome
+    }
+
+    async fn sign_in_slowly(&self, presented: Presented, fresh: bool, began: Instant) -> Result<SignedIn, Refusal> {
+        let inner = Arc::clone(&self.0);
+        let identified = Arc::new(AtomicBool::new(false));
+        let mark = Arc::clone(&identified);
+        let deadline = began + self.0.timeout;
+        let task = self.0.control.spawn(async move { inner.sign_in(&presented, fresh, deadline, &mark).await });
+        match tokio::time::timeout_at(deadline, task).await {
+            Ok(outcome) => outcome.unwrap_or_else(|error| Err(broken(&error))),
+            Err(_) => Err(too_slow(identified.load(Ordering::Relaxed))),
+        }
+    }
+
+    /// Who the host session belongs to.
+    ///
+    /// # Errors
+    /// No session, or it cannot be told.
+    pub async fn who(&self, credentials: Credentials) -> Result<Validated, Refusal> {
+        self.who_is(Presented::Credentials(credentials)).await
+    }
+
+    async fn who_is(&self, presented: Presented) -> Result<Validated, Refusal> {
+        if let Some(validated) = self.0.sessions.ready(&presented.key()).await {
+            self.0.metrics.cache("sessions", true);
+            return Ok(Validated::clone(&validated));
+        }
+        let inner = Arc::clone(&self.0);
+        let task = self.0.control.spawn(async move { inner.sessions.identify(&presented).await });
+        match tokio::time::timeout(self.0.timeout, task).await {
+            Ok(outcome) => outcome.unwrap_or_else(|error| Err(broken(&error))).map(|validated| Validated::clone(&validated)),
+            Err(_) => Err(too_slow(false)),
+        }
+    }
+
+    /// Ends the chat session of a host session: logs its token out with itself, and asks the host app
+    /// anew next time. Answers how many tokens were ended; the host session itself need not live.
+    ///
+    /// # Errors
+    /// The workspace could not be told. The token is not handed out again all the same, and its end is
+    /// tried for some minutes more.
+    pub async fn sign_out(&self, credentials: Credentials) -> Result<usize, Refusal> {
+        self.sign_out_of(credentials.key).await
+    }
+
+    async fn sign_out_of(&self, session: SessionKey) -> Result<usize, Refusal> {
+        let inner = &self.0;
+        inner.ended_sessions.insert(session, Instant::now());
+        inner.sessions.forget(&session).await;
+        let Some((user, token)) = inner.tokens.leave(&session) else { return Ok(0) };
+        match tokio::time::timeout(inner.timeout, inner.tokens.end(&user, token)).await {
+            Ok(Ok(ended)) => ended.map(|()| 1),
+            Ok(Err(error)) => Err(broken(&error)),
+            Err(_) => Err(too_slow(true)),
+        }
+    }
+
+    /// Ends all chat sessions that were given to an identity; answers how many tokens that were. Their
+    /// ends at the workspace go on in the background if they take longer than `login.timeout`.
+    pub async fn sign_out_everywhere(&self, identity_id: &str) -> usize {
+        let inner = &self.0;
+        inner.ended_identities.insert(identity_id.to_owned(), Instant::now());
+        inner.sessions.forget_identity(identity_id);
+        let users = inner.users.remove(identity_id).unwrap_or_default();
+        let mut ends = Vec::new();
+        for user in users.iter() {
+            ends.extend(inner.tokens.forget_user(user).into_iter().map(|token| inner.tokens.end(user, token)));
+        }
+        let count = ends.len();
+        let all = async {
+            for end in ends {
+                // A failure is logged where it happens.
+                let _ = end.await;
+            }
+        };
+        if tokio::time::timeout(inner.timeout, all).await.is_err() {
+            tracing::warn!(count, "login tokens are still being logged out");
+        }
+        count
+    }
+
+    /// A logout with this token was seen passing by: it is never handed out again.
+    pub fn token_logged_out(&self, token: &str) {
+        self.0.tokens.forget(token);
+    }
+
+    /// A call that wipes all login tokens of a user was seen passing by.
+    pub fn user_tokens_wiped(&self, rc_user_id: &str) {
+        self.0.tokens.forget_user(rc_user_id);
+    }
+
+    /// Whether the service account can work, for a background health task.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub async fn check_service_account(&self) -> Result<(), String> {
+        self.0.client.check_service_account().await
+    }
+}
+
+impl Inner {
+    /// A login from memory alone.
+    async fn ready(&self, session: &SessionKey) -> Option<SignedIn> {
+        let validated = self.sessions.ready(session).await?;
+        let account = self.directory.ready(&validated.identity).await?;
+        let token = self.tokens.ready(&account.id, session)?;
+        for cache in ["sessions", "users", "tokens"] {
+            self.metrics.cache(cache, true);
+        }
+        self.metrics.token_reused();
+        Some(SignedIn {
+            token,
+            user_id: Arc::clone(&account.id),
+            username: Arc::clone(&account.username),
+            identity: Arc::clone(&validated.identity),
+            created: false,
+            reused: true,
+        })
+    }
+
+    async fn sign_in(&self, presented: &Presented, fresh: bool, deadline: Instant, identified: &AtomicBool) -> Result<SignedIn, Refusal> {
+        let session = presented.key();
+        let (mut fresh, mut created) = (fresh, false);
+        if fresh {
+            self.tokens.allow_fresh(session)?;
+            // The host session is asked for again as well: a failing client is a reason to doubt it all.
+            self.sessions.forget(&session).await;
+        }
+        // A second round when the session or the user was ended while the first was under way.
+        for _ in 0..2 {
+            let began = Instant::now();
+            let validated = self.sessions.identify(presented).await?;
+            identified.store(true, Ordering::Relaxed);
+            let identity = &validated.identity;
+            if fresh {
+                self.directory.forget(identity).await;
+            }
+            let (account, news) = self.directory.account(identity, deadline).await?;
+            created |= news;
+            self.remember(&identity.id, &account.id);
+            match self.tokens.token(&account.id, session, fresh, deadline).await {
+                Ok(_) if self.ended_since(&session, &identity.id, began) => {
+                    if let Some((user, token)) = self.tokens.leave(&session) {
+                        self.tokens.end(&user, token);
+                    }
+                    self.sessions.forget(&session).await;
+                }
+                Ok(handed) => {
+                    return Ok(SignedIn {
+                        token: handed.token,
+                        user_id: Arc::clone(&account.id),
+                        username: Arc::clone(&account.username),
+                        identity: Arc::clone(identity),
+                        created,
+                        reused: handed.reused,
+                    });
+                }
+                Err(TokenError::UserGone) => self.directory.forget(identity).await,
+                Err(TokenError::Interrupted) => {}
+                Err(TokenError::Refused(refusal)) => return Err(refusal),
+            }
+            fresh = false;
+        }
+        let detail = "the session or the user was ended twice while a login was under way";
+        Err(Refusal::new(RefusalKind::RocketchatUnavailable, "You were signed out meanwhile. Try again.", detail)
+            .retry_after(Duration::from_secs(1)))
+    }
+
+    fn remember(&self, identity_id: &str, user: &Arc<str>) {
+        let known = self.users.get(identity_id);
+        if known.as_ref().is_some_and(|known| known.contains(user)) {
+            return;
+        }
+        self.users.entry_by_ref(identity_id).and_upsert_with(|entry| {
+            let mut users = entry.map(|entry| Vec::clone(entry.value())).unwrap_or_default();
+            users.retain(|other| other != user);
+            users.push(Arc::clone(user));
+            Arc::new(users)
+        });
+    }
+
+    fn ended_since(&self, session: &SessionKey, identity_id: &str, began: Instant) -> bool {
+        let since = |ended: Option<Instant>| ended.is_some_and(|at| at >= began);
+        since(self.ended_sessions.get(session)) || since(self.ended_identities.get(identity_id))
+    }
+}
+
+/// The task ended without an outcome: a bug of ours, or the process is ending.
+fn broken(error: &JoinError) -> Refusal {
+    if error.is_panic() {
+        tracing::error!("a login panicked");
+        return Refusal::new(RefusalKind::Misconfigured, "Something broke in Gantry itself. Please tell the administrators.", "a login panicked");
+    }
+    Refusal::new(RefusalKind::RocketchatUnavailable, "The sign-in service is restarting. Try again in a moment.", "the runtime is shutting down")
+}
+
+/// `login.timeout` has passed; the work goes on, and the next request may find it done.
+fn too_slow(identified: bool) -> Refusal {
+    let (kind, words) = if identified {
+        (RefusalKind::RocketchatUnavailable, "The chat server takes too long to answer. This page tries again by itself.")
+    } else {
+        (RefusalKind::SessionCheckUnavailable, "It takes too long to check your session. This page tries again by itself.")
+    };
+    Refusal::new(kind, words, "login.timeout has passed; the login goes on in the background")
+}

@@ -1,0 +1,354 @@
+//! One call to the REST API: URL, headers, the gate, the breaker, one retry of a read, and what the
+//! answer means.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use tokio::time::Instant;
+use url::Url;
+
+use super::breaker::Breaker;
+use super::error::{ApiError, Rejection, told_wait};
+use super::gate::{Gate, Limits};
+use crate::metrics::Metrics;
+use crate::outbound::api::{Api, Call, CallError, Reply};
+use crate::secret::Secret;
+
+/// Bytes of an answer at most; a user with thousands of rooms stays far below.
+const MAX_BODY: usize = 1 << 20;
+/// Everything but RFC 3986's unreserved characters.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The endpoints that are called, each with a gate of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Endpoint {
+    Info,
+    Settings,
+    UsersInfo,
+    UsersList,
+    UsersCreate,
+    UsersUpdate,
+    CreateToken,
+    /// `me` of the service account.
+    OwnMe,
+    /// `me` of a user: the limiter does not know the service account's permissions there.
+    Me,
+    Logout,
+}
+
+impl Endpoint {
+    const COUNT: usize = Self::Logout as usize + 1;
+
+    /// The path, and the label in metrics.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Info => "/api/info",
+            Self::Settings => "/api/v1/settings.public",
+            Self::UsersInfo => "/api/v1/users.info",
+            Self::UsersList => "/api/v1/users.list",
+            Self::UsersCreate => "/api/v1/users.create",
+            Self::UsersUpdate => "/api/v1/users.update",
+            Self::CreateToken => "/api/v1/users.createToken",
+            Self::OwnMe | Self::Me => "/api/v1/me",
+            Self::Logout => "/api/v1/logout",
+        }
+    }
+
+    pub(super) fn label(self) -> &'static str {
+        let path = self.path();
+        path.rsplit('/').next().unwrap_or(path)
+    }
+
+    fn method(self) -> Method {
+        match self {
+            Self::Info | Self::Settings | Self::UsersInfo | Self::UsersList | Self::OwnMe | Self::Me => Method::GET,
+            Self::UsersCreate | Self::UsersUpdate | Self::CreateToken | Self::Logout => Method::POST,
+        }
+    }
+}
+
+/// One question to the workspace.
+#[derive(Clone, Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) endpoint: Endpoint,
+    /// User id and token, sent as `X-User-Id` and `X-Auth-Token`.
+    pub(super) as_user: Option<(&'a str, Secret)>,
+    pub(super) query: &'a [(&'a str, &'a str)],
+    pub(super) body: Option<Value>,
+    /// Goes out although the breaker is open.
+    pub(super) force: bool,
+}
+
+impl<'a> Ask<'a> {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, as_user: None, query: &[], body: None, force: false }
+    }
+
+    pub(super) fn as_user(mut self, id: &'a str, token: Secret) -> Self {
+        self.as_user = Some((id, token));
+        self
+    }
+
+    pub(super) fn query(mut self, query: &'a [(&'a str, &'a str)]) -> Self {
+        self.query = query;
+        self
+    }
+
+    pub(super) fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    pub(super) fn forced(mut self) -> Self {
+        self.force = true;
+        self
+    }
+}
+
+/// What carries a call: the network, or a script in tests.
+#[derive(Clone, Debug)]
+pub(super) enum Transport {
+    Api(Api),
+    #[cfg(test)]
+    Scripted(Arc<super::fake::Fake>),
+}
+
+impl Transport {
+    async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
+        match self {
+            Self::Api(api) => api.call(call).await,
+            #[cfg(test)]
+            Self::Scripted(fake) => fake.call(call).await,
+        }
+    }
+}
+
+/// The way to the workspace.
+#[derive(Debug)]
+pub(super) struct Wire {
+    transport: Transport,
+    base: Url,
+    timeout: Duration,
+    gates: [Gate; Endpoint::COUNT],
+    breaker: Breaker,
+    metrics: Arc<Metrics>,
+    born: Instant,
+    /// Milliseconds after `born` of the last answer, plus one; 0 after a failure.
+    answered: AtomicU64,
+}
+
+impl Wire {
+    pub(super) fn new(transport: Transport, base: Url, timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        Self {
+            transport,
+            base,
+            timeout,
+            gates: std::array::from_fn(|_| Gate::new()),
+            breaker: Breaker::new(),
+            metrics,
+            born: Instant::now(),
+            answered: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the last call was answered, and not longer ago than this.
+    pub(super) fn answered_within(&self, age: Duration) -> bool {
+        let at = self.answered.load(Ordering::Relaxed);
+        at > 0 && Duration::from_millis(at) + age > self.born.elapsed()
+    }
+
+    /// Whether the limiter keeps calls to this endpoint out at the moment.
+    pub(super) fn is_shut(&self, endpoint: Endpoint) -> bool {
+        self.gates[endpoint as usize].is_shut()
+    }
+
+    /// Asks; the answer is a JSON object that says success.
+    pub(super) async fn send(&self, ask: &Ask<'_>, deadline: Instant) -> Result<Value, ApiError> {
+        let answer = self.try_send(ask, deadline).await;
+        if let Err(error) = &answer {
+            let unknown_user = matches!(error, ApiError::Rejected(no) if no.is_unknown_user());
+            if !unknown_user {
+                self.metrics.api_error(ask.endpoint.label(), error.label());
+            }
+        }
+        answer
+    }
+
+    async fn try_send(&self, ask: &Ask<'_>, deadline: Instant) -> Result<Value, ApiError> {
+        let url = address(&self.base, ask.endpoint, ask.query);
+        let headers = headers(ask)?;
+        let body = ask.body.as_ref().map(|body| Bytes::from(body.to_string()));
+        let mut retries = u8::from(ask.endpoint.method() == Method::GET);
+        loop {
+            if let Some(wait) = self.breaker.shut_for().filter(|_| !ask.force) {
+                return Err(shut(wait));
+            }
+            let pass = self.gates[ask.endpoint as usize].enter(deadline).await.map_err(|wait| ApiError::RateLimited { wait })?;
+            let permit = self.breaker.admit(ask.force).map_err(shut)?;
+            let call = Call {
+                method: ask.endpoint.method(),
+                url: &url,
+                headers: headers.clone(),
+                body: body.clone(),
+                timeout: self.timeout,
+                max_body: MAX_BODY,
+            };
+            let reply = match self.transport.call(call).await {
+                Ok(reply) if !reply.status.is_server_error() => reply,
+                failed => {
+                    permit.failed();
+                    drop(pass);
+                    self.note(false);
+                    if retries > 0 && matches!(failed, Err(CallError::Unreachable { .. } | CallError::Broken { .. })) {
+                        retries -= 1;
+                        continue;
+                    }
+                    return Err(lost(ask.endpoint, failed));
+                }
+            };
+            permit.answered();
+            self.note(true);
+            let limits = limits(&reply.headers);
+            if reply.status == StatusCode::TOO_MANY_REQUESTS {
+                let told = told_wait(&String::from_utf8_lossy(&reply.body)).or_else(|| {
+                    let seconds = reply.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+                    Some(Duration::from_secs(seconds))
+                });
+                pass.refused(told, limits);
+                continue;
+            }
+            pass.answered(limits);
+            return understand(ask.endpoint, &reply);
+        }
+    }
+
+    fn note(&self, up: bool) {
+        let at = if up { u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1 } else { 0 };
+        self.answered.store(at, Ordering::Relaxed);
+        self.metrics.upstream_up(up);
+    }
+}
+
+fn shut(wait: Duration) -> ApiError {
+    let why = "Rocket.Chat has failed several times in a row and is left alone for a moment".to_owned();
+    ApiError::Unavailable { why, acted: false, retry_after: Some(wait.max(Duration::from_secs(1))) }
+}
+
+fn lost(endpoint: Endpoint, failed: Result<Reply, CallError>) -> ApiError {
+    let name = endpoint.label();
+    match failed {
+        Ok(reply) => ApiError::Unavailable { why: format!("{name} answered {}", reply.status), acted: true, retry_after: None },
+        Err(error) => {
+            let acted = !matches!(error, CallError::Unreachable { .. });
+            ApiError::Unavailable { why: format!("{name}: {error}"), acted, retry_after: None }
+        }
+    }
+}
+
+/// The base with an endpoint's path behind its own, and the query.
+fn address(base: &Url, endpoint: Endpoint, query: &[(&str, &str)]) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), endpoint.path()));
+    url.set_fragment(None);
+    let pairs: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, QUERY))).collect();
+    url.set_query((!pairs.is_empty()).then(|| pairs.join("&")).as_deref());
+    url
+}
+
+fn headers(ask: &Ask<'_>) -> Result<HeaderMap, ApiError> {
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    if ask.body.is_some() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if let Some((id, token)) = &ask.as_user {
+        let id = HeaderValue::try_from(*id).map_err(|_| ApiError::Unsendable("the user id cannot be sent in a header"))?;
+        let mut token = HeaderValue::try_from(token.expose())
+            .map_err(|_| ApiError::Unsendable("the token cannot be sent in a header: is there a line break in its file?"))?;
+        token.set_sensitive(true);
+        headers.insert("x-user-id", id);
+        headers.insert("x-auth-token", token);
+    }
+    Ok(headers)
+}
+
+fn limits(headers: &HeaderMap) -> Limits {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+    let small = |name: &str| number(name).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    let resets_in = number("x-ratelimit-reset").and_then(|at| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        Duration::from_millis(at).checked_sub(now)
+    });
+    Limits { limit: small("x-ratelimit-limit"), remaining: small("x-ratelimit-remaining"), resets_in }
+}
+
+/// What an answer below 500 says.
+fn understand(endpoint: Endpoint, reply: &Reply) -> Result<Value, ApiError> {
+    let answer: Option<Value> = serde_json::from_slice(&reply.body).ok().filter(Value::is_object);
+    let said_no = |answer: &Value| answer.get("success") == Some(&Value::Bool(false)) || answer.get("status") == Some(&"error".into());
+    match answer {
+        Some(answer) if reply.status.is_success() && !said_no(&answer) => Ok(answer),
+        Some(answer) => Err(ApiError::Rejected(Rejection::read(reply.status, &answer))),
+        // Not the REST API: Meteor's page while it starts, a gateway in between, or a wrong URL.
+        None => {
+            let why = format!("{} answered {} without JSON: does rocketchat.url lead to Rocket.Chat?", endpoint.label(), reply.status);
+            Err(ApiError::Unavailable { why, acted: true, retry_after: None })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_breaks_out_of_the_query() {
+        let base = Url::parse("http://127.0.0.1:3000").unwrap();
+        for (value, written) in [
+            ("ada", "ada"),
+            ("a&userId=x", "a%26userId%3Dx"),
+            ("a#b/../c?d", "a%23b%2F..%2Fc%3Fd"),
+            ("a b+c", "a%20b%2Bc"),
+            ("jürgen", "j%C3%BCrgen"),
+            ("100%25", "100%2525"),
+        ] {
+            let url = address(&base, Endpoint::UsersInfo, &[("username", value)]);
+            assert_eq!(url.as_str(), format!("http://127.0.0.1:3000/api/v1/users.info?username={written}"));
+            assert_eq!(url.query_pairs().next().unwrap().1, value);
+        }
+    }
+
+    #[test]
+    fn a_base_path_is_kept() {
+        for (base, whole) in [
+            ("https://host/chat", "https://host/chat/api/info"),
+            ("https://host/chat/", "https://host/chat/api/info"),
+            ("https://host", "https://host/api/info"),
+        ] {
+            assert_eq!(address(&Url::parse(base).unwrap(), Endpoint::Info, &[]).as_str(), whole);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_the_api_is_no_success() {
+        let reply = |status: u16, body: &'static str| Reply {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body.as_bytes()),
+        };
+        assert!(understand(Endpoint::Me, &reply(200, r#"{"success":true}"#)).is_ok());
+        assert!(understand(Endpoint::Logout, &reply(200, r#"{"status":"success","data":{}}"#)).is_ok());
+        for (status, body) in [(200, "<!DOCTYPE html>"), (302, ""), (200, "[]"), (404, "Not found")] {
+            assert!(matches!(understand(Endpoint::Me, &reply(status, body)), Err(ApiError::Unavailable { .. })), "{status} {body}");
+        }
+        for (status, body) in [(200, r#"{"success":false,"error":"x"}"#), (400, "{}"), (404, r#"{"success":false}"#)] {
+            assert!(matches!(understand(Endpoint::Me, &reply(status, body)), Err(ApiError::Rejected(_))), "{status} {body}");
+        }
+    }
+}

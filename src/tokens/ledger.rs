@@ -1,0 +1,145 @@
+//! The login tokens that we minted for one Rocket.Chat user, and the host sessions that use them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::identity::SessionKey;
+use crate::secret::Secret;
+
+/// Host sessions remembered for one user; those of renewed JWTs come and go.
+const SESSIONS: usize = 256;
+
+/// One user's tokens. Read without a lock; changed by swapping the whole small state.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    state: ArcSwap<State>,
+    /// Held while a token is verified or minted: one at a time for one user, so that the bound holds.
+    pub(super) flight: Mutex<()>,
+    born: Instant,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// Counts the times that all tokens were wiped.
+    generation: u64,
+    /// Oldest first.
+    living: Vec<Arc<Minted>>,
+    /// Longest unused first.
+    sessions: Vec<(SessionKey, Arc<Minted>)>,
+}
+
+/// A token that we minted.
+#[derive(Debug)]
+pub(super) struct Minted {
+    pub(super) token: Secret,
+    /// Milliseconds after the ledger's birth at which it was last known to live.
+    verified: AtomicU64,
+    dead: AtomicBool,
+}
+
+impl Minted {
+    /// Whether it was logged out, wiped or dropped: it is then never handed out again.
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+}
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        Self { state: ArcSwap::default(), flight: Mutex::new(()), born: Instant::now() }
+    }
+
+    /// The living token of a host session.
+    pub(super) fn of(&self, session: &SessionKey) -> Option<Arc<Minted>> {
+        let state = self.state.load();
+        let (_, minted) = state.sessions.iter().find(|(key, _)| key == session)?;
+        (!minted.is_dead()).then(|| Arc::clone(minted))
+    }
+
+    /// The newest living token, once there are `bound` of them.
+    pub(super) fn newest_at_bound(&self, bound: usize) -> Option<Arc<Minted>> {
+        let state = self.state.load();
+        if state.living.len() < bound.max(1) { None } else { state.living.iter().rev().find(|minted| !minted.is_dead()).cloned() }
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.state.load().generation
+    }
+
+
+    /// Whether the token was known to live not longer ago than this.
+    pub(super) fn is_recent(&self, minted: &Minted, age: Duration) -> bool {
+        let at = Duration::from_millis(minted.verified.load(Ordering::Acquire));
+        self.born.elapsed() < at + age
+    }
+
+    pub(super) fn verified(&self, minted: &Minted) {
+        minted.verified.store(self.now(), Ordering::Release);
+    }
+
+    /// Notes a token that was minted while `generation` lasted; `None` when all tokens were wiped since.
+    pub(super) fn add(&self, generation: u64, token: Secret) -> Option<Arc<Minted>> {
+        let minted = Arc::new(Minted { token, verified: AtomicU64::new(self.now()), dead: AtomicBool::new(false) });
+        let before = self.state.rcu(|state| {
+            let mut next = State::clone(state);
+            if next.generation == generation {
+                next.living.push(Arc::clone(&minted));
+            }
+            next
+        });
+        (before.generation == generation).then_some(minted)
+    }
+
+    /// Notes that a session uses a token; false when the token died meanwhile.
+    pub(super) fn bind(&self, session: SessionKey, minted: &Arc<Minted>) -> bool {
+        self.state.rcu(|state| {
+            let mut next = State::clone(state);
+            next.sessions.retain(|(key, _)| *key != session);
+            if next.living.iter().any(|living| Arc::ptr_eq(living, minted)) {
+                next.sessions.push((session, Arc::clone(minted)));
+            }
+            if next.sessions.len() > SESSIONS {
+                next.sessions.remove(0);
+            }
+            next
+        });
+        !minted.is_dead()
+    }
+
+    /// Takes a token out for ever.
+    pub(super) fn bury(&self, minted: &Arc<Minted>) {
+        minted.dead.store(true, Ordering::Release);
+        self.state.rcu(|state| {
+            let mut next = State::clone(state);
+            next.living.retain(|other| !Arc::ptr_eq(other, minted));
+            next.sessions.retain(|(_, other)| !Arc::ptr_eq(other, minted));
+            next
+        });
+    }
+
+    /// Takes out the token that reads like this.
+    pub(super) fn bury_token(&self, token: &str) -> bool {
+        let state = self.state.load_full();
+        let Some(minted) = state.living.iter().find(|minted| minted.token.matches(token)) else { return false };
+        self.bury(minted);
+        true
+    }
+
+    /// Takes out all tokens, those being minted right now included.
+    pub(super) fn wipe(&self) -> Vec<Secret> {
+        let before = self.state.rcu(|state| State { generation: state.generation + 1, ..State::default() });
+        for minted in &before.living {
+            minted.dead.store(true, Ordering::Release);
+        }
+        before.living.iter().map(|minted| minted.token.clone()).collect()
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

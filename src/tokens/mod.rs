@@ -1,0 +1,240 @@
+//! Login tokens: one for one user in one host session, minted once and reused until the session or the
+//! token ends.
+//!
+//! * Rocket.Chat drops a user's oldest tokens at 50, and with them real sessions. So one user has at most
+//!   `cache.tokens_per_user` from us; a further host session shares the newest.
+//! * A token that is known to be dead is never handed out again. Its death is seen passing by
+//!   ([`Tokens::forget`], [`Tokens::forget_user`]), reported by a failing client (`fresh`), or found by
+//!   asking: Rocket.Chat's client calls the callback right after a logout that went through its socket.
+
+mod ledger;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::config::Caches;
+use crate::error::{Refusal, RefusalKind};
+use crate::identity::SessionKey;
+use crate::metrics::Metrics;
+use crate::rocketchat::{Client, MintError};
+use crate::secret::Secret;
+
+use ledger::{Ledger, Minted};
+
+/// A token asked for again later than this after it was known to live is verified first.
+const TRUSTED_FOR: Duration = Duration::from_secs(10);
+/// How often one host session may report a failing token.
+const FRESH_EVERY: Duration = Duration::from_secs(5);
+/// How long the end of a token is tried for, in the background.
+const END_WITHIN: Duration = Duration::from_secs(180);
+
+/// The tokens of all users.
+#[derive(Debug)]
+pub struct Tokens {
+    client: Client,
+    ledgers: Cache<Arc<str>, Arc<Ledger>>,
+    /// SHA-256 of a token → its user's id.
+    owners: Cache<[u8; 32], Arc<str>>,
+    /// Host session → the user that it was last given a token of.
+    sessions: Cache<SessionKey, Arc<str>>,
+    /// When a session last reported a failing token.
+    fresh: Cache<SessionKey, Instant>,
+    bound: usize,
+    ttl: Duration,
+    metrics: Arc<Metrics>,
+    control: Handle,
+}
+
+/// A token to hand out.
+#[derive(Clone, Debug)]
+pub struct Handed {
+    /// The token.
+    pub token: Secret,
+    /// Whether it was handed out before.
+    pub reused: bool,
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug)]
+pub enum TokenError {
+    /// The Rocket.Chat user is gone: look it up again.
+    UserGone,
+    /// All tokens of the user were wiped while one was minted: begin again.
+    Interrupted,
+    /// Anything else.
+    Refused(Refusal),
+}
+
+impl Tokens {
+    /// Tokens minted at `client`, remembered within the bounds of `caches`. Tokens are ended in the
+    /// background on `control`.
+    pub fn new(client: Client, caches: &Caches, metrics: Arc<Metrics>, control: Handle) -> Self {
+        let capacity = caches.tokens.capacity;
+        let bound = caches.tokens_per_user.max(1);
+        Self {
+            client,
+            ledgers: Cache::new(capacity),
+            owners: Cache::new(capacity.saturating_mul(u64::try_from(bound).unwrap_or(u64::MAX))),
+            sessions: Cache::new(capacity),
+            fresh: Cache::builder().max_capacity(capacity).time_to_live(FRESH_EVERY).build(),
+            bound,
+            ttl: caches.tokens.ttl,
+            metrics,
+            control,
+        }
+    }
+
+    /// The session's token, if it may be handed out without asking.
+    pub fn ready(&self, user_id: &str, session: &SessionKey) -> Option<Secret> {
+        let ledger = self.ledgers.get(user_id)?;
+        let minted = ledger.of(session)?;
+        ledger.is_recent(&minted, self.trusted_for()).then(|| minted.token.clone())
+    }
+
+    /// Whether a session may report a failing token now.
+    ///
+    /// # Errors
+    /// It did so a moment ago.
+    pub fn allow_fresh(&self, session: SessionKey) -> Result<(), Refusal> {
+        let now = Instant::now();
+        let entry = self.fresh.entry(session).or_insert_with(|| now);
+        let since = now.duration_since(*entry.value());
+        if entry.is_fresh() {
+            return Ok(());
+        }
+        if since >= FRESH_EVERY {
+            self.fresh.insert(session, now);
+            return Ok(());
+        }
+        let words = "A new sign-in was tried only a moment ago. It is tried again shortly.";
+        let wait = Duration::from_secs((FRESH_EVERY - since).as_secs() + 1);
+        Err(Refusal::new(RefusalKind::RateLimited, words, "fresh tokens are limited to one in five seconds for a session").retry_after(wait))
+    }
+
+    /// A token for a user in a host session: the one it has, or the newest where the user has as many
+    /// as allowed, or a new one. With `fresh` the one it has is dropped for ever.
+    ///
+    /// # Errors
+    /// See [`TokenError`].
+    pub async fn token(&self, user_id: &Arc<str>, session: SessionKey, fresh: bool, deadline: Instant) -> Result<Handed, TokenError> {
+        let ledger = self.ledgers.get_with(Arc::clone(user_id), || Arc::new(Ledger::new()));
+        let _flight = ledger.flight.lock().await;
+        self.sessions.insert(session, Arc::clone(user_id));
+        if fresh && let Some(failing) = ledger.of(&session).or_else(|| ledger.newest_at_bound(self.bound)) {
+            ledger.bury(&failing);
+            self.end(user_id, failing.token.clone());
+        }
+        // Each round but the last finds a dead token.
+        for _ in 0..self.bound + 2 {
+            let handed = match ledger.of(&session).or_else(|| ledger.newest_at_bound(self.bound)) {
+                Some(minted) => {
+                    if !self.is_alive(user_id, &ledger, &minted, deadline).await {
+                        ledger.bury(&minted);
+                        continue;
+                    }
+                    (minted, true)
+                }
+                None => (self.mint(user_id, &ledger, deadline).await?, false),
+            };
+            let (minted, reused) = handed;
+            if ledger.bind(session, &minted) {
+                self.metrics.cache("tokens", reused);
+                self.metrics.cache_entries("tokens", self.owners.entry_count());
+                if reused {
+                    self.metrics.token_reused();
+                }
+                return Ok(Handed { token: minted.token.clone(), reused });
+            }
+        }
+        Err(TokenError::Interrupted)
+    }
+
+    /// A token was logged out.
+    pub fn forget(&self, token: &str) {
+        let key = key_of(token);
+        if let Some(user) = self.owners.remove(&key)
+            && let Some(ledger) = self.ledgers.get(&user)
+        {
+            ledger.bury_token(token);
+        }
+    }
+
+    /// All login tokens of a user were wiped. Returns those that were ours.
+    pub fn forget_user(&self, user_id: &str) -> Vec<Secret> {
+        let wiped = self.ledgers.get(user_id).map(|ledger| ledger.wipe()).unwrap_or_default();
+        for token in &wiped {
+            self.owners.remove(&key_of(token.expose()));
+        }
+        wiped
+    }
+
+    /// Takes a host session's token out for ever, for the caller to log out: its user's id and the token.
+    pub fn leave(&self, session: &SessionKey) -> Option<(Arc<str>, Secret)> {
+        let user = self.sessions.remove(session)?;
+        let ledger = self.ledgers.get(&user)?;
+        let minted = ledger.of(session)?;
+        ledger.bury(&minted);
+        self.owners.remove(&key_of(minted.token.expose()));
+        Some((user, minted.token.clone()))
+    }
+
+    /// Logs a token out with itself, now and for a while in the background.
+    pub fn end(&self, user_id: &Arc<str>, token: Secret) -> tokio::task::JoinHandle<Result<(), Refusal>> {
+        self.owners.remove(&key_of(token.expose()));
+        let client = self.client.until(Instant::now() + END_WITHIN);
+        let user_id = Arc::clone(user_id);
+        self.control.spawn(async move {
+            let ended = client.log_out(&user_id, &token).await;
+            if let Err(refusal) = &ended {
+                tracing::warn!(user = %user_id, error = %refusal, "a login token could not be logged out");
+            }
+            ended
+        })
+    }
+
+    async fn is_alive(&self, user_id: &str, ledger: &Ledger, minted: &Minted, deadline: Instant) -> bool {
+        if ledger.is_recent(minted, self.trusted_for()) {
+            return true;
+        }
+        // Beside the main thing: it may not wait long for the limiter.
+        let patience = deadline.min(Instant::now() + Duration::from_secs(2));
+        match self.client.until(patience).token_alive(user_id, &minted.token).await {
+            Some(true) => ledger.verified(minted),
+            Some(false) => return false,
+            None => {}
+        }
+        !minted.is_dead()
+    }
+
+    async fn mint(&self, user_id: &Arc<str>, ledger: &Ledger, deadline: Instant) -> Result<Arc<Minted>, TokenError> {
+        let generation = ledger.generation();
+        let minted = self.client.until(deadline).mint_token(user_id).await;
+        self.metrics.minted(minted.is_ok());
+        let token = minted.map_err(|error| match error {
+            MintError::UserGone => TokenError::UserGone,
+            MintError::Refused(refusal) => TokenError::Refused(refusal),
+        })?;
+        if let Some(minted) = ledger.add(generation, token.clone()) {
+            self.owners.insert(key_of(token.expose()), Arc::clone(user_id));
+            return Ok(minted);
+        }
+        self.end(user_id, token);
+        Err(TokenError::Interrupted)
+    }
+
+    fn trusted_for(&self) -> Duration {
+        TRUSTED_FOR.min(self.ttl)
+    }
+}
+
+fn key_of(token: &str) -> [u8; 32] {
+    let hash = digest::digest(&digest::SHA256, token.as_bytes());
+    let mut key = [0; 32];
+    key.copy_from_slice(hash.as_ref());
+    key
+}
