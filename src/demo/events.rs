@@ -174,7 +174,10 @@ mod tests {
         });
         let events = feed.after(0);
         assert_eq!(events.len(), 2);
-        assert_eq!((events[0].title.as_str(), events[0].fields["user"].as_str(), events[0].fields["calls"].as_str()), ("login", "ada", "3"));
+        assert_eq!(
+            (events[0].title.as_str(), events[0].fields["user"].as_str(), events[0].fields["calls"].as_str()),
+            ("login", "ada", "3")
+        );
         assert!(events[0].good && !events[1].good);
     }
 }

@@ -93,9 +93,9 @@ impl Session {
     }
 
     fn token_lives(&self) -> bool {
-        self.signed_in.as_ref().is_none_or(|me| {
-            self.shared.read(|state| state.user_by_id(&me.user_id).is_some_and(|user| user.token(&me.hash).is_some()))
-        })
+        self.signed_in
+            .as_ref()
+            .is_none_or(|me| self.shared.read(|state| state.user_by_id(&me.user_id).is_some_and(|user| user.token(&me.hash).is_some())))
     }
 
     fn posted(&self, message: &Value) {
@@ -158,7 +158,9 @@ impl Session {
         let id = &message["id"];
         match result {
             Ok(result) => self.send(&json!({ "msg": "result", "id": id, "result": result })),
-            Err((code, reason, details)) => self.send(&json!({ "msg": "result", "id": id, "error": meteor_error(&code, &reason, details) })),
+            Err((code, reason, details)) => {
+                self.send(&json!({ "msg": "result", "id": id, "error": meteor_error(&code, &reason, details) }))
+            }
         }
         self.send(&json!({ "msg": "updated", "methods": [id] }));
         rest::pass(&self.shared, &endpoint, When::After).await;

@@ -131,7 +131,12 @@ mod tests {
             (ApiError::Forbidden, Version::new(6, 13, 0), 401, json!({ "success": false, "error": "unauthorized" })),
             (ApiError::Forbidden, eight, 403, json!({ "success": false, "error": "unauthorized" })),
             (ApiError::Forbidden, nine, 403, json!({ "success": false, "error": "forbidden" })),
-            (ApiError::Login("Unauthorized".into(), "Unauthorized".into(), Value::Null), nine, 401, json!({ "success": false, "error": "unauthorized" })),
+            (
+                ApiError::Login("Unauthorized".into(), "Unauthorized".into(), Value::Null),
+                nine,
+                401,
+                json!({ "success": false, "error": "unauthorized" }),
+            ),
             (ApiError::NotLoggedIn, nine, 401, json!({ "success": false, "error": "You must be logged in to do this." })),
             (ApiError::Silent, eight, 400, json!({ "success": false })),
         ] {

@@ -130,7 +130,8 @@ fn health() -> Answer {
 fn drawn(name: &str) -> Answer {
     const COLOURS: [&str; 6] = ["#0f766e", "#b45309", "#4338ca", "#be123c", "#15803d", "#7e22ce"];
     let name = percent_decode_str(name).decode_utf8_lossy();
-    let initial: String = name.trim_start_matches('@').chars().filter(|c| c.is_alphanumeric()).take(1).flat_map(char::to_uppercase).collect();
+    let initial: String =
+        name.trim_start_matches('@').chars().filter(|c| c.is_alphanumeric()).take(1).flat_map(char::to_uppercase).collect();
     let sum: usize = name.bytes().map(usize::from).sum();
     let svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 40 40\"><rect width=\"40\" height=\"40\" rx=\"8\" fill=\"{}\"/>\

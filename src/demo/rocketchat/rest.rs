@@ -143,8 +143,7 @@ pub(super) async fn answer(shared: &Shared, parts: &Parts, body: Bytes, peer: Ip
     Ok(answer)
 }
 
-const ALLOWED_HEADERS: &str =
-    "Origin, X-Requested-With, Content-Type, Accept, X-User-Id, X-Auth-Token, x-visitor-token, Authorization";
+const ALLOWED_HEADERS: &str = "Origin, X-Requested-With, Content-Type, Accept, X-User-Id, X-Auth-Token, x-visitor-token, Authorization";
 
 pub(super) async fn pass(shared: &Shared, endpoint: &str, when: When) {
     for gate in shared.write(|state| state.plan.gates(endpoint, when)) {
@@ -169,7 +168,9 @@ fn preflight(shared: &Shared, call: &Call) -> Answer {
         answer
     };
     let allowed = match &cors {
-        RestCors::Off => return text(StatusCode::METHOD_NOT_ALLOWED, "CORS not enabled. Go to \"Admin > General > REST Api\" to enable it."),
+        RestCors::Off => {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "CORS not enabled. Go to \"Admin > General > REST Api\" to enable it.");
+        }
         RestCors::Any => "*".to_owned(),
         RestCors::List(origins) if origins.contains(&origin) => origin,
         RestCors::List(_) => return text(StatusCode::FORBIDDEN, "Invalid origin"),
@@ -192,7 +193,14 @@ fn act(shared: &Shared, mut call: Call, endpoint: &str, peer: IpAddr) -> Answer 
     // Only these can take tokens away: the sockets are told after them.
     let revokes = matches!(
         endpoint,
-        "login" | "logout" | "users.createToken" | "users.logout" | "users.logoutOtherClients" | "users.removeOtherTokens" | "users.setActiveStatus" | "users.update"
+        "login"
+            | "logout"
+            | "users.createToken"
+            | "users.logout"
+            | "users.logoutOtherClients"
+            | "users.removeOtherTokens"
+            | "users.setActiveStatus"
+            | "users.update"
     );
     let run = |state: &mut State| {
         call.caller = authenticate(state, &call);

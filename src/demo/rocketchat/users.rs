@@ -52,7 +52,9 @@ pub(super) fn list(state: &State, call: &Call) -> Result<Value, ApiError> {
     }
     let honoured = !version.query_gone() && (!version.ignores_query() || state.options.unsafe_query);
     let query: Value = match call.param("query").filter(|_| honoured) {
-        Some(text) => serde_json::from_str(text).map_err(|_| ApiError::thrown("error-invalid-query", "Invalid query parameter provided"))?,
+        Some(text) => {
+            serde_json::from_str(text).map_err(|_| ApiError::thrown("error-invalid-query", "Invalid query parameter provided"))?
+        }
         None => json!({}),
     };
     let found: Vec<_> = state
