@@ -259,7 +259,7 @@ async fn logging_in_fails_by_version() {
         ws.add_user(User { password: "word".into(), inactive: true, ..User::new("gone") });
         let reply = post(&ws, "login", body.clone()).await;
         assert_eq!((reply.status, &reply.json()["error"], &reply.json()["status"]), (401, &error, &status_field), "{version} {body}");
-        for password in [json!("word"), json!({ "hashed": state::sha256_hex("word") })] {
+        for password in [json!("word"), json!({ "hashed": meteor::sha256_hex("word") })] {
             let good = post(&ws, "login", json!({ "user": "ada@example.com", "password": password })).await.json();
             assert_eq!(good["data"]["me"]["username"], "ada");
         }
@@ -269,7 +269,7 @@ async fn logging_in_fails_by_version() {
 #[tokio::test]
 async fn two_factor_is_asked_where_the_contract_says() {
     let service = Service { bypass_two_factor: false, ..Service::default() };
-    let code = state::sha256_hex(&service.password);
+    let code = meteor::sha256_hex(&service.password);
     let ws = start(Options { service, ..Options::default() }).await;
     let id = ws.add_user(User::new("ada"));
     let body = json!({ "userId": id, "data": { "name": "Augusta" } });
