@@ -59,11 +59,8 @@ pub(super) fn judge(users: &Users, service_id: &str, user: &User, identity: &Ide
         return Verdict::Refuse(not_allowed("the account belongs to a person on another server".to_owned()));
     }
     if !user.fully_visible() && (!users.deny_roles.is_empty() || users.external_id.is_some()) {
-        return Verdict::Refuse(Refusal::new(
-            RefusalKind::Misconfigured,
-            "The service account cannot see the roles of users: it lacks the permission view-full-other-user-info in Rocket.Chat.",
-            "",
-        ));
+        let words = "The service account cannot see the roles of users: it lacks the permission view-full-other-user-info in Rocket.Chat.";
+        return Verdict::Refuse(Refusal::new(RefusalKind::Misconfigured, words, words));
     }
     let Some(mark) = belongs(users, user, identity, by, proven) else {
         return Verdict::Refuse(Refusal::new(
@@ -82,7 +79,11 @@ pub(super) fn judge(users: &Users, service_id: &str, user: &User, identity: &Ide
 pub(super) fn standing(users: &Users, active: Option<bool>, roles: &[String]) -> Result<(), Refusal> {
     // Rocket.Chat itself signs in only accounts that are marked active.
     if active != Some(true) {
-        return Err(Refusal::new(RefusalKind::UserInactive, "Your chat account is deactivated. Please ask the administrators.", ""));
+        return Err(Refusal::new(
+            RefusalKind::UserInactive,
+            "Your chat account is deactivated. Please ask the administrators.",
+            "the account is not active in Rocket.Chat",
+        ));
     }
     let denied = roles.iter().find(|role| users.deny_roles.iter().any(|denied| denied.eq_ignore_ascii_case(role)));
     match denied {

@@ -182,9 +182,6 @@ fn found(account: Account, created: bool) -> Arc<Found> {
 }
 
 fn no_name() -> Refusal {
-    Refusal::new(
-        RefusalKind::Misconfigured,
-        "No username can be made that Rocket.Chat's setting UTF8_User_Names_Validation allows.",
-        "",
-    )
+    let words = "No username can be made that Rocket.Chat's setting UTF8_User_Names_Validation allows.";
+    Refusal::new(RefusalKind::Misconfigured, words, words)
 }

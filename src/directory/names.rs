@@ -28,7 +28,7 @@ pub(crate) fn marked_name(identity: &Identity, rule: &UsernameRule) -> Option<St
     let joiner = joiner(rule);
     let mark = mark(identity);
     let stem = stem(&identity.username, rule);
-    let stems = STEMS.iter().map(|length| shorten(&stem, *length)).chain(["user".to_owned(), String::new()]);
+    let stems = STEMS.iter().map(|length| shorten(&stem, *length)).filter(|stem| !stem.is_empty()).chain(["user".to_owned(), String::new()]);
     for stem in stems {
         let name = if stem.is_empty() { mark.clone() } else { format!("{stem}{joiner}{mark}") };
         for name in [name.to_uppercase(), name.to_lowercase(), name].into_iter().rev() {

@@ -12,6 +12,8 @@ mod error;
 pub(crate) mod fake;
 mod gate;
 mod memo;
+#[cfg(test)]
+mod tests;
 mod token;
 mod user;
 mod usernames;
@@ -232,14 +234,14 @@ impl Client {
     /// What is wrong, in words for the operator.
     pub async fn check_service_account(&self) -> Result<(), String> {
         match self.own().await {
-            Err(error @ ApiError::Rejected(_)) => return Err(words::text(&self.explain(Endpoint::OwnMe, error).await)),
+            Err(error @ ApiError::Rejected(_)) => return Err(self.explain(Endpoint::OwnMe, error).await.detail),
             Err(error @ ApiError::Unsendable(_)) => return Err(error.to_string()),
             // Whether the workspace is there at all is for `ping` to say.
             Ok(()) | Err(_) => {}
         }
         match self.version().await {
             Some(version) if version >= Version::SECRET_IN_BODY && self.shared.create_token_secret.is_none() => {
-                Err(words::text(&words::secret_unset_here(version)))
+                Err(words::secret_unset_here(version).detail)
             }
             _ => Ok(()),
         }

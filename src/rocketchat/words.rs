@@ -37,13 +37,9 @@ pub(super) fn explain(endpoint: Endpoint, error: ApiError) -> Refusal {
     )
 }
 
+/// The same words for the page and for the log: whoever sets a workspace up looks at both.
 fn misconfigured(words: String) -> Refusal {
-    Refusal::new(RefusalKind::Misconfigured, words, String::new())
-}
-
-/// Message and detail together.
-pub(super) fn text(refusal: &Refusal) -> String {
-    if refusal.detail.is_empty() { refusal.message.to_string() } else { format!("{} ({})", refusal.message, refusal.detail) }
+    Refusal::new(RefusalKind::Misconfigured, words.clone(), words)
 }
 
 pub(super) fn unavailable(why: &str, retry_after: Option<Duration>) -> Refusal {
