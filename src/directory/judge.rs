@@ -99,8 +99,7 @@ fn belongs(users: &Users, user: &User, identity: &Identity, by: By<'_>, proven: 
         By::Email => true,
     };
     // As an earlier create leaves it that failed half-way: ours, and nobody has been in it.
-    let half_made =
-        !user.logged_in && identity.email_trusted && identity.email.as_deref().is_some_and(|email| user.has_email(email));
+    let half_made = !user.logged_in && identity.email_trusted && identity.email.as_deref().is_some_and(|email| user.has_email(email));
     match users.external_id.as_deref() {
         Some(_) if proven => Some(Mark::Stands),
         Some(field) if user.custom_field(field).is_some() => None,
@@ -125,7 +124,11 @@ fn conflict(users: &Users, user: &User) -> String {
 }
 
 pub(super) fn not_allowed(detail: String) -> Refusal {
-    Refusal::new(RefusalKind::UserNotAllowed, "This account cannot be used to sign in to the chat from here. Please ask the administrators.", detail)
+    Refusal::new(
+        RefusalKind::UserNotAllowed,
+        "This account cannot be used to sign in to the chat from here. Please ask the administrators.",
+        detail,
+    )
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::rocketchat::{Client, User};
 use judge::{By, Mark, Verdict, judge};
 
 /// How long a full workspace is taken at its word before another create is tried.
-const FULL_FOR: Duration = Duration::from_secs(60);
+const FULL_FOR: Duration = Duration::from_mins(1);
 
 /// A Rocket.Chat account that may be signed in to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use crate::tokens::{TokenError, Tokens};
 use host::{Host, Presented, Sessions};
 
 /// How long it is remembered that a session was ended, for logins that are under way.
-const ENDED_FOR: Duration = Duration::from_secs(120);
+const ENDED_FOR: Duration = Duration::from_mins(2);
 
 /// Signs people in and out. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -315,9 +315,17 @@ impl Inner {
 fn broken(error: &JoinError) -> Refusal {
     if error.is_panic() {
         tracing::error!("a login panicked");
-        return Refusal::new(RefusalKind::Misconfigured, "Something broke in Gantry itself. Please tell the administrators.", "a login panicked");
+        return Refusal::new(
+            RefusalKind::Misconfigured,
+            "Something broke in Gantry itself. Please tell the administrators.",
+            "a login panicked",
+        );
     }
-    Refusal::new(RefusalKind::RocketchatUnavailable, "The sign-in service is restarting. Try again in a moment.", "the runtime is shutting down")
+    Refusal::new(
+        RefusalKind::RocketchatUnavailable,
+        "The sign-in service is restarting. Try again in a moment.",
+        "the runtime is shutting down",
+    )
 }
 
 /// `login.timeout` has passed; the work goes on, and the next request may find it done.

@@ -335,7 +335,8 @@ async fn another_persons_account_is_never_opened() {
     assert!(refusal.detail.contains("users.match_by"), "{}", refusal.detail);
     // They do where the config says so and the host app vouches for them.
     for (trusted, linked) in [(true, true), (false, false)] {
-        let world = World::with(|config| config.users = Users { match_by: vec![MatchBy::Username, MatchBy::Email], ..config.users.clone() });
+        let world =
+            World::with(|config| config.users = Users { match_by: vec![MatchBy::Username, MatchBy::Email], ..config.users.clone() });
         world.fake.add(account.clone());
         world.session(1, Identity { email_trusted: trusted, ..person("ada") });
         let outcome = world.sign_in(1).await;
@@ -390,7 +391,7 @@ async fn tokens_of_one_user_are_bounded_over_all_sessions() {
     }
     assert_eq!(world.cost(), (1, 0, 3));
     // No ping-pong later on, either.
-    tokio::time::advance(Duration::from_secs(3_600)).await;
+    tokio::time::advance(Duration::from_hours(1)).await;
     for number in 1..=30 {
         assert!(world.sign_in(number).await.unwrap().reused);
     }

@@ -61,7 +61,7 @@ pub(crate) struct State {
 
 pub(crate) fn config() -> Config {
     let url = Url::parse("http://rocketchat:3000").unwrap();
-    let cache = CacheSize { capacity: 10_000, ttl: Duration::from_secs(600) };
+    let cache = CacheSize { capacity: 10_000, ttl: Duration::from_mins(10) };
     let header = |name: &'static str| http::HeaderName::from_static(name);
     Config {
         server: Server {
@@ -253,7 +253,9 @@ impl Fake {
             "users.list" => {
                 let by_email = state.version.is_some_and(|v| v >= Version::LIST_BY_EMAIL);
                 let wanted = query.get("email").filter(|_| by_email);
-                let hit = |user: &&Value| wanted.is_none_or(|email| user["emails"][0]["address"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(email)));
+                let hit = |user: &&Value| {
+                    wanted.is_none_or(|email| user["emails"][0]["address"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(email)))
+                };
                 let users: Vec<_> = state.users.iter().filter(hit).take(2).cloned().collect();
                 (200, json!({"users": users, "success": true}))
             }
@@ -271,7 +273,10 @@ impl Fake {
     fn create_token(&self, state: &mut State, body: &Value, caller: &str) -> (u16, Value) {
         let new = state.version.is_none_or(|v| v >= Version::SECRET_IN_BODY);
         if new && body.get("secret").is_none() {
-            return (400, json!({"success": false, "error": "must have required property 'secret' [invalid-params]", "errorType": "invalid-params"}));
+            return (
+                400,
+                json!({"success": false, "error": "must have required property 'secret' [invalid-params]", "errorType": "invalid-params"}),
+            );
         }
         let open = if new { body["secret"].as_str() == state.secret.as_deref() } else { state.secret.is_some() };
         if !open || (body["userId"] != caller && !state.may_mint) {
@@ -279,7 +284,10 @@ impl Fake {
         }
         let id = body["userId"].as_str().unwrap().to_owned();
         if !state.users.iter().any(|user| user["_id"] == id.as_str()) {
-            return (400, json!({"success": false, "error": "The required \"userId\" or \"username\" param provided does not match any users [error-invalid-user]", "errorType": "error-invalid-user"}));
+            return (
+                400,
+                json!({"success": false, "error": "The required \"userId\" or \"username\" param provided does not match any users [error-invalid-user]", "errorType": "error-invalid-user"}),
+            );
         }
         let token = format!("token-{}", self.minted.fetch_add(1, Ordering::Relaxed));
         state.tokens.insert(token.clone(), id.clone());
@@ -297,7 +305,10 @@ fn find_user(state: &State, query: &HashMap<String, String>) -> (u16, Value) {
         })
     };
     if query.contains_key("email") && state.version.is_some_and(|v| v < Version::INFO_BY_EMAIL) {
-        return (400, json!({"success": false, "error": "must have required property 'userId' [invalid-params]", "errorType": "invalid-params"}));
+        return (
+            400,
+            json!({"success": false, "error": "must have required property 'userId' [invalid-params]", "errorType": "invalid-params"}),
+        );
     }
     match state.users.iter().find(hit) {
         Some(user) => {
@@ -319,7 +330,10 @@ fn create_user(state: &mut State, body: &Value) -> (u16, Value) {
     assert!(body["password"].as_str().is_some_and(|password| password.len() > 40), "a password is always wanted");
     let taken = |field: &str, value: &str| {
         let text = format!("`{value}` is already in use :( [error-field-unavailable]");
-        (400, json!({"success": false, "error": text, "errorType": "error-field-unavailable", "details": {"method": "insertOrUpdateUser", "field": field}}))
+        (
+            400,
+            json!({"success": false, "error": text, "errorType": "error-field-unavailable", "details": {"method": "insertOrUpdateUser", "field": field}}),
+        )
     };
     for user in &state.users {
         if user["username"].as_str().is_some_and(|own| own.eq_ignore_ascii_case(name)) {

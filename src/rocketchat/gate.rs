@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// The limiter's default window (`API_Enable_Rate_Limiter_Time_Default`).
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// A wait that is longer than this is not believed: a clock is wrong.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_mins(10);
 /// Calls that go out before the first answer has shown whether there is a limiter.
 const COLD: u32 = 4;
 /// Calls to one endpoint at a time where there is no limiter.

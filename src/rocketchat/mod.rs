@@ -44,7 +44,7 @@ use memo::Memo;
 use wire::{Ask, Endpoint, Transport, Wire};
 
 /// How long the version and the username rule are believed.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 /// How soon something that could not be fetched is tried again.
 const SHORT: Duration = Duration::from_secs(5);
 /// Answers younger than this are not doubted.
@@ -254,7 +254,7 @@ impl Client {
             .own
             .get_or(|| async {
                 match shared.wire.send(&self.as_service(Endpoint::OwnMe), Instant::now() + PATIENCE).await {
-                    Ok(_) => (Ok(()), Duration::from_secs(60)),
+                    Ok(_) => (Ok(()), Duration::from_mins(1)),
                     Err(error) => (Err(error), YOUNG),
                 }
             })
@@ -284,7 +284,7 @@ impl Client {
     }
 
     fn as_service(&self, endpoint: Endpoint) -> Ask<'_> {
-        Ask::new(endpoint).as_user(&self.shared.service_id, self.shared.service_token.get())
+        Ask::new(endpoint).by(&self.shared.service_id, self.shared.service_token.get())
     }
 
     async fn send(&self, ask: Ask<'_>) -> Result<Value, ApiError> {

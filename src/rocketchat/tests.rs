@@ -68,7 +68,9 @@ async fn reads_are_tried_twice_and_writes_once() {
 
 #[tokio::test(start_paused = true)]
 async fn tokens_are_minted_in_the_form_of_the_version() {
-    for (version, with_secret) in [(Version::new(6, 5), false), (Version::new(7, 13), false), (Version::new(8, 0), true), (Version::new(9, 0), true)] {
+    for (version, with_secret) in
+        [(Version::new(6, 5), false), (Version::new(7, 13), false), (Version::new(8, 0), true), (Version::new(9, 0), true)]
+    {
         let fake = Fake::new();
         fake.add(user("u1", "ada"));
         fake.state().version = Some(version);
@@ -102,18 +104,23 @@ async fn an_unknown_version_is_lived_with() {
     fake.state().version = None;
     fake.client(&config()).mint_token("u1").await.unwrap();
     let client = fake.client(&config());
-    fake.script("users.createToken", [Step::Reply(400, json!({"success": false, "error": "must NOT have additional properties [invalid-params]"}))]);
+    fake.script(
+        "users.createToken",
+        [Step::Reply(400, json!({"success": false, "error": "must NOT have additional properties [invalid-params]"}))],
+    );
     fake.script("users.createToken", [Step::Reply(200, json!({"success": true, "data": {"userId": "u1", "authToken": "x"}}))]);
     client.mint_token("u1").await.unwrap();
     let last = fake.state().bodies.last().cloned().unwrap();
     assert_eq!(last.1, json!({"userId": "u1"}));
 }
 
+/// Version, configured secret, whether the environment is set, whether the permission is there, words, calls.
+type Case<'a> = (Version, Option<&'a SecretSource>, bool, bool, &'a str, usize);
+
 #[tokio::test(start_paused = true)]
 async fn what_is_behind_not_authorized_is_named() {
     let other = SecretSource::inline("other");
     let mine = SecretSource::inline(MINT_SECRET);
-    type Case<'a> = (Version, Option<&'a SecretSource>, bool, bool, &'a str, usize);
     let cases: [Case<'_>; 6] = [
         (Version::new(7, 13), None, false, true, "CREATE_TOKENS_FOR_USERS=true", 2),
         (Version::new(7, 13), None, true, false, "user-generate-access-token", 2),
@@ -189,7 +196,8 @@ async fn permissions_and_second_factors_are_named() {
 
 #[tokio::test(start_paused = true)]
 async fn an_email_is_found_in_every_version_and_never_guessed() {
-    for version in [Version::new(6, 5), Version::new(7, 13), Version::new(8, 0), Version::new(8, 3), Version::new(8, 4), Version::new(9, 0)] {
+    for version in [Version::new(6, 5), Version::new(7, 13), Version::new(8, 0), Version::new(8, 3), Version::new(8, 4), Version::new(9, 0)]
+    {
         let fake = Fake::new();
         fake.add(user("u1", "ada"));
         fake.state().version = Some(version);

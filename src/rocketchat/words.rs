@@ -108,7 +108,11 @@ pub(super) fn permission_for(endpoint: Endpoint, no: &Rejection) -> Refusal {
         Endpoint::CreateToken => "user-generate-access-token",
         Endpoint::Info | Endpoint::Settings | Endpoint::OwnMe | Endpoint::Me | Endpoint::Logout => {
             let detail = format!("{} answered {no}", endpoint.label());
-            return Refusal::new(RefusalKind::Misconfigured, "Rocket.Chat refuses a call that needs no permission. Is there something in between?", detail);
+            return Refusal::new(
+                RefusalKind::Misconfigured,
+                "Rocket.Chat refuses a call that needs no permission. Is there something in between?",
+                detail,
+            );
         }
     };
     let mut refusal = permission_missing(permission);
@@ -179,7 +183,5 @@ pub(super) fn roles_refused(no: &Rejection, roles: &[String]) -> Refusal {
             "The service account may not give the roles of users.roles ({roles}): the role admin needs the permission assign-admin-role."
         ));
     }
-    misconfigured(format!(
-        "Rocket.Chat does not know a role of users.roles ({roles}). Role ids are wanted, not the names that are shown."
-    ))
+    misconfigured(format!("Rocket.Chat does not know a role of users.roles ({roles}). Role ids are wanted, not the names that are shown."))
 }
