@@ -156,7 +156,7 @@ pub fn tune(tcp: &TcpStream) {
     // A socket that refuses these still works.
     let _ = tcp.set_nodelay(true);
     let _ = SockRef::from(tcp)
-        .set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)));
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15)));
 }
 
 /// A connection, plain or TLS.
