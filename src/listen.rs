@@ -46,7 +46,7 @@ pub fn bind(addr: SocketAddr, count: usize) -> io::Result<Vec<StdListener>> {
         // connections. Without it, the kernel says so.
         drop(socket(addr, false)?);
     }
-    let first = socket(addr, count > 1)?;
+    let first = socket(addr, true)?;
     let addr = first.local_addr()?;
     let mut listeners = vec![first];
     for _ in 1..count {

@@ -75,7 +75,7 @@ fn writer() -> (Queue, Guard) {
 }
 
 fn write_out(messages: &Receiver<Message>, lost: &AtomicU64) {
-    let mut out = io::BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+    let mut out = io::BufWriter::with_capacity(64 * 1024, io::stdout());
     let mut next = messages.recv().ok();
     while let Some(Message::Line(line)) = next {
         // A reader that has gone away must not end the proxy: the line is dropped.

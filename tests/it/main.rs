@@ -1,5 +1,7 @@
 //! Everything that runs in one process: real listeners on port 0, real sockets, the stand-ins of `gantry demo`.
 
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+
 mod hostile;
 mod ladder;
 mod proxying;

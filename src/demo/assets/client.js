@@ -266,6 +266,7 @@
     const shown = room;
     ddp.call('loadHistory', shown).then(({ messages }) => {
       list.replaceChildren(...messages.map(messageItem));
+      for (const image of list.querySelectorAll('img.file')) image.onload = () => { list.scrollTop = list.scrollHeight; };
       list.scrollTop = list.scrollHeight;
     }, () => {});
     const input = element('input', { 'aria-label': 'Message', placeholder: `Message #${room}`, autocomplete: 'off' });

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::envelope::ApiError;
 use super::rest::Call;
-use super::state::{Email, State, User, UserKind};
+use super::state::State;
+use super::user::{Email, User, UserKind};
 use super::users::describe;
 
 const REQUIRED: [&str; 4] = ["email", "name", "username", "password"];
@@ -74,7 +75,7 @@ pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, ApiError> 
         roles,
         kind: UserKind::User,
         custom_fields: body.get("customFields").and_then(Value::as_object).cloned().unwrap_or_default(),
-        password: if random { super::state::random_token() } else { password.to_owned() },
+        password: if random { super::meteor::random_token() } else { password.to_owned() },
         two_factor: verified && opt_in,
         inactive: flag("active") == Some(false),
         ..User::default()

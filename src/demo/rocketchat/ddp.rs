@@ -8,9 +8,11 @@ use hyper::HeaderMap;
 use serde_json::{Map, Value, json};
 use tokio::sync::{broadcast, mpsc};
 
+use super::meteor::{ejson_date, hash_token, random_id};
 use super::plan::{Fault, When};
 use super::session::{LoginError, expiry, run_login};
-use super::state::{Request, Shared, State, ejson_date, hash_token, random_id};
+use super::shared::Shared;
+use super::state::{Request, State};
 use super::{rest, settings};
 use crate::demo::events::now_ms;
 
@@ -159,7 +161,7 @@ impl Session {
         match result {
             Ok(result) => self.send(&json!({ "msg": "result", "id": id, "result": result })),
             Err((code, reason, details)) => {
-                self.send(&json!({ "msg": "result", "id": id, "error": meteor_error(&code, &reason, details) }))
+                self.send(&json!({ "msg": "result", "id": id, "error": meteor_error(&code, &reason, details) }));
             }
         }
         self.send(&json!({ "msg": "updated", "methods": [id] }));

@@ -6,8 +6,9 @@ use hyper::header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HeaderVa
 use hyper::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
+use super::meteor::hash_token;
 use super::pages::plain;
-use super::state::{State, hash_token};
+use super::state::State;
 use crate::demo::serve::Answer;
 
 pub(super) fn answer(state: &State, parts: &Parts, name: &str) -> Answer {

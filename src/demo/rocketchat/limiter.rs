@@ -71,7 +71,7 @@ mod tests {
         assert_eq!((waits[9], waits[10]), (None, Some(60)));
         assert_eq!(limiter.count(rule, "GET me", other, now).remaining, 9);
         assert_eq!(limiter.count(rule, "POST login", one, now).wait, None);
-        assert_eq!(limiter.count(rule, "GET me", one, now + Duration::from_secs(60)).wait, None);
+        assert_eq!(limiter.count(rule, "GET me", one, now + Duration::from_mins(1)).wait, None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod ddp;
 mod envelope;
 mod files;
 mod limiter;
+mod meteor;
 mod options;
 mod pages;
 mod plan;
@@ -13,10 +14,12 @@ mod rest;
 mod seed;
 mod session;
 mod settings;
+mod shared;
 mod state;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod user;
 mod users;
 
 use std::io;
@@ -34,9 +37,10 @@ use url::form_urlencoded;
 pub use options::{Generation, Iframe, Options, RateLimit, RestCors, Service, Version};
 pub use plan::Fault;
 use plan::When;
-use state::Shared;
-pub use state::{Email, Request as LoggedRequest, State, Token, TokenKind, User, UserKind};
+use shared::Shared;
+pub use state::{Request as LoggedRequest, State};
 use transport::Polls;
+pub use user::{Email, Token, TokenKind, User, UserKind};
 
 use crate::demo::gate::Gate;
 use crate::demo::serve::{Answer, Connection, Cut, Server};
@@ -111,7 +115,7 @@ impl Workspace {
 
     /// Whether this token is live, whoever's it is.
     pub fn is_live(&self, token: &str) -> bool {
-        self.read(|state| state.owner(&state::hash_token(token)).is_some())
+        self.read(|state| state.owner(&meteor::hash_token(token)).is_some())
     }
 
     /// A session as the user would have from another client. `None` when there is no such user.

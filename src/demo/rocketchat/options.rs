@@ -210,7 +210,7 @@ pub struct RateLimit {
 
 impl Default for RateLimit {
     fn default() -> Self {
-        Self { calls: 10, window: Duration::from_secs(60) }
+        Self { calls: 10, window: Duration::from_mins(1) }
     }
 }
 

@@ -11,7 +11,9 @@ use serde_json::json;
 use url::Url;
 
 use super::files;
-use super::state::{Shared, State, sha256_hex};
+use super::meteor::sha256_hex;
+use super::shared::Shared;
+use super::state::State;
 use crate::demo::serve::Answer;
 
 const CLIENT_HTML: &str = include_str!("../assets/client.html");

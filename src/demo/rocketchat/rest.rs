@@ -13,9 +13,12 @@ use serde_json::{Map, Value, json};
 
 use super::envelope::{ApiError, json_answer};
 use super::limiter::{Standing, remote_address};
+use super::meteor::{hash_token, sha256_hex};
 use super::options::RestCors;
 use super::plan::{Fault, When};
-use super::state::{Request, Shared, State, TokenKind, hash_token, sha256_hex};
+use super::shared::Shared;
+use super::state::{Request, State};
+use super::user::TokenKind;
 use super::{create, session, settings, users};
 use crate::demo::events::{Event, Kind};
 use crate::demo::serve::{Answer, Cut};
@@ -250,12 +253,12 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         call.caller()?;
     }
     let body = match (call.method.as_str(), call.name.as_str()) {
-        ("GET", "/api/info") => info(state, call),
+        ("GET", "/api/info") => Ok(info(state, call)),
         // These two have envelopes of their own.
         ("POST", "login") => return session::login(state, call),
         ("GET" | "POST", "logout") => return session::logout(state, call),
         ("GET", "me") => session::me(state, call),
-        ("GET", "settings.public") => settings::list_public(state, call),
+        ("GET", "settings.public") => Ok(settings::list_public(state, call)),
         ("GET", "users.info") => users::info(state, call),
         ("GET", "users.list") => users::list(state, call),
         ("POST", "users.create") => create::create(state, call),
@@ -279,13 +282,13 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
 }
 
 /// `GET /api/info`: the version is trimmed for most callers.
-fn info(state: &State, call: &Call) -> Result<Value, ApiError> {
+fn info(state: &State, call: &Call) -> Value {
     let version = state.options.version;
     let clients = json!({ "desktop": "3.9.6", "mobile": "4.39.0" });
     if call.may(state, "view-statistics") {
-        return Ok(json!({ "version": version.to_string(), "info": { "version": version.to_string() }, "minimumClientVersions": clients }));
+        return json!({ "version": version.to_string(), "info": { "version": version.to_string() }, "minimumClientVersions": clients });
     }
-    Ok(json!({ "version": format!("{}.{}", version.major, version.minor), "minimumClientVersions": clients }))
+    json!({ "version": format!("{}.{}", version.major, version.minor), "minimumClientVersions": clients })
 }
 
 /// Tells the feed about calls of the service account.

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::state::{State, ejson_date, random_id};
+use super::meteor::{ejson_date, random_id};
+use super::state::State;
 use crate::demo::events::now_ms;
 
 const MINUTE_MS: u64 = 60_000;

@@ -4,8 +4,10 @@
 use serde_json::{Map, Value, json};
 
 use super::envelope::ApiError;
+use super::meteor::{ejson_date, hash_token, sha256_hex};
 use super::rest::Call;
-use super::state::{State, TokenKind, User, ejson_date, hash_token, sha256_hex};
+use super::state::State;
+use super::user::{TokenKind, User};
 use crate::demo::events::now_ms;
 
 const LOGGED_OUT: &str = "You've been logged out by the server. Please log in again.";

@@ -76,7 +76,7 @@ pub(super) fn public(state: &State) -> Vec<Value> {
 }
 
 /// `GET settings.public?_id=a,b`
-pub(super) fn list_public(state: &State, call: &Call) -> Result<Value, ApiError> {
+pub(super) fn list_public(state: &State, call: &Call) -> Value {
     let wanted: Option<Vec<&str>> = call.param("_id").map(|ids| ids.split(',').collect());
     let all: Vec<_> = public(state)
         .into_iter()
@@ -85,7 +85,7 @@ pub(super) fn list_public(state: &State, call: &Call) -> Result<Value, ApiError>
     let number = |name, default| call.param(name).and_then(|n| n.parse::<usize>().ok()).unwrap_or(default);
     let (offset, count, total) = (number("offset", 0), number("count", 100), all.len());
     let page: Vec<_> = all.into_iter().skip(offset).take(count).collect();
-    Ok(json!({ "count": page.len(), "settings": page, "offset": offset, "total": total }))
+    json!({ "count": page.len(), "settings": page, "offset": offset, "total": total })
 }
 
 /// `GET settings/:_id`

@@ -1,127 +1,18 @@
-//! What a workspace knows: users with their hashed tokens, settings, messages, and a log of every request.
+//! What a workspace knows: users, settings, messages, and a log of every request.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::{digest, rand};
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use hyper::HeaderMap;
-use serde_json::{Map, Value, json};
-use tokio::sync::{broadcast, watch};
+use serde_json::Value;
 
 use super::limiter::Limiter;
+use super::meteor::{hash_token, random_id, random_token};
 use super::options::Options;
 use super::plan::Plan;
 use super::settings;
+use super::user::{Token, TokenKind, User, UserKind};
 use crate::demo::events::now_ms;
-
-/// An e-mail address of a user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Email {
-    /// The address.
-    pub address: String,
-    /// Whether the user has proven to own it.
-    pub verified: bool,
-}
-
-/// Bots and apps need no seat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UserKind {
-    /// A person.
-    #[default]
-    User,
-    /// A bot.
-    Bot,
-    /// An app's account.
-    App,
-}
-
-impl UserKind {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Bot => "bot",
-            Self::App => "app",
-        }
-    }
-}
-
-/// One entry of `services.resume.loginTokens`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token {
-    /// SHA-256 of the token, in base64.
-    pub hash: String,
-    /// What kind of token it is.
-    pub kind: TokenKind,
-}
-
-/// What kind of login token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenKind {
-    /// A session; made at this many milliseconds since 1970.
-    Session {
-        /// `when`.
-        when: u64,
-    },
-    /// A personal access token: no `when`, never trimmed.
-    Personal {
-        /// Whether it passes two-factor checks.
-        bypass_two_factor: bool,
-    },
-}
-
-/// A Rocket.Chat account.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct User {
-    /// `_id`; made up when empty.
-    pub id: String,
-    /// The username; accounts without one exist.
-    pub username: Option<String>,
-    /// The display name.
-    pub name: String,
-    /// The addresses.
-    pub emails: Vec<Email>,
-    /// Role ids.
-    pub roles: Vec<String>,
-    /// False when deactivated.
-    pub inactive: bool,
-    /// Person, bot or app.
-    pub kind: UserKind,
-    /// Custom fields.
-    pub custom_fields: Map<String, Value>,
-    /// The password, in plain text: nothing here is real.
-    pub password: String,
-    /// Whether logging in by password or by `services.iframe.token` asks for a second factor.
-    pub two_factor: bool,
-    /// `services.iframe.token`.
-    pub iframe_token: Option<String>,
-    /// `services.resume.loginTokens`, oldest first.
-    pub tokens: Vec<Token>,
-}
-
-impl User {
-    /// An active account with the role `user` and a verified address at example.com.
-    pub fn new(username: &str) -> Self {
-        Self {
-            username: Some(username.to_owned()),
-            name: username.to_owned(),
-            emails: vec![Email { address: format!("{username}@example.com").to_lowercase(), verified: true }],
-            roles: vec!["user".into()],
-            ..Self::default()
-        }
-    }
-
-    /// The tokens that are sessions.
-    pub fn sessions(&self) -> usize {
-        self.tokens.iter().filter(|t| matches!(t.kind, TokenKind::Session { .. })).count()
-    }
-
-    pub(super) fn token(&self, hash: &str) -> Option<&Token> {
-        self.tokens.iter().find(|t| t.hash == hash)
-    }
-}
 
 /// One request that came in, secrets and all.
 #[derive(Clone, Debug)]
@@ -339,86 +230,6 @@ impl State {
 /// The role of the service account; its permissions are those of the options.
 pub(super) const SERVICE_ROLE: &str = "gantry-service";
 
-/// The state behind its lock, and who wants to know of changes.
-#[derive(Debug)]
-pub(super) struct Shared {
-    state: Mutex<State>,
-    /// Turns with every change.
-    pub(super) changed: watch::Sender<u64>,
-    /// Turns when tokens may have gone: sockets look whether theirs is among them.
-    pub(super) revoked: watch::Sender<u64>,
-    /// Room messages for open sockets.
-    pub(super) room: broadcast::Sender<Value>,
-}
-
-impl Shared {
-    pub(super) fn new(options: Options) -> Self {
-        Self {
-            state: Mutex::new(State::new(options)),
-            changed: watch::Sender::new(0),
-            revoked: watch::Sender::new(0),
-            room: broadcast::Sender::new(64),
-        }
-    }
-
-    /// Reads.
-    pub(super) fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
-        read(&self.lock())
-    }
-
-    /// Changes, and tells who waits.
-    pub(super) fn write<R>(&self, write: impl FnOnce(&mut State) -> R) -> R {
-        let result = write(&mut self.lock());
-        self.changed.send_modify(|n| *n += 1);
-        result
-    }
-
-    /// Changes tokens, and tells the sockets too.
-    pub(super) fn revoke<R>(&self, write: impl FnOnce(&mut State) -> R) -> R {
-        let result = self.write(write);
-        self.revoked.send_modify(|n| *n += 1);
-        result
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Meteor's `_hashLoginToken`: SHA-256 in base64.
-pub(super) fn hash_token(token: &str) -> String {
-    STANDARD.encode(digest::digest(&digest::SHA256, token.as_bytes()))
-}
-
-/// Lower-case hex of SHA-256: how Meteor sends passwords.
-pub(super) fn sha256_hex(text: &str) -> String {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).collect()
-}
-
-/// 43 characters, as Meteor's login tokens are.
-pub(super) fn random_token() -> String {
-    URL_SAFE_NO_PAD.encode(random::<32>())
-}
-
-/// 17 characters, as Meteor's ids are.
-pub(super) fn random_id() -> String {
-    const UNMISTAKABLE: &[u8] = b"23456789ABCDEFGHJKLMNPQRSTWXYZabcdefghijkmnopqrstuvwxyz";
-    random::<17>().iter().map(|byte| char::from(UNMISTAKABLE[usize::from(*byte) % UNMISTAKABLE.len()])).collect()
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    rand::fill(&mut bytes).expect("the system has randomness");
-    bytes
-}
-
-/// `{"$date": …}`, as EJSON writes times.
-pub(super) fn ejson_date(ms: u64) -> Value {
-    json!({ "$date": ms })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,12 +252,5 @@ mod tests {
         let id = state.insert(User::new("ada"));
         state.change(&id, |user| user.username = Some("lovelace".into()));
         assert!(state.user("ada").is_none() && state.user("Lovelace").is_some());
-    }
-
-    #[test]
-    fn tokens_are_hashed_as_meteor_does() {
-        assert_eq!(hash_token("abc"), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
-        assert_eq!(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!((random_token().len(), random_id().len()), (43, 17));
     }
 }

@@ -1,4 +1,4 @@
-//! What carries DDP: plain WebSocket at `/websocket`, SockJS over WebSocket, and SockJS polling.
+//! What carries DDP: plain `WebSocket` at `/websocket`, `SockJS` over `WebSocket`, and `SockJS` polling.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,10 +20,10 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 use tokio_util::sync::CancellationToken;
 
 use super::ddp::{self, Wire};
-use super::state::Shared;
+use super::shared::Shared;
 use crate::demo::serve::{Answer, Connection};
 
-/// SockJS' heartbeat: proxies must not see a silent connection for longer.
+/// The heartbeat of `SockJS`: proxies must not see a silent connection for longer.
 const HEARTBEAT: Duration = Duration::from_secs(25);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ enum Framing {
     SockJs,
 }
 
-/// SockJS sessions over polling, by session id.
+/// `SockJS` sessions over polling, by session id.
 #[derive(Debug, Default)]
 pub(super) struct Polls(Mutex<HashMap<String, Poll>>);
 

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::create::{check_email, check_roles, check_username, no_seat};
 use super::envelope::ApiError;
 use super::rest::Call;
-use super::state::{Email, State, User, UserKind};
+use super::state::State;
+use super::user::{Email, User, UserKind};
 
 const FULL_INFO: &str = "view-full-other-user-info";
 

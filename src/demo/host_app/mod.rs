@@ -1,6 +1,8 @@
 //! A stand-in host app: "Harbor", an operations portal with two users, a session cookie, a who-am-I
 //! endpoint, and the demo's page that frames the chat with and without Gantry.
 
+mod options;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
@@ -18,102 +20,20 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use url::form_urlencoded;
 
-use super::client;
-use super::events::{Event, Feed, Kind};
-use super::gate::{Gate, Turnstile};
-use super::serve::{Answer, Cut, Server};
+pub use options::{HostUser, Logout, Me, Options};
+
+use crate::demo::client;
+use crate::demo::events::{Event, Kind};
+use crate::demo::gate::{Gate, Turnstile};
+use crate::demo::serve::{Answer, Cut, Server};
 
 /// The session cookie.
 pub const COOKIE_NAME: &str = "harbor_session";
 
-const PAGE: &str = include_str!("assets/harbor.html");
-const SIGN_IN: &str = include_str!("assets/sign-in.html");
-const SCRIPT: &str = include_str!("assets/harbor.js");
-const STYLE: &str = include_str!("assets/harbor.css");
-
-/// How the host app is set up.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// The chat through Gantry: what the right panel frames.
-    pub chat_url: String,
-    /// The workspace itself: what the left panel frames.
-    pub direct_chat_url: String,
-    /// Where the host app's server ends a user's chat sessions.
-    pub logout: Option<Logout>,
-    /// The list below the panels.
-    pub feed: Feed,
-}
-
-/// Gantry's `POST logout` as the host app's server calls it.
-#[derive(Clone, Debug)]
-pub struct Logout {
-    /// Gantry's listener.
-    pub addr: SocketAddr,
-    /// The path, such as `/_gantry/logout`.
-    pub path: String,
-    /// The secret of `session.logout_secret`.
-    pub secret: String,
-}
-
-/// A user of the host app.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostUser {
-    /// The stable id.
-    pub sub: String,
-    /// The username.
-    pub username: String,
-    /// The display name.
-    pub name: String,
-    /// The e-mail address.
-    pub email: String,
-    /// Whether the host app has verified the address.
-    pub email_verified: bool,
-    /// Groups.
-    pub groups: Vec<String>,
-}
-
-impl HostUser {
-    /// A user with a verified address at harbor.example.
-    pub fn new(username: &str, name: &str) -> Self {
-        Self {
-            sub: format!("harbor-{username}"),
-            username: username.to_owned(),
-            name: name.to_owned(),
-            email: format!("{username}@harbor.example"),
-            email_verified: true,
-            groups: vec!["operations".to_owned()],
-        }
-    }
-
-    /// What `GET /api/me` answers.
-    pub fn claims(&self) -> Value {
-        json!({
-            "sub": self.sub, "preferred_username": self.username, "email": self.email, "email_verified": self.email_verified,
-            "name": self.name, "groups": self.groups,
-        })
-    }
-}
-
-/// What `GET /api/me` does.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Me {
-    /// 200 with the session's user, or 401.
-    #[default]
-    Normal,
-    /// This answer to everybody.
-    Answer {
-        /// The status.
-        status: u16,
-        /// The media type; empty for none.
-        content_type: String,
-        /// The body.
-        body: String,
-    },
-    /// The connection ends without an answer.
-    Close,
-    /// Never answers.
-    Hang,
-}
+const PAGE: &str = include_str!("../assets/harbor.html");
+const SIGN_IN: &str = include_str!("../assets/sign-in.html");
+const SCRIPT: &str = include_str!("../assets/harbor.js");
+const STYLE: &str = include_str!("../assets/harbor.css");
 
 /// A running host app. Cheap to clone; it stops when the last clone is dropped.
 #[derive(Clone, Debug)]
