@@ -26,7 +26,7 @@ use crate::rocketchat::{Client, User};
 use judge::{By, Mark, Verdict, judge};
 
 /// How long a full workspace is taken at its word before another create is tried.
-const FULL_FOR: Duration = Duration::from_secs(60);
+const FULL_FOR: Duration = Duration::from_mins(1);
 
 /// A Rocket.Chat account that may be signed in to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,9 +182,6 @@ fn found(account: Account, created: bool) -> Arc<Found> {
 }
 
 fn no_name() -> Refusal {
-    Refusal::new(
-        RefusalKind::Misconfigured,
-        "No username can be made that Rocket.Chat's setting UTF8_User_Names_Validation allows.",
-        "",
-    )
+    let words = "No username can be made that Rocket.Chat's setting UTF8_User_Names_Validation allows.";
+    Refusal::new(RefusalKind::Misconfigured, words, words)
 }
