@@ -62,15 +62,13 @@ fn table(heading: &str) -> Vec<Vec<String>> {
 /// Loads a configuration, with a file of its own for each secret that it takes from one.
 fn load(text: &str) -> Loaded {
     // Readable for nobody else, or there is a warning.
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), SECRET).unwrap();
-    let mut whole = String::new();
-    for line in text.lines() {
-        match line.split_once('=') {
-            Some((name, _)) if name.trim().ends_with("_file") => whole += &format!("{name}= '{}'\n", secret.path().display()),
-            _ => whole += &format!("{line}\n"),
-        }
-    }
+    let secret = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(secret.path(), SECRET).expect("a temporary file");
+    let stands_in = |line: &str| match line.split_once('=') {
+        Some((name, _)) if name.trim().ends_with("_file") => format!("{name}= '{}'\n", secret.path().display()),
+        _ => format!("{line}\n"),
+    };
+    let whole: String = text.lines().map(stands_in).collect();
     config::load(Some(("README.md", &whole)), [], &[]).unwrap_or_else(|problems| panic!("{problems:#?}\n{whole}"))
 }
 
