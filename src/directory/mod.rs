@@ -99,6 +99,10 @@ impl Directory {
             })
             .await;
         self.metrics.cache("users", !asked);
+        if asked {
+            // The count lags behind by design.
+            self.cache.run_pending_tasks().await;
+        }
         self.metrics.cache_entries("users", self.cache.entry_count());
         let found = found.map_err(Arc::unwrap_or_clone)?;
         Ok((Arc::clone(&found.account), found.news.swap(false, Ordering::Relaxed)))

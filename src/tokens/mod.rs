@@ -145,6 +145,10 @@ impl Tokens {
             let (minted, reused) = handed;
             if ledger.bind(session, &minted) {
                 self.metrics.cache("tokens", reused);
+                if !reused {
+                    // The count lags behind by design.
+                    self.owners.run_pending_tasks();
+                }
                 self.metrics.cache_entries("tokens", self.owners.entry_count());
                 if reused {
                     self.metrics.token_reused();
