@@ -5,6 +5,7 @@
 
 mod hostile;
 mod ladder;
+mod manual;
 mod proxying;
 mod support;
 mod websocket;
