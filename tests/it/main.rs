@@ -8,4 +8,5 @@ mod ladder;
 mod manual;
 mod proxying;
 mod support;
+mod tls;
 mod websocket;
