@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HOST, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::tunnel;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
-use crate::headers::{hop, request};
+use crate::headers::hop;
 use crate::lifecycle::{Health, Stop};
 use crate::listen::ClientIo;
 use crate::metrics::Shard;
@@ -49,10 +49,6 @@ impl Forward {
     /// See [`Failure`].
     pub async fn send(&self, req: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<PooledBody>, Failure> {
         let (mut parts, body) = req.into_parts();
-        if let Err(failure) = request::check(&parts.method, &parts.uri, parts.version, &parts.headers) {
-            peer.note_unread();
-            return Err(failure);
-        }
         let upgrade = hop::websocket_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
         parts.extensions.clear();
         hop::strip_request(&mut parts.headers);
@@ -113,9 +109,20 @@ impl Forward {
     }
 }
 
-/// hyper reads a body in an unknown coding until the end of the connection; without its
-/// `Transfer-Encoding` it would be passed on as something that it is not (RFC 9112 §6.1).
+/// Whether the end of an answer is said once. hyper reads a body in an unknown coding until the end of
+/// the connection; without its `Transfer-Encoding` it would be passed on as something that it is not
+/// (RFC 9112 §6.1). A length beside a coding or a list of lengths would reach the client, and mean
+/// another end to it than to us (§6.3).
 fn known_framing(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        if lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit) {
+            return Err(Failure::BadAnswer("its Content-Length is not one number".into()));
+        }
+        if headers.contains_key(TRANSFER_ENCODING) {
+            return Err(Failure::BadAnswer("it has both Transfer-Encoding and Content-Length".into()));
+        }
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),

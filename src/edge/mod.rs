@@ -25,7 +25,7 @@ use crate::error::{Failure, Fault};
 use crate::headers::cors::CorsPolicy;
 use crate::headers::forwarded::Forwarding;
 use crate::headers::framing::FramingPolicy;
-use crate::headers::redact;
+use crate::headers::{redact, request};
 use crate::lifecycle::{Health, Stop};
 use crate::login::Login;
 use crate::metrics::{Metrics, RouteLabel, Shard};
@@ -89,6 +89,8 @@ struct Seen {
     accept: Option<HeaderValue>,
     client: IpAddr,
     id: RequestId,
+    /// A preflight that is answered here: its grants stand already.
+    preflight: bool,
     logout: Option<PassingLogout>,
 }
 
@@ -116,15 +118,20 @@ impl Edge {
     /// THE request path.
     pub async fn handle(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
         let seen = self.look(&request, &peer);
-        let mut failed = None;
-        let mut response = match seen.route {
-            Route::Upstream if self.is_preflight(&request) => self.preflight(&request),
-            Route::Upstream => match self.forward.send(request, &peer).await {
-                Ok(response) => response.map(Body::Passed),
-                Err(failure) => self.failure(&seen, failed.insert(failure)),
-            },
-            Route::Hidden => self.failure(&seen, failed.insert(Failure::NotFound)),
-            _ => self.own(&seen, &peer, request).await,
+        let answer = match (check(&request), seen.route) {
+            // What could be read in two ways is refused before anything else looks at it.
+            (Err(failure), _) => {
+                peer.note_unread();
+                Err(failure)
+            }
+            (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&request)),
+            (Ok(()), Route::Upstream) => self.forward.send(request, &peer).await.map(|response| response.map(Body::Passed)),
+            (Ok(()), Route::Hidden) => Err(Failure::NotFound),
+            (Ok(()), _) => Ok(self.own(&seen, &peer, request).await),
+        };
+        let (mut response, failed) = match answer {
+            Ok(response) => (response, None),
+            Err(failure) => (self.failure(&seen, &failure), Some(failure)),
         };
         self.decorate(&seen, &mut response);
         self.finish(&seen, failed.as_ref(), &response);
@@ -146,12 +153,17 @@ impl Edge {
             accept: headers.get(ACCEPT).cloned(),
             client: self.policies.forwarding.client_ip(headers, peer),
             id: given_id(request, peer).unwrap_or_else(RequestId::random),
+            preflight: *request.method() == Method::OPTIONS && self.origins(route).preflight(headers).is_some(),
             logout: PassingLogout::of(request),
         }
     }
 
-    fn is_preflight(&self, request: &Request<Incoming>) -> bool {
-        *request.method() == Method::OPTIONS && self.policies.cors.preflight(request.headers()).is_some()
+    /// The origins that may read the answers of a route.
+    fn origins(&self, route: Route) -> &CorsPolicy {
+        match route {
+            Route::Upstream | Route::Hidden => &self.policies.cors,
+            _ => self.policies.callback.origins(),
+        }
     }
 
     fn preflight(&self, request: &Request<Incoming>) -> Response<Body<PooledBody>> {
@@ -162,10 +174,6 @@ impl Edge {
     }
 
     async fn own(&self, seen: &Seen, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Body<PooledBody>> {
-        if let Err(failure) = crate::headers::request::check(request.method(), request.uri(), request.version(), request.headers()) {
-            peer.note_unread();
-            return self.failure(seen, &failure);
-        }
         let asked = Asked { route: seen.route, id: &seen.id, peer, client: seen.client };
         let mut response = self.policies.callback.answer(&asked, &self.policies.pages, request).await.map(ours);
         if let Ok(id) = HeaderValue::from_str(seen.id.as_str()) {
@@ -197,11 +205,9 @@ impl Edge {
             return;
         }
         self.policies.framing.apply(seen.path(), response.headers_mut());
-        let cors = match seen.route {
-            Route::Upstream | Route::Hidden => &self.policies.cors,
-            _ => self.policies.callback.origins(),
-        };
-        cors.apply(seen.origin.as_ref(), response.headers_mut());
+        if !seen.preflight {
+            self.origins(seen.route).apply(seen.origin.as_ref(), response.headers_mut());
+        }
     }
 
     fn finish(&self, seen: &Seen, failed: Option<&Failure>, response: &Response<Body<PooledBody>>) {
@@ -259,6 +265,10 @@ fn given_id(request: &Request<Incoming>, peer: &Peer) -> Option<RequestId> {
         return None;
     }
     RequestId::given(request.headers().get(&X_REQUEST_ID)?.to_str().ok()?)
+}
+
+fn check<B>(request: &Request<B>) -> Result<(), Failure> {
+    request::check(request.method(), request.uri(), request.version(), request.headers())
 }
 
 fn ours(bytes: Bytes) -> Body<PooledBody> {
