@@ -1,10 +1,11 @@
 //! Forwarding: the request to the workspace, the answer back, and the tunnel when both agree on one.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -59,11 +60,25 @@ impl Forward {
         if !parts.headers.contains_key(HOST) {
             parts.headers.insert(HOST, self.host.clone());
         }
+        if parts.version == Version::HTTP_11 {
+            peer.interim.open();
+        } else {
+            // HTTP/1.0 knows no interim answers, so that it cannot wait for one (RFC 9110 §10.1.1).
+            parts.headers.remove(EXPECT);
+        }
         parts.version = Version::HTTP_11;
         origin_form(&mut parts.uri);
 
-        let (upload, progress) = Upload::new(body, peer);
-        let answered = self.pool.send(Request::from_parts(parts, upload), &progress).await;
+        let (upload, progress) = Upload::new(body, peer, &self.rules);
+        let mut sent = pin!(self.pool.send(Request::from_parts(parts, upload), &progress));
+        let answered = loop {
+            tokio::select! {
+                biased;
+                answered = &mut sent => break answered,
+                () = peer.interim.pushed() => {}
+            }
+        };
+        peer.interim.shut();
         if !progress.done() && answered.is_err() {
             peer.note_unread();
         }

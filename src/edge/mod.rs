@@ -25,6 +25,7 @@ use crate::error::{Failure, Fault};
 use crate::headers::cors::CorsPolicy;
 use crate::headers::forwarded::Forwarding;
 use crate::headers::framing::FramingPolicy;
+use crate::headers::watch::Flaw;
 use crate::headers::{redact, request};
 use crate::lifecycle::{Health, Stop};
 use crate::login::Login;
@@ -268,6 +269,9 @@ fn given_id(request: &Request<Incoming>, peer: &Peer) -> Option<RequestId> {
 }
 
 fn check<B>(request: &Request<B>) -> Result<(), Failure> {
+    if let Some(flaw) = request.extensions().get::<Flaw>() {
+        return Err(flaw.failure());
+    }
     request::check(request.method(), request.uri(), request.version(), request.headers())
 }
 
