@@ -2,8 +2,16 @@
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 
+mod budgets;
+mod callback;
 mod hostile;
+mod identity;
 mod ladder;
+mod minting;
+mod outages;
 mod proxying;
 mod support;
+mod tokens;
+mod usernames;
+mod users;
 mod websocket;
