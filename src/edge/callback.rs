@@ -102,8 +102,7 @@ impl Callback {
     fn preflight(&self, headers: &HeaderMap, methods: &[Method]) -> Response<Bytes> {
         if let Some(grant) = self.origins.preflight(headers) {
             let mut response = bare(StatusCode::NO_CONTENT);
-            *response.headers_mut() = grant;
-            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response.headers_mut().extend(grant);
             return response;
         }
         // A preflight that is not granted fails by having no grant; an OPTIONS of another kind is told
@@ -148,8 +147,10 @@ impl Callback {
     }
 
     async fn logout(&self, asked: &Asked<'_>, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
-        let outcome = if headers.contains_key(AUTHORIZATION) && self.logout_secret.is_some() {
-            self.logout_by_host_app(headers, body).await
+        // The host app's server names an identity; a session in the Authorization header does not.
+        let named = identity_in(body);
+        let outcome = if headers.contains_key(AUTHORIZATION) && (named.is_some() || self.knows_secret(headers)) {
+            self.logout_by_host_app(headers, named).await
         } else {
             async {
                 self.check_site(headers)?;
@@ -169,23 +170,20 @@ impl Callback {
         }
     }
 
-    async fn logout_by_host_app(&self, headers: &HeaderMap, body: &[u8]) -> Result<usize, Refusal> {
-        let denied = |detail: &str| Refusal::new(RefusalKind::NoSession, "The logout secret is wrong.", detail);
-        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
-        let given = given.ok_or_else(|| denied("Authorization is not of the form Bearer <secret>"))?;
-        let secret = self.logout_secret.as_ref().ok_or_else(|| denied("session.logout_secret is not set"))?;
-        if !secret.get().matches(given) {
-            return Err(denied("the bearer token differs from session.logout_secret"));
+    fn knows_secret(&self, headers: &HeaderMap) -> bool {
+        self.logout_secret.as_ref().zip(bearer(headers)).is_some_and(|(secret, given)| secret.get().matches(given))
+    }
+
+    async fn logout_by_host_app(&self, headers: &HeaderMap, named: Option<String>) -> Result<usize, Refusal> {
+        if !self.knows_secret(headers) {
+            let detail = match (&self.logout_secret, bearer(headers)) {
+                (None, _) => "session.logout_secret is not set",
+                (_, None) => "Authorization is not of the form Bearer <secret>",
+                _ => "the bearer token differs from session.logout_secret",
+            };
+            return Err(Refusal::new(RefusalKind::NoSession, "The logout secret is wrong.", detail));
         }
-        let id = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|body| match body.get("id")? {
-            serde_json::Value::String(id) => Some(id.clone()),
-            serde_json::Value::Number(id) => Some(id.to_string()),
-            _ => None,
-        });
-        let id = id.ok_or_else(|| {
+        let id = named.ok_or_else(|| {
             Refusal::new(RefusalKind::Misconfigured, "The body has to be {\"id\": \"<identity id>\"}.", "logout without an identity id")
         })?;
         Ok(self.login.sign_out_everywhere(&id).await)
@@ -230,6 +228,21 @@ impl Callback {
     }
 }
 
+/// What stands behind `Bearer` in the Authorization header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The `id` of a JSON body.
+fn identity_in(body: &[u8]) -> Option<String> {
+    match serde_json::from_slice::<serde_json::Value>(body).ok()?.get("id")? {
+        serde_json::Value::String(id) => Some(id.clone()),
+        serde_json::Value::Number(id) => Some(id.to_string()),
+        _ => None,
+    }
+}
+
 async fn read(body: &mut Incoming) -> Result<Bytes, StatusCode> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
@@ -246,6 +259,7 @@ fn bare(status: StatusCode) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = status;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -253,7 +267,6 @@ fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> 
     let mut response = bare(status);
     *response.body_mut() = Bytes::from(body.to_string());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

@@ -71,7 +71,7 @@ async fn a_missing_permission_is_named() {
 #[tokio::test]
 async fn a_wrong_service_account_is_named() {
     for version in OLD.into_iter().chain(NEW) {
-        for (key, value) in [("rocketchat.auth_token", "no such token"), ("rocketchat.user_id", "nobody")] {
+        for (key, value) in [("rocketchat.auth_token", "no-such-token"), ("rocketchat.user_id", "nobody")] {
             let world = World::with(Options::version(version), &[(key, value)]).await;
             let message = refused(&world.token(&world.settled("ada")).await, 500, "misconfigured");
             let right = message.contains("rocketchat.user_id") && message.contains("rocketchat.auth_token");

@@ -102,6 +102,18 @@ impl World {
         token
     }
 
+    /// Signs in after sessions were ended behind our back: a living token, as soon as the old ones are doubted.
+    pub async fn sign_in_anew(&self, cookie: &str) -> String {
+        let mut token = String::new();
+        within("a living token", async {
+            while !self.chat.is_live(&token) {
+                token = token_of(&self.token(cookie).await);
+            }
+        })
+        .await;
+        token
+    }
+
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         self.send(Method::POST, path, headers, body).await
     }
