@@ -27,7 +27,7 @@ use crate::headers::cors::CorsPolicy;
 use crate::headers::forwarded::Forwarding;
 use crate::headers::framing::FramingPolicy;
 use crate::headers::redact;
-use crate::lifecycle::Stop;
+use crate::lifecycle::{Health, Stop};
 use crate::login::Login;
 use crate::metrics::{Metrics, RouteLabel, Shard};
 use crate::outbound::pool::{Pool, PooledBody};
@@ -107,8 +107,15 @@ enum PassingLogout {
 
 impl Edge {
     /// The edge of one worker.
-    pub fn new(policies: Arc<Policies>, pool: Rc<Pool>, tunnels: TaskTracker, shard: Arc<Shard>, stop: Stop) -> Rc<Self> {
-        let forward = Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), stop);
+    pub fn new(
+        policies: Arc<Policies>,
+        pool: Rc<Pool>,
+        tunnels: TaskTracker,
+        shard: Arc<Shard>,
+        health: Arc<Health>,
+        stop: Stop,
+    ) -> Rc<Self> {
+        let forward = Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), health, stop);
         Rc::new(Self { policies, forward, shard })
     }
 

@@ -123,14 +123,14 @@ impl Client {
     }
 
     /// Whether the workspace answers, for readiness. An answer to any call within the last ten seconds
-    /// counts, so that this never uses up the limiter's calls.
+    /// counts, so that this never uses up the limiter's calls; not when something makes us `doubt` it.
     ///
     /// # Errors
     /// Why it does not, in words.
-    pub async fn ping(&self) -> Result<(), Refusal> {
+    pub async fn ping(&self, doubt: bool) -> Result<(), Refusal> {
         let wire = &self.shared.wire;
         // Where the limiter speaks, the workspace lives.
-        if wire.answered_within(PING_EVERY) || wire.is_shut(Endpoint::Info) {
+        if (!doubt && wire.answered_within(PING_EVERY)) || wire.is_shut(Endpoint::Info) {
             return Ok(());
         }
         match wire.send(&Ask::new(Endpoint::Info).forced(), Instant::now() + PATIENCE).await {

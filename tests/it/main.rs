@@ -1,12 +1,14 @@
 //! Everything that runs in one process: real listeners on port 0, real sockets, the stand-ins of `gantry demo`.
 
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod budgets;
 mod callback;
 mod hostile;
 mod identity;
 mod ladder;
+mod manual;
 mod minting;
 mod outages;
 mod proxying;
