@@ -2,6 +2,7 @@
 //! here ever puts a token in an answer that is not 200.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::route::Route;
 use crate::config::{Config, Origin};
 use crate::error::{Refusal, RefusalKind};
 use crate::headers::cors::CorsPolicy;
+use crate::lifecycle::Health;
 use crate::login::{Login, SignedIn};
 use crate::metrics::Metrics;
 use crate::peer::{Peer, RequestId};
@@ -33,7 +35,8 @@ const FRESH: &str = "x-gantry-fresh";
 #[derive(Debug)]
 pub struct Callback {
     login: Login,
-    metrics: std::sync::Arc<Metrics>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
     origins: CorsPolicy,
     logout_secret: Option<SecretSource>,
 }
@@ -53,10 +56,10 @@ pub struct Asked<'a> {
 
 impl Callback {
     /// Answers from `login`, to the chat's own origin and those of `[cors]`.
-    pub fn new(config: &Config, login: Login, metrics: std::sync::Arc<Metrics>) -> Self {
+    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         let mut origins: Vec<Origin> = config.cors.allowed_origins.clone();
         origins.push(config.server.public_origin.clone());
-        Self { login, metrics, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
+        Self { login, metrics, health, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
     }
 
     /// The origins that may use our paths.
@@ -119,6 +122,9 @@ impl Callback {
         let outcome = self.sign_in(asked, headers, fresh).await;
         let refusal = outcome.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.login(self.login.source(), refusal, started.elapsed());
+        if refusal == Some(RefusalKind::RocketchatUnavailable) {
+            self.health.doubt();
+        }
         self.audit(asked, &outcome, started.elapsed());
         match outcome {
             Ok(signed_in) => json_answer(StatusCode::OK, &json!({ "loginToken": signed_in.token.expose() })),

@@ -57,13 +57,13 @@ impl Policies {
     ///
     /// # Errors
     /// A file of `[login]` cannot be used; the words name it.
-    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>) -> Result<Self, String> {
+    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>, health: Arc<Health>) -> Result<Self, String> {
         Ok(Self {
             paths: Paths::new(&config.login),
             forwarding: Arc::new(Forwarding::new(config)),
             framing: FramingPolicy::new(&config.framing),
             cors: CorsPolicy::new(&config.cors.allowed_origins),
-            callback: Callback::new(config, login.clone(), metrics),
+            callback: Callback::new(config, login.clone(), metrics, health),
             pages: Pages::new(config).map_err(|error| error.to_string())?,
             login,
             access_log: config.log.access,
