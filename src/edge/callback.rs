@@ -208,10 +208,11 @@ impl Callback {
         };
         match (origins.next(), origins.next()) {
             (Some(origin), None) if self.origins.allows(origin) => Ok(()),
-            (Some(origin), _) => refuse(format!("Origin {:?}", String::from_utf8_lossy(origin.as_bytes()))),
-            (None, _) => match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
-                None | Some(b"same-origin" | b"none") => Ok(()),
-                Some(other) => refuse(format!("no Origin, and Sec-Fetch-Site {:?}", String::from_utf8_lossy(other))),
+            (Some(origin), _) => refuse(format!("Origin {}", shown(origin))),
+            (None, _) => match headers.get("sec-fetch-site") {
+                None => Ok(()),
+                Some(site) if matches!(site.as_bytes(), b"same-origin" | b"none") => Ok(()),
+                Some(other) => refuse(format!("no Origin, and Sec-Fetch-Site {}", shown(other))),
             },
         }
     }
@@ -232,6 +233,12 @@ impl Callback {
             ),
         }
     }
+}
+
+/// A stranger's header for the log: on one line, and not for ever.
+fn shown(value: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    format!("{:?}", text.chars().take(100).collect::<String>())
 }
 
 /// What stands behind `Bearer` in the Authorization header.

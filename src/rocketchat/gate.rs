@@ -103,6 +103,12 @@ impl Gate {
         }
     }
 
+    /// Forgets what the limiter said: it was to another caller.
+    pub(super) fn reopen(&self) {
+        self.state().mode = Mode::Unknown;
+        self.changed.notify_waiters();
+    }
+
     /// Whether the limiter keeps everybody out at the moment.
     pub(super) fn is_shut(&self) -> bool {
         matches!(self.state().mode, Mode::Limited { left: 0, resets, .. } if Instant::now() < resets)

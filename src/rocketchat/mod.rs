@@ -24,6 +24,7 @@ mod words;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -37,7 +38,7 @@ use crate::config::Config;
 use crate::error::Refusal;
 use crate::metrics::Metrics;
 use crate::outbound::api::Api;
-use crate::secret::SecretSource;
+use crate::secret::{Secret, SecretSource};
 
 use error::ApiError;
 use memo::Memo;
@@ -66,6 +67,8 @@ struct Shared {
     wire: Wire,
     service_id: String,
     service_token: SecretSource,
+    /// The value that was used last.
+    used_token: ArcSwapOption<Secret>,
     create_token_secret: Option<SecretSource>,
     patience: Duration,
     version: Memo<Option<Version>>,
@@ -86,6 +89,7 @@ impl Client {
             wire: Wire::new(transport, rocketchat.url.clone(), rocketchat.timeout, metrics),
             service_id: rocketchat.user_id.clone(),
             service_token: rocketchat.auth_token.clone(),
+            used_token: ArcSwapOption::empty(),
             create_token_secret: rocketchat.create_token_secret.clone(),
             patience: config.login.timeout,
             version: Memo::new(),
@@ -284,7 +288,19 @@ impl Client {
     }
 
     fn as_service(&self, endpoint: Endpoint) -> Ask<'_> {
-        Ask::new(endpoint).by(&self.shared.service_id, self.shared.service_token.get())
+        let shared = &self.shared;
+        let token = shared.service_token.get();
+        let used = shared.used_token.load();
+        if used.as_ref().is_none_or(|used| **used != token) {
+            shared.used_token.store(Some(Arc::new(token.clone())));
+            // The limiter counts calls with a token that the workspace does not know, and that says nothing
+            // about this one.
+            if used.is_some() {
+                shared.wire.forget_limits();
+                shared.own.doubt(Duration::ZERO);
+            }
+        }
+        Ask::new(endpoint).by(&shared.service_id, token)
     }
 
     async fn send(&self, ask: Ask<'_>) -> Result<Value, ApiError> {
