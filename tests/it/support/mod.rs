@@ -1,8 +1,10 @@
 //! What the tests share: a running Gantry, raw origins and raw clients.
 
+pub mod keys;
 pub mod origin;
 pub mod proxy;
 pub mod wire;
+pub mod world;
 
 use std::time::Duration;
 
