@@ -1,7 +1,10 @@
 //! What the tests share: a running Gantry, raw origins and raw clients.
 
+pub mod audit;
+pub mod browser;
 pub mod origin;
 pub mod proxy;
+pub mod stage;
 pub mod wire;
 
 use std::time::Duration;
