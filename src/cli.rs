@@ -34,7 +34,7 @@ struct Cli {
 
 #[derive(Clone, Debug, Args)]
 struct ConfigArgs {
-    /// The configuration file [env: GANTRY_CONFIG; default: ./proxy.toml, else /etc/gantry/proxy.toml, if there].
+    /// The configuration file; else `GANTRY_CONFIG`, `./proxy.toml` or `/etc/gantry/proxy.toml`, whichever is there.
     #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Sets one key, over the environment and the file: --set server.listen=127.0.0.1:8080. May be repeated.

@@ -145,12 +145,9 @@ fn display_name(name: &str) -> Option<String> {
 }
 
 fn email_missing() -> Refusal {
-    Refusal::new(
-        RefusalKind::Misconfigured,
-        "A chat account needs an e-mail address, and the host app gave none: claim \"email\" is missing where identity.claims.email (or \
-         identity.header.email) points.",
-        "",
-    )
+    let words = "A chat account needs an e-mail address, and the host app gave none: claim \"email\" is missing where identity.claims.email \
+                 (or identity.header.email) points.";
+    Refusal::new(RefusalKind::Misconfigured, words, words)
 }
 
 fn email_conflict() -> Refusal {

@@ -59,11 +59,8 @@ pub(super) fn judge(users: &Users, service_id: &str, user: &User, identity: &Ide
         return Verdict::Refuse(not_allowed("the account belongs to a person on another server".to_owned()));
     }
     if !user.fully_visible() && (!users.deny_roles.is_empty() || users.external_id.is_some()) {
-        return Verdict::Refuse(Refusal::new(
-            RefusalKind::Misconfigured,
-            "The service account cannot see the roles of users: it lacks the permission view-full-other-user-info in Rocket.Chat.",
-            "",
-        ));
+        let words = "The service account cannot see the roles of users: it lacks the permission view-full-other-user-info in Rocket.Chat.";
+        return Verdict::Refuse(Refusal::new(RefusalKind::Misconfigured, words, words));
     }
     let Some(mark) = belongs(users, user, identity, by, proven) else {
         return Verdict::Refuse(Refusal::new(
@@ -82,7 +79,11 @@ pub(super) fn judge(users: &Users, service_id: &str, user: &User, identity: &Ide
 pub(super) fn standing(users: &Users, active: Option<bool>, roles: &[String]) -> Result<(), Refusal> {
     // Rocket.Chat itself signs in only accounts that are marked active.
     if active != Some(true) {
-        return Err(Refusal::new(RefusalKind::UserInactive, "Your chat account is deactivated. Please ask the administrators.", ""));
+        return Err(Refusal::new(
+            RefusalKind::UserInactive,
+            "Your chat account is deactivated. Please ask the administrators.",
+            "the account is not active in Rocket.Chat",
+        ));
     }
     let denied = roles.iter().find(|role| users.deny_roles.iter().any(|denied| denied.eq_ignore_ascii_case(role)));
     match denied {
@@ -98,8 +99,7 @@ fn belongs(users: &Users, user: &User, identity: &Identity, by: By<'_>, proven: 
         By::Email => true,
     };
     // As an earlier create leaves it that failed half-way: ours, and nobody has been in it.
-    let half_made =
-        !user.logged_in && identity.email_trusted && identity.email.as_deref().is_some_and(|email| user.has_email(email));
+    let half_made = !user.logged_in && identity.email_trusted && identity.email.as_deref().is_some_and(|email| user.has_email(email));
     match users.external_id.as_deref() {
         Some(_) if proven => Some(Mark::Stands),
         Some(field) if user.custom_field(field).is_some() => None,
@@ -124,7 +124,11 @@ fn conflict(users: &Users, user: &User) -> String {
 }
 
 pub(super) fn not_allowed(detail: String) -> Refusal {
-    Refusal::new(RefusalKind::UserNotAllowed, "This account cannot be used to sign in to the chat from here. Please ask the administrators.", detail)
+    Refusal::new(
+        RefusalKind::UserNotAllowed,
+        "This account cannot be used to sign in to the chat from here. Please ask the administrators.",
+        detail,
+    )
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::rocketchat::{Client, User};
 use judge::{By, Mark, Verdict, judge};
 
 /// How long a full workspace is taken at its word before another create is tried.
-const FULL_FOR: Duration = Duration::from_secs(60);
+const FULL_FOR: Duration = Duration::from_mins(1);
 
 /// A Rocket.Chat account that may be signed in to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +99,10 @@ impl Directory {
             })
             .await;
         self.metrics.cache("users", !asked);
+        if asked {
+            // The count lags behind by design.
+            self.cache.run_pending_tasks().await;
+        }
         self.metrics.cache_entries("users", self.cache.entry_count());
         let found = found.map_err(Arc::unwrap_or_clone)?;
         Ok((Arc::clone(&found.account), found.news.swap(false, Ordering::Relaxed)))
@@ -182,9 +186,6 @@ fn found(account: Account, created: bool) -> Arc<Found> {
 }
 
 fn no_name() -> Refusal {
-    Refusal::new(
-        RefusalKind::Misconfigured,
-        "No username can be made that Rocket.Chat's setting UTF8_User_Names_Validation allows.",
-        "",
-    )
+    let words = "No username can be made that Rocket.Chat's setting UTF8_User_Names_Validation allows.";
+    Refusal::new(RefusalKind::Misconfigured, words, words)
 }

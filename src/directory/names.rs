@@ -28,7 +28,8 @@ pub(crate) fn marked_name(identity: &Identity, rule: &UsernameRule) -> Option<St
     let joiner = joiner(rule);
     let mark = mark(identity);
     let stem = stem(&identity.username, rule);
-    let stems = STEMS.iter().map(|length| shorten(&stem, *length)).chain(["user".to_owned(), String::new()]);
+    let stems =
+        STEMS.iter().map(|length| shorten(&stem, *length)).filter(|stem| !stem.is_empty()).chain(["user".to_owned(), String::new()]);
     for stem in stems {
         let name = if stem.is_empty() { mark.clone() } else { format!("{stem}{joiner}{mark}") };
         for name in [name.to_uppercase(), name.to_lowercase(), name].into_iter().rev() {
@@ -66,11 +67,9 @@ fn mark(identity: &Identity) -> String {
     hash.update(identity.id.as_bytes());
     hash.update(identity.username.as_bytes());
     let hash = hash.finish();
-    let mut mark = String::from(LETTER);
-    for byte in &hash.as_ref()[..DIGITS / 2] {
-        mark.push_str(&format!("{byte:02x}"));
-    }
-    mark
+    let bytes = hash.as_ref();
+    let number = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    format!("{LETTER}{number:0DIGITS$x}")
 }
 
 /// What stands between stem and mark.
@@ -113,14 +112,7 @@ mod tests {
     use crate::rocketchat::DEFAULT_RULE;
 
     fn identity(id: &str, username: &str) -> Identity {
-        Identity {
-            id: id.to_owned(),
-            username: username.to_owned(),
-            email: None,
-            email_trusted: false,
-            name: None,
-            roles: Vec::new(),
-        }
+        Identity { id: id.to_owned(), username: username.to_owned(), email: None, email_trusted: false, name: None, roles: Vec::new() }
     }
 
     const UNICODE: &str = r"[\p{L}0-9-_.]+";
@@ -141,7 +133,7 @@ mod tests {
             (DEFAULT_RULE, "", "user-g", false),
             (DEFAULT_RULE, "admin", "admin-g", false),
             (DEFAULT_RULE, "All", "All-g", false),
-            (DEFAULT_RULE, "a/../b?c=d&e#f", "a.b.c.d.e.f-g", false),
+            (DEFAULT_RULE, "a/../b?c=d&e#f", "a...b.c.d.e.f-g", false),
             (DEFAULT_RULE, "ada-1a2b3c4d", "ada-1a2b3c4d", true),
             (DEFAULT_RULE, "ada-g1a2b3c4d", "ada-g1a2b3c4d-g", false),
             (DEFAULT_RULE, "ada-G1A2B3C4D", "ada-G1A2B3C4D-g", false),

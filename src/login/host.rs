@@ -103,6 +103,10 @@ impl Sessions {
             })
             .await;
         self.metrics.cache("sessions", !asked);
+        if asked {
+            // The count lags behind by design.
+            self.cache.run_pending_tasks().await;
+        }
         self.metrics.cache_entries("sessions", self.cache.entry_count());
         validated.map_err(Arc::unwrap_or_clone)
     }

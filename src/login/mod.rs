@@ -30,7 +30,7 @@ use crate::tokens::{TokenError, Tokens};
 use host::{Host, Presented, Sessions};
 
 /// How long it is remembered that a session was ended, for logins that are under way.
-const ENDED_FOR: Duration = Duration::from_secs(120);
+const ENDED_FOR: Duration = Duration::from_mins(2);
 
 /// Signs people in and out. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ impl Login {
     }
 
     /// A login token for whoever the host session belongs to. `fresh` says that the last one failed: it
-    /// is dropped for ever, and the account is looked at again. Counted in `gantry_auth_requests_total`.
+    /// is dropped for ever, and the account is looked at again.
     ///
     /// # Errors
     /// Why there is none; within `login.timeout` at the latest, while the work goes on.
@@ -120,12 +120,10 @@ impl Login {
         let began = Instant::now();
         let key = presented.key();
         let ready = if fresh { None } else { self.0.ready(&key).await };
-        let outcome = match ready {
+        match ready {
             Some(ready) => Ok(ready),
             None => self.sign_in_slowly(presented, fresh, began).await,
-        };
-        self.0.metrics.login(self.source(), outcome.as_ref().err().map(|refusal| refusal.kind), began.elapsed());
-        outcome
+        }
     }
 
     async fn sign_in_slowly(&self, presented: Presented, fresh: bool, began: Instant) -> Result<SignedIn, Refusal> {
@@ -317,9 +315,17 @@ impl Inner {
 fn broken(error: &JoinError) -> Refusal {
     if error.is_panic() {
         tracing::error!("a login panicked");
-        return Refusal::new(RefusalKind::Misconfigured, "Something broke in Gantry itself. Please tell the administrators.", "a login panicked");
+        return Refusal::new(
+            RefusalKind::Misconfigured,
+            "Something broke in Gantry itself. Please tell the administrators.",
+            "a login panicked",
+        );
     }
-    Refusal::new(RefusalKind::RocketchatUnavailable, "The sign-in service is restarting. Try again in a moment.", "the runtime is shutting down")
+    Refusal::new(
+        RefusalKind::RocketchatUnavailable,
+        "The sign-in service is restarting. Try again in a moment.",
+        "the runtime is shutting down",
+    )
 }
 
 /// `login.timeout` has passed; the work goes on, and the next request may find it done.

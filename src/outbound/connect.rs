@@ -155,8 +155,8 @@ impl Connector {
 pub fn tune(tcp: &TcpStream) {
     // A socket that refuses these still works.
     let _ = tcp.set_nodelay(true);
-    let _ = SockRef::from(tcp)
-        .set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)));
+    let _ =
+        SockRef::from(tcp).set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15)));
 }
 
 /// A connection, plain or TLS.

@@ -17,10 +17,17 @@ pub(super) struct Breaker(Mutex<State>);
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Closed { failures: u32 },
-    Open { until: Instant, pause: Duration },
+    Closed {
+        failures: u32,
+    },
+    Open {
+        until: Instant,
+        pause: Duration,
+    },
     /// One call is out to see.
-    Probing { pause: Duration },
+    Probing {
+        pause: Duration,
+    },
 }
 
 /// Leave to make one call. Dropped without a verdict, it says nothing about the workspace.

@@ -11,7 +11,7 @@ use super::{Client, SHORT, Version, words};
 use crate::error::Refusal;
 
 /// How long a diagnosis stands, so that a storm of logins does not probe again and again.
-const STANDS: Duration = Duration::from_secs(60);
+const STANDS: Duration = Duration::from_mins(1);
 
 impl Client {
     /// Why minting is refused, in words for this version.

@@ -11,11 +11,7 @@ use serde_json::Value;
 pub(super) enum ApiError {
     /// No usable answer. `acted`: the call may have been acted on all the same.
     #[error("{why}")]
-    Unavailable {
-        why: String,
-        acted: bool,
-        retry_after: Option<Duration>,
-    },
+    Unavailable { why: String, acted: bool, retry_after: Option<Duration> },
     /// The limiter's next turn comes too late.
     #[error("rate limited for another {}", humantime::format_duration(Duration::from_secs(wait.as_secs())))]
     RateLimited { wait: Duration },
@@ -160,7 +156,10 @@ mod tests {
             read(400, &json!({"success": false, "error": "The required \"userId\" or \"username\" param provided does not match any users [error-invalid-user]", "errorType": "error-invalid-user"}))
                 .is_unknown_user()
         );
-        let strange = read(401, &json!({"success": false, "error": "You must be logged in to do this.", "status": "error", "message": "You must be logged in to do this."}));
+        let strange = read(
+            401,
+            &json!({"success": false, "error": "You must be logged in to do this.", "status": "error", "message": "You must be logged in to do this."}),
+        );
         assert!(strange.is_not_logged_in() && !strange.is_doubtful_401());
         for (status, answer) in [
             (403, json!({"success": false, "error": "unauthorized"})),
@@ -174,7 +173,9 @@ mod tests {
             assert!(no.is_permission() && !no.is_not_logged_in() && !no.is_unknown_user(), "{no:?}");
         }
         assert!(read(401, &json!({"success": false, "error": "unauthorized"})).is_doubtful_401());
-        assert!(read(400, &json!({"success": false, "error": "TOTP Required [totp-required]", "errorType": "totp-required"})).is_two_factor());
+        assert!(
+            read(400, &json!({"success": false, "error": "TOTP Required [totp-required]", "errorType": "totp-required"})).is_two_factor()
+        );
         for text in ["must have required property 'secret' [invalid-params]", "must NOT have additional properties [invalid-params]"] {
             let no = read(400, &json!({"success": false, "error": text}));
             assert!(no.is_schema() && no.kind == "invalid-params", "{no:?}");

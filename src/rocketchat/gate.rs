@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// The limiter's default window (`API_Enable_Rate_Limiter_Time_Default`).
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// A wait that is longer than this is not believed: a clock is wrong.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_mins(10);
 /// Calls that go out before the first answer has shown whether there is a limiter.
 const COLD: u32 = 4;
 /// Calls to one endpoint at a time where there is no limiter.
@@ -50,8 +50,8 @@ enum Mode {
     Unknown,
     /// No limiter in sight.
     Free,
-    /// `left` more calls until `resets`; the limit was noted at `since`.
-    Limited { left: u32, limit: u32, resets: Instant, since: Instant },
+    /// `left` more calls until `resets`, then `limit`, if that is known; all noted at `since`.
+    Limited { left: u32, limit: Option<u32>, resets: Instant, since: Instant },
 }
 
 /// Leave to make one call.
@@ -117,7 +117,7 @@ impl State {
             && now >= resets
         {
             // A new window. Without a known limit one call goes first and sees.
-            self.mode = Mode::Limited { left: limit, limit, resets: now + WINDOW, since: now };
+            self.mode = Mode::Limited { left: limit.unwrap_or(1).max(1), limit, resets: now + WINDOW, since: now };
         }
         let room = match &mut self.mode {
             Mode::Unknown => self.in_flight < COLD,
@@ -136,7 +136,7 @@ impl State {
             Mode::Unknown | Mode::Free => Admission::Wait { until: None, about: Duration::ZERO },
             Mode::Limited { limit, resets, .. } => {
                 // Those already in the queue go first: whole windows of them.
-                let windows = if queued { 0 } else { self.waiting / limit.max(1) };
+                let windows = limit.filter(|_| !queued).map_or(0, |limit| self.waiting / limit.max(1));
                 Admission::Wait { until: Some(resets), about: resets - now + WINDOW * windows }
             }
         }
@@ -152,7 +152,7 @@ impl Pass<'_> {
         match (limits.remaining, state.mode) {
             (Some(remaining), Mode::Limited { left, limit, resets, since }) => {
                 let told = limits.resets_in.map_or(resets, |wait| now + wait.min(LONGEST));
-                let limit = limits.limit.unwrap_or(limit).max(1);
+                let limit = limits.limit.or(limit);
                 // Alone in flight, the limiter's own count is exact. A later end means a new window.
                 let (left, resets) = if others == 0 || told > resets + Duration::from_secs(2) {
                     (remaining.saturating_sub(others), told)
@@ -164,7 +164,7 @@ impl Pass<'_> {
             (Some(remaining), Mode::Unknown | Mode::Free) => {
                 state.mode = Mode::Limited {
                     left: remaining.saturating_sub(others),
-                    limit: limits.limit.unwrap_or(1).max(1),
+                    limit: limits.limit,
                     resets: now + limits.resets_in.unwrap_or(WINDOW).min(LONGEST),
                     since: now,
                 };
@@ -182,11 +182,11 @@ impl Pass<'_> {
         let now = Instant::now();
         let wait = wait.or(limits.resets_in).filter(|wait| *wait <= LONGEST).unwrap_or(WINDOW).max(Duration::from_secs(1));
         let mut state = self.gate.state();
-        let (known, since) = match state.mode {
-            Mode::Limited { limit, .. } => (limit, now),
-            Mode::Unknown | Mode::Free => (1, now),
+        let known = match state.mode {
+            Mode::Limited { limit, .. } => limit,
+            Mode::Unknown | Mode::Free => None,
         };
-        state.mode = Mode::Limited { left: 0, limit: limits.limit.unwrap_or(known).max(1), resets: now + wait, since };
+        state.mode = Mode::Limited { left: 0, limit: limits.limit.or(known), resets: now + wait, since: now };
     }
 }
 

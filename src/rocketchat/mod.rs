@@ -12,6 +12,8 @@ mod error;
 pub(crate) mod fake;
 mod gate;
 mod memo;
+#[cfg(test)]
+mod tests;
 mod token;
 mod user;
 mod usernames;
@@ -42,7 +44,7 @@ use memo::Memo;
 use wire::{Ask, Endpoint, Transport, Wire};
 
 /// How long the version and the username rule are believed.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 /// How soon something that could not be fetched is tried again.
 const SHORT: Duration = Duration::from_secs(5);
 /// Answers younger than this are not doubted.
@@ -232,14 +234,14 @@ impl Client {
     /// What is wrong, in words for the operator.
     pub async fn check_service_account(&self) -> Result<(), String> {
         match self.own().await {
-            Err(error @ ApiError::Rejected(_)) => return Err(words::text(&self.explain(Endpoint::OwnMe, error).await)),
+            Err(error @ ApiError::Rejected(_)) => return Err(self.explain(Endpoint::OwnMe, error).await.detail),
             Err(error @ ApiError::Unsendable(_)) => return Err(error.to_string()),
             // Whether the workspace is there at all is for `ping` to say.
             Ok(()) | Err(_) => {}
         }
         match self.version().await {
             Some(version) if version >= Version::SECRET_IN_BODY && self.shared.create_token_secret.is_none() => {
-                Err(words::text(&words::secret_unset_here(version)))
+                Err(words::secret_unset_here(version).detail)
             }
             _ => Ok(()),
         }
@@ -252,7 +254,7 @@ impl Client {
             .own
             .get_or(|| async {
                 match shared.wire.send(&self.as_service(Endpoint::OwnMe), Instant::now() + PATIENCE).await {
-                    Ok(_) => (Ok(()), Duration::from_secs(60)),
+                    Ok(_) => (Ok(()), Duration::from_mins(1)),
                     Err(error) => (Err(error), YOUNG),
                 }
             })
@@ -282,7 +284,7 @@ impl Client {
     }
 
     fn as_service(&self, endpoint: Endpoint) -> Ask<'_> {
-        Ask::new(endpoint).as_user(&self.shared.service_id, self.shared.service_token.get())
+        Ask::new(endpoint).by(&self.shared.service_id, self.shared.service_token.get())
     }
 
     async fn send(&self, ask: Ask<'_>) -> Result<Value, ApiError> {

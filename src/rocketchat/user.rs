@@ -35,9 +35,10 @@ impl User {
         Some(Self {
             id: text("_id")?,
             username,
-            emails: user.get("emails").and_then(Value::as_array).map(|emails| {
-                emails.iter().filter_map(|email| email.get("address")?.as_str()).map(str::to_lowercase).collect()
-            }),
+            emails: user
+                .get("emails")
+                .and_then(Value::as_array)
+                .map(|emails| emails.iter().filter_map(|email| email.get("address")?.as_str()).map(str::to_lowercase).collect()),
             active: user.get("active").and_then(Value::as_bool),
             roles: user
                 .get("roles")

@@ -90,7 +90,7 @@ impl<'a> Ask<'a> {
         Self { endpoint, as_user: None, query: &[], body: None, force: false }
     }
 
-    pub(super) fn as_user(mut self, id: &'a str, token: Secret) -> Self {
+    pub(super) fn by(mut self, id: &'a str, token: Secret) -> Self {
         self.as_user = Some((id, token));
         self
     }

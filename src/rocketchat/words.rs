@@ -37,13 +37,9 @@ pub(super) fn explain(endpoint: Endpoint, error: ApiError) -> Refusal {
     )
 }
 
+/// The same words for the page and for the log: whoever sets a workspace up looks at both.
 fn misconfigured(words: String) -> Refusal {
-    Refusal::new(RefusalKind::Misconfigured, words, String::new())
-}
-
-/// Message and detail together.
-pub(super) fn text(refusal: &Refusal) -> String {
-    if refusal.detail.is_empty() { refusal.message.to_string() } else { format!("{} ({})", refusal.message, refusal.detail) }
+    Refusal::new(RefusalKind::Misconfigured, words.clone(), words)
 }
 
 pub(super) fn unavailable(why: &str, retry_after: Option<Duration>) -> Refusal {
@@ -112,7 +108,11 @@ pub(super) fn permission_for(endpoint: Endpoint, no: &Rejection) -> Refusal {
         Endpoint::CreateToken => "user-generate-access-token",
         Endpoint::Info | Endpoint::Settings | Endpoint::OwnMe | Endpoint::Me | Endpoint::Logout => {
             let detail = format!("{} answered {no}", endpoint.label());
-            return Refusal::new(RefusalKind::Misconfigured, "Rocket.Chat refuses a call that needs no permission. Is there something in between?", detail);
+            return Refusal::new(
+                RefusalKind::Misconfigured,
+                "Rocket.Chat refuses a call that needs no permission. Is there something in between?",
+                detail,
+            );
         }
     };
     let mut refusal = permission_missing(permission);
@@ -183,7 +183,5 @@ pub(super) fn roles_refused(no: &Rejection, roles: &[String]) -> Refusal {
             "The service account may not give the roles of users.roles ({roles}): the role admin needs the permission assign-admin-role."
         ));
     }
-    misconfigured(format!(
-        "Rocket.Chat does not know a role of users.roles ({roles}). Role ids are wanted, not the names that are shown."
-    ))
+    misconfigured(format!("Rocket.Chat does not know a role of users.roles ({roles}). Role ids are wanted, not the names that are shown."))
 }

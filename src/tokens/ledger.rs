@@ -71,7 +71,6 @@ impl Ledger {
         self.state.load().generation
     }
 
-
     /// Whether the token was known to live not longer ago than this.
     pub(super) fn is_recent(&self, minted: &Minted, age: Duration) -> bool {
         let at = Duration::from_millis(minted.verified.load(Ordering::Acquire));

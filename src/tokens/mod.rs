@@ -31,7 +31,7 @@ const TRUSTED_FOR: Duration = Duration::from_secs(10);
 /// How often one host session may report a failing token.
 const FRESH_EVERY: Duration = Duration::from_secs(5);
 /// How long the end of a token is tried for, in the background.
-const END_WITHIN: Duration = Duration::from_secs(180);
+const END_WITHIN: Duration = Duration::from_mins(3);
 
 /// The tokens of all users.
 #[derive(Debug)]
@@ -112,8 +112,9 @@ impl Tokens {
             return Ok(());
         }
         let words = "A new sign-in was tried only a moment ago. It is tried again shortly.";
-        let wait = Duration::from_secs((FRESH_EVERY - since).as_secs() + 1);
-        Err(Refusal::new(RefusalKind::RateLimited, words, "fresh tokens are limited to one in five seconds for a session").retry_after(wait))
+        let wait = Duration::from_secs(FRESH_EVERY.saturating_sub(since).as_secs() + 1);
+        Err(Refusal::new(RefusalKind::RateLimited, words, "fresh tokens are limited to one in five seconds for a session")
+            .retry_after(wait))
     }
 
     /// A token for a user in a host session: the one it has, or the newest where the user has as many
@@ -144,6 +145,10 @@ impl Tokens {
             let (minted, reused) = handed;
             if ledger.bind(session, &minted) {
                 self.metrics.cache("tokens", reused);
+                if !reused {
+                    // The count lags behind by design.
+                    self.owners.run_pending_tasks();
+                }
                 self.metrics.cache_entries("tokens", self.owners.entry_count());
                 if reused {
                     self.metrics.token_reused();

@@ -14,8 +14,5 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits for `future`, and fails the test with `what` when it takes for ever.
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited in vain: {what}"),
-    }
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
 }
