@@ -35,7 +35,8 @@
       };
     }
 
-    send(message) { this.socket.send(JSON.stringify(message)); }
+    // What a closing socket would lose is dealt with once it has closed.
+    send(message) { if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message)); }
 
     message(message) {
       if (message.msg === 'connected') {

@@ -59,7 +59,8 @@ fn file(content_type: &str, body: &Bytes) -> Option<File> {
             lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
         };
         let disposition = header("content-disposition")?;
-        let parameter = |name: &str| disposition.split(';').find_map(|p| p.trim().strip_prefix(name)?.strip_prefix('=')).map(|v| v.trim_matches('"'));
+        let parameter =
+            |name: &str| disposition.split(';').find_map(|p| p.trim().strip_prefix(name)?.strip_prefix('=')).map(|v| v.trim_matches('"'));
         if parameter("name") == Some("file") {
             let kind = header("content-type").unwrap_or("application/octet-stream").to_owned();
             return Some(File { name: parameter("filename").unwrap_or("file").to_owned(), kind, bytes: part.slice(head_end + 4..) });

@@ -62,6 +62,11 @@ impl Stage {
         self.browser.run(TOP, &format!("return {request}.then(() => true)")).await;
     }
 
+    /// Has the page in these frames believe that the person has come back to it.
+    pub async fn come_back(&self, frames: &[&str]) {
+        self.browser.run(frames, "window.dispatchEvent(new Event('focus'))").await;
+    }
+
     /// Waits until the chat in these frames is signed in.
     pub async fn signed_in(&self, frames: &[&str], user: &str) {
         let state = format!("document.querySelector('#app[data-state=\"signed-in\"][data-user=\"{user}\"]')");
@@ -85,5 +90,16 @@ impl Stage {
     /// The audit line with this id.
     pub fn audited(&self, id: &str) -> Option<Event> {
         self.demo.feed.after(0).into_iter().find(|event| event.fields.get("id").is_some_and(|known| known == id))
+    }
+}
+
+impl Drop for Stage {
+    /// A failed test says what Gantry did.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for event in self.demo.feed.after(0) {
+                println!("{} {:?} {} {:?}", event.at, event.kind, event.title, event.fields);
+            }
+        }
     }
 }
