@@ -139,6 +139,7 @@ impl Callback {
     }
 
     async fn session(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Response<Bytes> {
+        let started = Instant::now();
         let outcome = async {
             self.check_site(headers)?;
             self.login.who(self.login.credentials(headers, asked.peer)?).await
@@ -148,7 +149,14 @@ impl Callback {
                 let identity = &validated.identity;
                 json_answer(StatusCode::OK, &json!({ "id": identity.id, "username": identity.username, "name": identity.name }))
             }
-            Err(refusal) => json_refusal(&refusal, asked.id),
+            Err(refusal) => {
+                // Pages ask this again and again while somebody is signed out, so that is not worth a line.
+                // Whatever else it is stands on the page with its id, which has to be in the log.
+                if refusal.kind != RefusalKind::NoSession {
+                    self.audit_refusal(asked, "session", &refusal, started.elapsed());
+                }
+                json_refusal(&refusal, asked.id)
+            }
         }
     }
 
@@ -227,11 +235,17 @@ impl Callback {
                 event = "login", %id, %client, source, outcome = "signed_in", identity = %signed_in.identity.id, username = %signed_in.username,
                 user_id = %signed_in.user_id, created = signed_in.created, reused = signed_in.reused, took_ms, "signed in"
             ),
-            Err(refusal) => tracing::info!(
-                target: "gantry::audit",
-                event = "login", %id, %client, source, outcome = refusal.kind.code(), detail = %refusal.detail, took_ms, "not signed in"
-            ),
+            Err(refusal) => self.audit_refusal(asked, "login", refusal, took),
         }
+    }
+
+    fn audit_refusal(&self, asked: &Asked<'_>, event: &'static str, refusal: &Refusal, took: Duration) {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let (id, client, source) = (asked.id, asked.client, self.login.source());
+        tracing::info!(
+            target: "gantry::audit",
+            event, %id, %client, source, outcome = refusal.kind.code(), detail = %refusal.detail, took_ms, "not signed in"
+        );
     }
 }
 
