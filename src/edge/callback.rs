@@ -139,6 +139,7 @@ impl Callback {
     }
 
     async fn session(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Response<Bytes> {
+        let started = Instant::now();
         let outcome = async {
             self.check_site(headers)?;
             self.login.who(self.login.credentials(headers, asked.peer)?).await
@@ -148,15 +149,26 @@ impl Callback {
                 let identity = &validated.identity;
                 json_answer(StatusCode::OK, &json!({ "id": identity.id, "username": identity.username, "name": identity.name }))
             }
-            Err(refusal) => json_refusal(&refusal, asked.id),
+            Err(refusal) => {
+                // Pages ask this again and again while somebody is signed out, so that is not worth a line.
+                // Whatever else it is stands on the page with its id, which has to be in the log.
+                if refusal.kind != RefusalKind::NoSession {
+                    self.audit_refusal(asked, "session", &refusal, started.elapsed());
+                }
+                json_refusal(&refusal, asked.id)
+            }
         }
     }
 
     async fn logout(&self, asked: &Asked<'_>, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
         // The host app's server names an identity; a session in the Authorization header does not.
         let named = identity_in(body);
-        let outcome = if headers.contains_key(AUTHORIZATION) && (named.is_some() || self.knows_secret(headers)) {
-            self.logout_by_host_app(headers, named).await
+        if named.is_none() && self.knows_secret(headers) {
+            let words = "The body has to be {\"id\": \"<identity id>\"}.";
+            return json_answer(StatusCode::BAD_REQUEST, &json!({ "error": "bad_request", "message": words, "id": asked.id.as_str() }));
+        }
+        let outcome = if let Some(named) = named.filter(|_| headers.contains_key(AUTHORIZATION)) {
+            self.logout_by_host_app(headers, &named).await
         } else {
             async {
                 self.check_site(headers)?;
@@ -180,7 +192,7 @@ impl Callback {
         self.logout_secret.as_ref().zip(bearer(headers)).is_some_and(|(secret, given)| secret.get().matches(given))
     }
 
-    async fn logout_by_host_app(&self, headers: &HeaderMap, named: Option<String>) -> Result<usize, Refusal> {
+    async fn logout_by_host_app(&self, headers: &HeaderMap, identity_id: &str) -> Result<usize, Refusal> {
         if !self.knows_secret(headers) {
             let detail = match (&self.logout_secret, bearer(headers)) {
                 (None, _) => "session.logout_secret is not set",
@@ -189,10 +201,7 @@ impl Callback {
             };
             return Err(Refusal::new(RefusalKind::NoSession, "The logout secret is wrong.", detail));
         }
-        let id = named.ok_or_else(|| {
-            Refusal::new(RefusalKind::Misconfigured, "The body has to be {\"id\": \"<identity id>\"}.", "logout without an identity id")
-        })?;
-        Ok(self.login.sign_out_everywhere(&id).await)
+        Ok(self.login.sign_out_everywhere(identity_id).await)
     }
 
     /// A request that another site's page made never causes a mint: its `Origin` has to be ours or
@@ -227,11 +236,17 @@ impl Callback {
                 event = "login", %id, %client, source, outcome = "signed_in", identity = %signed_in.identity.id, username = %signed_in.username,
                 user_id = %signed_in.user_id, created = signed_in.created, reused = signed_in.reused, took_ms, "signed in"
             ),
-            Err(refusal) => tracing::info!(
-                target: "gantry::audit",
-                event = "login", %id, %client, source, outcome = refusal.kind.code(), detail = %refusal.detail, took_ms, "not signed in"
-            ),
+            Err(refusal) => self.audit_refusal(asked, "login", refusal, took),
         }
+    }
+
+    fn audit_refusal(&self, asked: &Asked<'_>, event: &'static str, refusal: &Refusal, took: Duration) {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let (id, client, source) = (asked.id, asked.client, self.login.source());
+        tracing::info!(
+            target: "gantry::audit",
+            event, %id, %client, source, outcome = refusal.kind.code(), detail = %refusal.detail, took_ms, "not signed in"
+        );
     }
 }
 

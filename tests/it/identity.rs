@@ -134,8 +134,12 @@ async fn an_endless_answer_is_cut_by_size_and_time() {
 }
 
 fn jwt<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let mut keys =
-        vec![("identity.source", "jwt"), ("identity.jwt.issuer", "https://app.test"), ("identity.jwt.audience", "chat"), ("cache.sessions.ttl", "0s")];
+    let mut keys = vec![
+        ("identity.source", "jwt"),
+        ("identity.jwt.issuer", "https://app.test"),
+        ("identity.jwt.audience", "chat"),
+        ("cache.sessions.ttl", "0s"),
+    ];
     keys.extend_from_slice(more);
     keys
 }
@@ -167,7 +171,9 @@ async fn a_shared_secret_signs_sessions_in_a_cookie_or_a_header() {
             world.post(TOKEN, &[header], "").await
         };
         token_of(&ask(&good).await);
-        for bad in [&keys::shared(&expired, SECRET), &keys::shared(&elsewhere, SECRET), &keys::shared(&foreign, SECRET), &unsigned, &forged, "x"] {
+        for bad in
+            [&keys::shared(&expired, SECRET), &keys::shared(&elsewhere, SECRET), &keys::shared(&foreign, SECRET), &unsigned, &forged, "x"]
+        {
             refused(&ask(bad).await, 401, "no_session");
         }
         refused(&world.post(TOKEN, &[], "").await, 401, "no_session");
@@ -234,7 +240,8 @@ async fn keys_rotate_and_made_up_key_ids_do_not_flood_the_host_app() {
 
 #[tokio::test]
 async fn identity_headers_count_from_the_trusted_proxy_alone() {
-    let header = [("identity.source", "header"), ("identity.header.id", "x-auth-request-user"), ("identity.header.email", "x-auth-request-email")];
+    let header =
+        [("identity.source", "header"), ("identity.header.id", "x-auth-request-user"), ("identity.header.email", "x-auth-request-email")];
     let said = [("x-auth-request-user", "ada"), ("x-auth-request-email", "ada@app.test")];
     let untrusted = World::keys(&header).await;
     refused(&untrusted.post(TOKEN, &said, "").await, 401, "no_session");

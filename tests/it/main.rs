@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod browser;
 mod budgets;
 mod callback;
 mod hostile;
@@ -13,6 +14,7 @@ mod minting;
 mod outages;
 mod proxying;
 mod support;
+mod tls;
 mod tokens;
 mod usernames;
 mod users;

@@ -5,7 +5,8 @@ use gantry::demo::rocketchat::{Fault, Options, Service, Version};
 use super::support::world::{World, eventually, refused};
 
 const OLD: [Version; 3] = [Version::new(6, 5, 0), Version::new(7, 0, 0), Version::new(7, 13, 0)];
-const NEW: [Version; 5] = [Version::new(8, 0, 0), Version::new(8, 3, 7), Version::new(8, 4, 0), Version::new(8, 8, 0), Version::new(9, 0, 0)];
+const NEW: [Version; 5] =
+    [Version::new(8, 0, 0), Version::new(8, 3, 7), Version::new(8, 4, 0), Version::new(8, 8, 0), Version::new(9, 0, 0)];
 
 /// What somebody known is told who wants to sign in.
 async fn told(options: Options, keys: &[(&str, &str)]) -> String {
@@ -33,7 +34,8 @@ async fn the_environment_variable_of_the_version_is_named() {
     for version in NEW {
         // Unset there; or the old variable on a new version; or another value.
         for secret in [None, Some("another value")] {
-            let options = Options { create_tokens_for_users: true, create_tokens_secret: secret.map(Into::into), ..Options::version(version) };
+            let options =
+                Options { create_tokens_for_users: true, create_tokens_secret: secret.map(Into::into), ..Options::version(version) };
             let message = told(options, &[("rocketchat.create_token_secret", "the one configured here, long enough")]).await;
             let right = message.contains("CREATE_TOKENS_FOR_USERS_SECRET") && message.contains("rocketchat.create_token_secret");
             assert!(right && message.contains("refuses") && !message.contains("permission"), "{version}: {message}");

@@ -58,7 +58,9 @@ async fn one_failure_at_each_step_is_told_and_forgotten() {
     let world = World::start().await;
     let steps = ["users.info", "users.create", "users.createToken"];
     for (n, step) in steps.into_iter().enumerate() {
-        for (m, fault) in [Fault::CloseBefore, Fault::CloseAfter, Fault::Answer { status: 500, body: "oops".into() }].into_iter().enumerate() {
+        for (m, fault) in
+            [Fault::CloseBefore, Fault::CloseAfter, Fault::Answer { status: 500, body: "oops".into() }].into_iter().enumerate()
+        {
             let cookie = world.guest(&format!("user-{n}-{m}"));
             world.chat.fail_next(step, fault.clone());
             let creates = world.chat.calls("users.create");

@@ -52,7 +52,12 @@ async fn a_logout_that_passes_by_ends_the_token_here_too() {
     let world = World::start().await;
     let cookie = world.settled("ada");
     let id = world.chat.user("ada").unwrap().id;
-    for (method, path) in [("POST", "/api/v1/logout"), ("GET", "/api/v1/logout"), ("POST", "/api/v1/users.logout"), ("POST", "/api/v1/users.removeOtherTokens")] {
+    for (method, path) in [
+        ("POST", "/api/v1/logout"),
+        ("GET", "/api/v1/logout"),
+        ("POST", "/api/v1/users.logout"),
+        ("POST", "/api/v1/users.removeOtherTokens"),
+    ] {
         let token = world.sign_in(&cookie).await;
         let headers = [("x-user-id", id.as_str()), ("x-auth-token", token.as_str()), ("content-type", "application/json")];
         let body = if method == "GET" { "" } else { "{}" };

@@ -11,13 +11,52 @@ async fn odd_reserved_and_long_names_all_get_an_account_of_their_own() {
     let world = World::start().await;
     let long = "x".repeat(200);
     let names = [
-        "Ada Lovelace", "jürgen", "名前", "🦀", "ada@example.com", "@ada:example.org", long.as_str(), "admin", "ADMIN", "all", "here", "system",
-        "user", "a/b", "a?b=c&d", "a%20b", "../../etc", "<script>", "a\"b", "-", ".", "_", "ada.lovelace-1_x", "a b", "a  b", "a-b", " ab",
-        "null", "undefined", "0", "O'Hara", "a,b", "a;b", "a\\b", "{{id}}", "$where", "rocket.cat",
+        "Ada Lovelace",
+        "jürgen",
+        "名前",
+        "🦀",
+        "ada@example.com",
+        "@ada:example.org",
+        long.as_str(),
+        "admin",
+        "ADMIN",
+        "all",
+        "here",
+        "system",
+        "user",
+        "a/b",
+        "a?b=c&d",
+        "a%20b",
+        "../../etc",
+        "<script>",
+        "a\"b",
+        "-",
+        ".",
+        "_",
+        "ada.lovelace-1_x",
+        "a b",
+        "a  b",
+        "a-b",
+        " ab",
+        "null",
+        "undefined",
+        "0",
+        "O'Hara",
+        "a,b",
+        "a;b",
+        "a\\b",
+        "{{id}}",
+        "$where",
+        "rocket.cat",
     ];
     let mut accounts = HashSet::new();
     for (n, name) in names.iter().enumerate() {
-        let user = HostUser { sub: format!("id-{n}"), email: format!("u{n}@harbor.example"), name: format!("Person {n}"), ..HostUser::new(name, "") };
+        let user = HostUser {
+            sub: format!("id-{n}"),
+            email: format!("u{n}@harbor.example"),
+            name: format!("Person {n}"),
+            ..HostUser::new(name, "")
+        };
         let cookie = world.guest_as(user);
         let token = world.sign_in(&cookie).await;
         assert_eq!(world.sign_in(&cookie).await, token, "{name:?}");

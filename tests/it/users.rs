@@ -20,7 +20,9 @@ const VERSIONS: [Version; 7] = [
 async fn every_version_finds_who_is_there_and_creates_who_is_not() {
     for version in VERSIONS {
         let world = World::with(Options::version(version), &[("users.match_by", "username,email"), ("users.external_id", "hostId")]).await;
-        let known = world.chat.add_user(User { custom_fields: json!({"hostId": "harbor-known"}).as_object().unwrap().clone(), ..User::new("known") });
+        let known = world
+            .chat
+            .add_user(User { custom_fields: json!({"hostId": "harbor-known"}).as_object().unwrap().clone(), ..User::new("known") });
         let cookie = world.guest("known");
         let token = world.sign_in(&cookie).await;
         assert_eq!((world.chat.live_tokens(&known), world.chat.calls("users.create")), (1, 0), "{version}");
@@ -107,7 +109,8 @@ async fn conflicts_of_names_and_addresses_are_told_apart() {
     // A team has the name: another one is made, always the same.
     let cookie = world.guest("harbour-team");
     world.sign_in(&cookie).await;
-    let made: Vec<_> = world.chat.users().into_iter().filter_map(|user| user.username).filter(|name| name.starts_with("harbour-team")).collect();
+    let made: Vec<_> =
+        world.chat.users().into_iter().filter_map(|user| user.username).filter(|name| name.starts_with("harbour-team")).collect();
     assert!(made.len() == 1 && made[0] != "harbour-team", "{made:?}");
     // Another account has the address.
     world.chat.add_user(User { emails: vec![Email { address: "shared@harbor.example".into(), verified: true }], ..User::new("first") });
@@ -157,7 +160,8 @@ async fn a_half_made_account_is_healed() {
     }
     // An earlier create ended before the custom fields: ours by its address, and nobody has been in it.
     let world = World::keys(&[("users.external_id", "hostId")]).await;
-    let half = User { emails: vec![Email { address: "half@harbor.example".into(), verified: true }], logged_in: false, ..User::new("half") };
+    let half =
+        User { emails: vec![Email { address: "half@harbor.example".into(), verified: true }], logged_in: false, ..User::new("half") };
     world.chat.add_user(half);
     world.sign_in(&world.guest("half")).await;
     assert_eq!(world.chat.user("half").unwrap().custom_fields["hostId"], "harbor-half");
