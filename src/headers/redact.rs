@@ -18,7 +18,8 @@ const SECRET_WORDS: &[&str] = &["token", "password", "passwd", "secret", "creden
 
 /// The same for names that are too short or too common to be looked for inside others. Meteor carries the
 /// token of an OAuth login in `state`.
-const SECRET_NAMES: &[&str] = &["code", "jwt", "ticket", "pwd", "pass", "auth", "authorization", "session", "sessionid", "sid", "resume", "state"];
+const SECRET_NAMES: &[&str] =
+    &["code", "jwt", "ticket", "pwd", "pass", "auth", "authorization", "session", "sessionid", "sid", "resume", "state"];
 
 /// `text`, a path with its query, with every credential in it replaced by `***`, and with what is not
 /// printable ASCII percent-encoded, so that a log line cannot be forged. Borrowed when nothing has to change.

@@ -35,7 +35,15 @@ fn check_tells_every_problem_at_once() {
     let (_dir, path) = with(&GOOD.replace("public_url", "public_ulr").replace("\"HS256\"", "\"none\"").replace("user_id", "#"));
     let ended = gantry(&["check", "--config", &path], &[("GANTRY_SERVER__LISTN", "x"), ("GANTRY_LOG__LEVEL", "loud")]);
     assert_eq!(ended.code, Some(64), "{ended:?}");
-    for word in ["server.public_ulr", "server.public_url", "rocketchat.user_id", "identity.jwt.algorithms", "GANTRY_SERVER__LISTN", "GANTRY_SERVER__LISTEN", "log.level"] {
+    for word in [
+        "server.public_ulr",
+        "server.public_url",
+        "rocketchat.user_id",
+        "identity.jwt.algorithms",
+        "GANTRY_SERVER__LISTN",
+        "GANTRY_SERVER__LISTEN",
+        "log.level",
+    ] {
         assert!(ended.stderr.contains(word), "{word} is missing:\n{}", ended.stderr);
     }
     assert!(ended.stderr.contains("6 problems"), "{}", ended.stderr);
@@ -57,7 +65,15 @@ fn check_tells_every_problem_at_once() {
 
 #[test]
 fn bad_usage_is_64_and_help_is_0() {
-    for args in [&["--nonsense"][..], &["dance"], &["run", "extra"], &["completions"], &["completions", "cmd"], &["demo", "--port", "x"], &["check", "--set", "x"]] {
+    for args in [
+        &["--nonsense"][..],
+        &["dance"],
+        &["run", "extra"],
+        &["completions"],
+        &["completions", "cmd"],
+        &["demo", "--port", "x"],
+        &["check", "--set", "x"],
+    ] {
         let ended = gantry(args, &[]);
         assert_eq!(ended.code, Some(64), "{args:?} {ended:?}");
         assert!(!ended.stderr.is_empty() && ended.stdout.is_empty(), "{args:?}");
@@ -86,7 +102,9 @@ fn print_config_shows_everything_but_secrets() {
     assert_eq!(shown["rocketchat"]["user_id"].as_str(), Some("service"));
     assert!(ended.stdout.contains("tokens_per_user"), "defaults are shown too");
     // A doubtful or a wrong one is not shown either.
-    let set = |value: &str| gantry(&["check", "-c", &path, "--set", &format!("rocketchat.auth_token={value}"), "--set", "session.logout_secret=s3cret"], &[]);
+    let set = |value: &str| {
+        gantry(&["check", "-c", &path, "--set", &format!("rocketchat.auth_token={value}"), "--set", "session.logout_secret=s3cret"], &[])
+    };
     for (ended, code) in [(set("s3cret"), 0), (set("s3cret with blanks"), 64)] {
         assert!(ended.code == Some(code) && !ended.stderr.contains("s3cret") && ended.stderr.contains("***"), "{ended:?}");
     }

@@ -72,7 +72,10 @@ async fn a_second_signal_ends_what_the_first_one_waits_for() {
     let request = tokio::spawn(async move { gantry::demo::client::get(public, "/api/v1/me", &[("x-user-id", "u")]).await });
     // One is the program's own question about its service account.
     gate.arrived(1).await;
-    eventually("the request is on its way", async || apps.chat.requests().iter().any(|r| r.headers.get("x-user-id").is_some_and(|id| id == "u"))).await;
+    eventually("the request is on its way", async || {
+        apps.chat.requests().iter().any(|r| r.headers.get("x-user-id").is_some_and(|id| id == "u"))
+    })
+    .await;
     program.signal("TERM");
     program.wait_for("the word that it stops", |text| text.contains("stopping").then_some(()));
     assert!(program.is_running() && !request.is_finished());

@@ -67,7 +67,13 @@ async fn walk(apps: &Apps, program: &Program) -> Vec<String> {
         "/_gantry/nowhere?loginToken=s3cret-own".to_owned(),
         "/_gantry/session?auth=s3cret-own".to_owned(),
     ] {
-        let headers = [credentials[0], credentials[1], credentials[2], ("authorization", "Bearer s3cret-bearer"), ("referer", "http://x/?resumeToken=s3cret")];
+        let headers = [
+            credentials[0],
+            credentials[1],
+            credentials[2],
+            ("authorization", "Bearer s3cret-bearer"),
+            ("referer", "http://x/?resumeToken=s3cret"),
+        ];
         ask(public, Method::GET, &path, &headers, "").await;
     }
     let body = r#"{"user":"ada","password":"s3cret-password"}"#;
@@ -107,7 +113,10 @@ async fn walk(apps: &Apps, program: &Program) -> Vec<String> {
     apps.app.set_me(Me::Normal);
     for (n, (endpoint, fault)) in [
         ("users.createToken", Fault::Answer { status: 400, body: r#"{"success":false,"errorType":"error-not-authorized"}"#.into() }),
-        ("users.createToken", Fault::Answer { status: 200, body: r#"{"data":{"authToken":"s3cret-of-someone-else","userId":"x"}}"#.into() }),
+        (
+            "users.createToken",
+            Fault::Answer { status: 200, body: r#"{"data":{"authToken":"s3cret-of-someone-else","userId":"x"}}"#.into() },
+        ),
         ("users.createToken", Fault::Answer { status: 502, body: "s3cret-gateway".into() }),
         ("users.create", Fault::CloseAfter),
         ("users.info", Fault::CloseBefore),
@@ -156,7 +165,8 @@ async fn a_whole_run_at_trace_level_writes_no_secret() {
         let (code, written) = program.ended();
         assert_eq!(code, Some(0));
         // It did write: every decision and every request.
-        for word in ["signed in", "not signed in", "account created", "gantry::access", "/home", "harbor-ada", "session_check_unavailable"] {
+        for word in ["signed in", "not signed in", "account created", "gantry::access", "/home", "harbor-ada", "session_check_unavailable"]
+        {
             assert!(written.contains(word), "{format}: {word} is missing");
         }
         none_of(&secrets, &written, "log");
