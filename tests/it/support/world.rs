@@ -133,7 +133,7 @@ impl World {
     }
 
     /// The value of a metric with exactly these labels, as they stand in the exposition; 0 when absent.
-    pub async fn metric(&self, series: &str) -> f64 {
+    pub async fn metric(&self, series: &str) -> u64 {
         let text = self.admin("/metrics").await.text();
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or_default()
     }
