@@ -28,8 +28,8 @@ use crate::outbound::pool::Pool;
 use crate::rocketchat::Client;
 
 /// How often the workspace is asked while it answers. Its own limit is ten calls a minute.
-const PING_EVERY: Duration = Duration::from_secs(15);
-/// How often while it does not.
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// How often while it does not, or a request could not reach it.
 const PING_WHEN_DOWN: Duration = Duration::from_secs(1);
 /// How often unused connections are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -105,7 +105,8 @@ impl Bound {
         let client = Client::new(&config, api.clone(), Arc::clone(&metrics));
         let validator = Validator::new(&config.identity, api);
         let login = Login::new(&config, validator, client.clone(), Arc::clone(&metrics), control.handle().clone());
-        let policies = Policies::new(&config, login, Arc::clone(&metrics)).map_err(|why| StartError::new("login", why))?;
+        let policies =
+            Policies::new(&config, login, Arc::clone(&metrics), Arc::clone(&health)).map_err(|why| StartError::new("login", why))?;
         let policies = Arc::new(policies);
 
         let mut threads = Vec::new();
@@ -117,6 +118,7 @@ impl Bound {
                 connector: connector.clone(),
                 target: target.clone(),
                 metrics: Arc::clone(&metrics),
+                health: Arc::clone(&health),
                 index,
                 stop: stop.clone(),
             };
@@ -173,6 +175,7 @@ struct Worker {
     connector: Connector,
     target: Target,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
     index: usize,
     stop: Stop,
 }
@@ -184,7 +187,8 @@ impl Worker {
             let shard = self.metrics.shard(self.index);
             let pool = Pool::new(self.target, self.connector, self.config.upstream, Arc::clone(&shard));
             let tunnels = TaskTracker::new();
-            let edge = Edge::new(self.policies, std::rc::Rc::clone(&pool), tunnels.clone(), Arc::clone(&shard), self.stop.clone());
+            let edge =
+                Edge::new(self.policies, std::rc::Rc::clone(&pool), tunnels.clone(), Arc::clone(&shard), self.health, self.stop.clone());
             let sweeper = tokio::task::spawn_local(async move {
                 loop {
                     tokio::time::sleep(SWEEP_EVERY).await;
@@ -222,8 +226,9 @@ struct Watch {
 
 impl Watch {
     async fn run(self) {
+        let mut doubt = false;
         loop {
-            let answered = self.client.ping().await.map_err(|refusal| refusal.to_string());
+            let answered = self.client.ping(doubt).await.map_err(|refusal| refusal.to_string());
             let up = answered.is_ok();
             self.metrics.upstream_up(up);
             let changed = self.health.set("rocketchat", answered.clone());
@@ -241,7 +246,10 @@ impl Watch {
                     _ => {}
                 }
             }
-            tokio::time::sleep(if up { PING_EVERY } else { PING_WHEN_DOWN }).await;
+            tokio::time::sleep(PING_WHEN_DOWN).await;
+            if up {
+                doubt = tokio::time::timeout(PING_EVERY, self.health.doubted()).await.is_ok();
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// How the process is told to stop: first softly (finish what is under way), then hard.
@@ -55,13 +56,14 @@ pub struct Check {
 pub struct Health {
     // Written every few seconds by one task and read by probes: no request waits for it.
     checks: Mutex<Vec<Check>>,
+    doubt: Notify,
 }
 
 impl Health {
     /// Nothing is known yet: every part in `names` (with its `fatal` flag) fails with "not asked yet".
     pub fn new(names: &[(&'static str, bool)]) -> Arc<Self> {
         let checks = names.iter().map(|&(name, fatal)| Check { name, fatal, state: Err("not asked yet".into()) }).collect();
-        Arc::new(Self { checks: Mutex::new(checks) })
+        Arc::new(Self { checks: Mutex::new(checks), doubt: Notify::new() })
     }
 
     /// Notes the state of a part. True when it differs from what was known.
@@ -71,6 +73,16 @@ impl Health {
         let differs = check.state != state;
         check.state = state;
         differs
+    }
+
+    /// A request could not reach the workspace: whoever watches it had better look now.
+    pub fn doubt(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// Resolves when there is doubt, at once if there was some since the last time.
+    pub async fn doubted(&self) {
+        self.doubt.notified().await;
     }
 
     /// All parts.

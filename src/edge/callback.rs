@@ -2,6 +2,7 @@
 //! here ever puts a token in an answer that is not 200.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::route::Route;
 use crate::config::{Config, Origin};
 use crate::error::{Refusal, RefusalKind};
 use crate::headers::cors::CorsPolicy;
+use crate::lifecycle::Health;
 use crate::login::{Login, SignedIn};
 use crate::metrics::Metrics;
 use crate::peer::{Peer, RequestId};
@@ -33,7 +35,8 @@ const FRESH: &str = "x-gantry-fresh";
 #[derive(Debug)]
 pub struct Callback {
     login: Login,
-    metrics: std::sync::Arc<Metrics>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
     origins: CorsPolicy,
     logout_secret: Option<SecretSource>,
 }
@@ -53,10 +56,10 @@ pub struct Asked<'a> {
 
 impl Callback {
     /// Answers from `login`, to the chat's own origin and those of `[cors]`.
-    pub fn new(config: &Config, login: Login, metrics: std::sync::Arc<Metrics>) -> Self {
+    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         let mut origins: Vec<Origin> = config.cors.allowed_origins.clone();
         origins.push(config.server.public_origin.clone());
-        Self { login, metrics, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
+        Self { login, metrics, health, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
     }
 
     /// The origins that may use our paths.
@@ -102,8 +105,7 @@ impl Callback {
     fn preflight(&self, headers: &HeaderMap, methods: &[Method]) -> Response<Bytes> {
         if let Some(grant) = self.origins.preflight(headers) {
             let mut response = bare(StatusCode::NO_CONTENT);
-            *response.headers_mut() = grant;
-            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response.headers_mut().extend(grant);
             return response;
         }
         // A preflight that is not granted fails by having no grant; an OPTIONS of another kind is told
@@ -120,6 +122,9 @@ impl Callback {
         let outcome = self.sign_in(asked, headers, fresh).await;
         let refusal = outcome.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.login(self.login.source(), refusal, started.elapsed());
+        if refusal == Some(RefusalKind::RocketchatUnavailable) {
+            self.health.doubt();
+        }
         self.audit(asked, &outcome, started.elapsed());
         match outcome {
             Ok(signed_in) => json_answer(StatusCode::OK, &json!({ "loginToken": signed_in.token.expose() })),
@@ -156,8 +161,14 @@ impl Callback {
     }
 
     async fn logout(&self, asked: &Asked<'_>, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
-        let outcome = if headers.contains_key(AUTHORIZATION) && self.logout_secret.is_some() {
-            self.logout_by_host_app(headers, body).await
+        // The host app's server names an identity; a session in the Authorization header does not.
+        let named = identity_in(body);
+        if named.is_none() && self.knows_secret(headers) {
+            let words = "The body has to be {\"id\": \"<identity id>\"}.";
+            return json_answer(StatusCode::BAD_REQUEST, &json!({ "error": "bad_request", "message": words, "id": asked.id.as_str() }));
+        }
+        let outcome = if let Some(named) = named.filter(|_| headers.contains_key(AUTHORIZATION)) {
+            self.logout_by_host_app(headers, &named).await
         } else {
             async {
                 self.check_site(headers)?;
@@ -177,26 +188,20 @@ impl Callback {
         }
     }
 
-    async fn logout_by_host_app(&self, headers: &HeaderMap, body: &[u8]) -> Result<usize, Refusal> {
-        let denied = |detail: &str| Refusal::new(RefusalKind::NoSession, "The logout secret is wrong.", detail);
-        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
-        let given = given.ok_or_else(|| denied("Authorization is not of the form Bearer <secret>"))?;
-        let secret = self.logout_secret.as_ref().ok_or_else(|| denied("session.logout_secret is not set"))?;
-        if !secret.get().matches(given) {
-            return Err(denied("the bearer token differs from session.logout_secret"));
+    fn knows_secret(&self, headers: &HeaderMap) -> bool {
+        self.logout_secret.as_ref().zip(bearer(headers)).is_some_and(|(secret, given)| secret.get().matches(given))
+    }
+
+    async fn logout_by_host_app(&self, headers: &HeaderMap, identity_id: &str) -> Result<usize, Refusal> {
+        if !self.knows_secret(headers) {
+            let detail = match (&self.logout_secret, bearer(headers)) {
+                (None, _) => "session.logout_secret is not set",
+                (_, None) => "Authorization is not of the form Bearer <secret>",
+                _ => "the bearer token differs from session.logout_secret",
+            };
+            return Err(Refusal::new(RefusalKind::NoSession, "The logout secret is wrong.", detail));
         }
-        let id = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|body| match body.get("id")? {
-            serde_json::Value::String(id) => Some(id.clone()),
-            serde_json::Value::Number(id) => Some(id.to_string()),
-            _ => None,
-        });
-        let id = id.ok_or_else(|| {
-            Refusal::new(RefusalKind::Misconfigured, "The body has to be {\"id\": \"<identity id>\"}.", "logout without an identity id")
-        })?;
-        Ok(self.login.sign_out_everywhere(&id).await)
+        Ok(self.login.sign_out_everywhere(identity_id).await)
     }
 
     /// A request that another site's page made never causes a mint: its `Origin` has to be ours or
@@ -244,6 +249,21 @@ impl Callback {
     }
 }
 
+/// What stands behind `Bearer` in the Authorization header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The `id` of a JSON body.
+fn identity_in(body: &[u8]) -> Option<String> {
+    match serde_json::from_slice::<serde_json::Value>(body).ok()?.get("id")? {
+        serde_json::Value::String(id) => Some(id.clone()),
+        serde_json::Value::Number(id) => Some(id.to_string()),
+        _ => None,
+    }
+}
+
 async fn read(body: &mut Incoming) -> Result<Bytes, StatusCode> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
@@ -260,6 +280,7 @@ fn bare(status: StatusCode) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = status;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -267,7 +288,6 @@ fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> 
     let mut response = bare(status);
     *response.body_mut() = Bytes::from(body.to_string());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

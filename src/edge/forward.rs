@@ -15,7 +15,7 @@ use super::tunnel;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
 use crate::headers::{hop, request};
-use crate::lifecycle::Stop;
+use crate::lifecycle::{Health, Stop};
 use crate::listen::ClientIo;
 use crate::metrics::Shard;
 use crate::outbound::connect::Stream;
@@ -32,14 +32,15 @@ pub struct Forward {
     host: HeaderValue,
     tunnels: TaskTracker,
     shard: Arc<Shard>,
+    health: Arc<Health>,
     stop: Stop,
 }
 
 impl Forward {
     /// Forwards through `pool`; tunnels are tracked in `tunnels` and end with `stop`.
-    pub fn new(pool: Rc<Pool>, rules: Arc<Forwarding>, tunnels: TaskTracker, shard: Arc<Shard>, stop: Stop) -> Self {
+    pub fn new(pool: Rc<Pool>, rules: Arc<Forwarding>, tunnels: TaskTracker, shard: Arc<Shard>, health: Arc<Health>, stop: Stop) -> Self {
         let host = HeaderValue::from_str(pool.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        Self { pool, rules, host, tunnels, shard, stop }
+        Self { pool, rules, host, tunnels, shard, health, stop }
     }
 
     /// Sends the request on and returns the answer as it came, less what belongs to the connection.
@@ -70,7 +71,11 @@ impl Forward {
         if !progress.done() && answered.is_err() {
             peer.note_unread();
         }
-        let mut response = answered?;
+        let mut response = answered.inspect_err(|failure| {
+            if matches!(failure, Failure::Unreachable(_) | Failure::ConnectTimeout(_)) {
+                self.health.doubt();
+            }
+        })?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(upgrade, response);
         }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CONNECTION, ORIGIN, RETRY_AFTER, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +27,7 @@ use crate::headers::cors::CorsPolicy;
 use crate::headers::forwarded::Forwarding;
 use crate::headers::framing::FramingPolicy;
 use crate::headers::redact;
-use crate::lifecycle::Stop;
+use crate::lifecycle::{Health, Stop};
 use crate::login::Login;
 use crate::metrics::{Metrics, RouteLabel, Shard};
 use crate::outbound::pool::{Pool, PooledBody};
@@ -56,13 +57,13 @@ impl Policies {
     ///
     /// # Errors
     /// A file of `[login]` cannot be used; the words name it.
-    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>) -> Result<Self, String> {
+    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>, health: Arc<Health>) -> Result<Self, String> {
         Ok(Self {
             paths: Paths::new(&config.login),
             forwarding: Arc::new(Forwarding::new(config)),
             framing: FramingPolicy::new(&config.framing),
             cors: CorsPolicy::new(&config.cors.allowed_origins),
-            callback: Callback::new(config, login.clone(), metrics),
+            callback: Callback::new(config, login.clone(), metrics, health),
             pages: Pages::new(config).map_err(|error| error.to_string())?,
             login,
             access_log: config.log.access,
@@ -89,20 +90,32 @@ struct Seen {
     accept: Option<HeaderValue>,
     client: IpAddr,
     id: RequestId,
+    /// A CORS preflight from an allowed origin, which is answered here.
+    preflight: bool,
     logout: Option<PassingLogout>,
 }
 
-/// A logout that a client makes at Rocket.Chat itself, noticed as it passes by.
-struct PassingLogout {
-    token: String,
-    /// The user, when all of their sessions end.
-    everywhere: Option<String>,
+/// A call of a client's that ends sessions at Rocket.Chat itself, noticed as it passes by.
+enum PassingLogout {
+    /// Of the session with this token.
+    One(String),
+    /// Of all sessions of this user; the token is the caller's.
+    Own(String, String),
+    /// Of somebody whom the body names.
+    Somebody,
 }
 
 impl Edge {
     /// The edge of one worker.
-    pub fn new(policies: Arc<Policies>, pool: Rc<Pool>, tunnels: TaskTracker, shard: Arc<Shard>, stop: Stop) -> Rc<Self> {
-        let forward = Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), stop);
+    pub fn new(
+        policies: Arc<Policies>,
+        pool: Rc<Pool>,
+        tunnels: TaskTracker,
+        shard: Arc<Shard>,
+        health: Arc<Health>,
+        stop: Stop,
+    ) -> Rc<Self> {
+        let forward = Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), health, stop);
         Rc::new(Self { policies, forward, shard })
     }
 
@@ -111,7 +124,7 @@ impl Edge {
         let seen = self.look(&request, &peer);
         let mut failed = None;
         let mut response = match seen.route {
-            Route::Upstream if self.is_preflight(&request) => self.preflight(&request),
+            Route::Upstream if seen.preflight => self.preflight(&request),
             Route::Upstream => match self.forward.send(request, &peer).await {
                 Ok(response) => response.map(Body::Passed),
                 Err(failure) => self.failure(&seen, failed.insert(failure)),
@@ -139,12 +152,17 @@ impl Edge {
             accept: headers.get(ACCEPT).cloned(),
             client: self.policies.forwarding.client_ip(headers, peer),
             id: given_id(request, peer).unwrap_or_else(RequestId::random),
+            preflight: *request.method() == Method::OPTIONS && self.cors(route).preflight(headers).is_some(),
             logout: PassingLogout::of(request),
         }
     }
 
-    fn is_preflight(&self, request: &Request<Incoming>) -> bool {
-        *request.method() == Method::OPTIONS && self.policies.cors.preflight(request.headers()).is_some()
+    /// The rule for CORS on a route.
+    fn cors(&self, route: Route) -> &CorsPolicy {
+        match route {
+            Route::Upstream | Route::Hidden => &self.policies.cors,
+            _ => self.policies.callback.origins(),
+        }
     }
 
     fn preflight(&self, request: &Request<Incoming>) -> Response<Body<PooledBody>> {
@@ -190,11 +208,10 @@ impl Edge {
             return;
         }
         self.policies.framing.apply(seen.path(), response.headers_mut());
-        let cors = match seen.route {
-            Route::Upstream | Route::Hidden => &self.policies.cors,
-            _ => self.policies.callback.origins(),
-        };
-        cors.apply(seen.origin.as_ref(), response.headers_mut());
+        // The answer to a preflight has its grants already, and more of them.
+        if !seen.preflight {
+            self.cors(seen.route).apply(seen.origin.as_ref(), response.headers_mut());
+        }
     }
 
     fn finish(&self, seen: &Seen, failed: Option<&Failure>, response: &Response<Body<PooledBody>>) {
@@ -204,9 +221,14 @@ impl Edge {
         if status.is_success()
             && let Some(logout) = &seen.logout
         {
-            self.policies.login.token_logged_out(&logout.token);
-            if let Some(user) = &logout.everywhere {
-                self.policies.login.user_tokens_wiped(user);
+            let login = &self.policies.login;
+            match logout {
+                PassingLogout::One(token) => login.token_logged_out(token),
+                PassingLogout::Own(user, token) => {
+                    login.token_logged_out(token);
+                    login.user_tokens_wiped(user);
+                }
+                PassingLogout::Somebody => login.somebody_logged_out(),
             }
         }
         let (id, method, client) = (&seen.id, &seen.method, seen.client);
@@ -235,14 +257,16 @@ impl Seen {
 impl PassingLogout {
     fn of(request: &Request<Incoming>) -> Option<Self> {
         let path = request.uri().path();
-        let all = match path.rsplit_once("/api/v1/")?.1 {
-            "logout" => false,
-            "users.logout" | "users.logoutOtherClients" | "users.removeOtherTokens" => true,
-            _ => return None,
-        };
         let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
-        let user = header("x-user-id");
-        Some(Self { token: header("x-auth-token")?, everywhere: if all { user } else { None } })
+        let own = || Some(Self::Own(header("x-user-id")?, header("x-auth-token")?));
+        match path.rsplit_once("/api/v1/")?.1 {
+            "logout" => Some(Self::One(header("x-auth-token")?)),
+            "users.logoutOtherClients" | "users.removeOtherTokens" => own(),
+            // Without a body it is the caller.
+            "users.logout" if request.body().is_end_stream() => own(),
+            "users.logout" | "users.setActiveStatus" | "users.delete" | "users.update" | "users.deactivateIdle" => Some(Self::Somebody),
+            _ => None,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -83,7 +83,10 @@ pub enum ConnectError {
 /// Opens connections.
 #[derive(Clone)]
 pub struct Connector {
-    tls: Arc<ClientConfig>,
+    /// Made when the first TLS connection is: the platform's roots take longer to read than all the rest of
+    /// the start.
+    tls: Arc<OnceLock<Arc<ClientConfig>>>,
+    ca_file: Option<Arc<Path>>,
     timeout: Duration,
 }
 
@@ -99,30 +102,20 @@ impl Connector {
     /// # Errors
     /// `ca_file` cannot be read or holds no certificate.
     pub fn new(timeout: Duration, ca_file: Option<&Path>) -> io::Result<Self> {
-        let mut roots = RootCertStore::empty();
-        let platform = rustls_native_certs::load_native_certs();
-        for error in &platform.errors {
-            tracing::warn!(%error, "a root certificate of the platform cannot be read");
+        let connector = Self { tls: Arc::default(), ca_file: ca_file.map(Arc::from), timeout };
+        if ca_file.is_some() {
+            // Whoever names a file wants to hear now that it is no good.
+            connector.tls()?;
         }
-        roots.add_parsable_certificates(platform.certs);
-        if let Some(path) = ca_file {
-            let mut added = 0;
-            for certificate in CertificateDer::pem_reader_iter(BufReader::new(File::open(path)?)) {
-                let certificate = certificate.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("not PEM: {e}")))?;
-                roots.add(certificate).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-                added += 1;
-            }
-            if added == 0 {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "holds no certificate in PEM form"));
-            }
+        Ok(connector)
+    }
+
+    fn tls(&self) -> io::Result<Arc<ClientConfig>> {
+        if let Some(config) = self.tls.get() {
+            return Ok(Arc::clone(config));
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self { tls: Arc::new(config), timeout })
+        let config = Arc::new(client_config(self.ca_file.as_deref())?);
+        Ok(Arc::clone(self.tls.get_or_init(|| config)))
     }
 
     /// Opens a connection to `target`.
@@ -143,11 +136,37 @@ impl Connector {
         match &target.tls {
             None => Ok(Stream::Plain(tcp)),
             Some(name) => {
-                let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(name.clone(), tcp).await?;
+                let tls = TlsConnector::from(self.tls()?).connect(name.clone(), tcp).await?;
                 Ok(Stream::Tls(Box::new(tls)))
             }
         }
     }
+}
+
+fn client_config(ca_file: Option<&Path>) -> io::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let platform = rustls_native_certs::load_native_certs();
+    for error in &platform.errors {
+        tracing::warn!(%error, "a root certificate of the platform cannot be read");
+    }
+    roots.add_parsable_certificates(platform.certs);
+    if let Some(path) = ca_file {
+        let mut added = 0;
+        for certificate in CertificateDer::pem_reader_iter(BufReader::new(File::open(path)?)) {
+            let certificate = certificate.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("not PEM: {e}")))?;
+            roots.add(certificate).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            added += 1;
+        }
+        if added == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "holds no certificate in PEM form"));
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }
 
 /// What every socket of ours gets: no Nagle delay, and probes that find a peer which vanished without

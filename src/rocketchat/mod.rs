@@ -49,6 +49,8 @@ const LONG: Duration = Duration::from_mins(10);
 const SHORT: Duration = Duration::from_secs(5);
 /// Answers younger than this are not doubted.
 const YOUNG: Duration = Duration::from_secs(10);
+/// An answer not older than this is the answer to the call just made.
+const JUST_NOW: Duration = Duration::from_secs(1);
 /// How old an answer may be to count as a ping: keeps pings under ten a minute, the limiter's default.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// How long a question beside the main one may wait for the limiter.
@@ -123,18 +125,20 @@ impl Client {
     }
 
     /// Whether the workspace answers, for readiness. An answer to any call within the last ten seconds
-    /// counts, so that this never uses up the limiter's calls.
+    /// counts, so that this never uses up the limiter's calls; not when something makes us `doubt` it.
     ///
     /// # Errors
     /// Why it does not, in words.
-    pub async fn ping(&self) -> Result<(), Refusal> {
+    pub async fn ping(&self, doubt: bool) -> Result<(), Refusal> {
         let wire = &self.shared.wire;
         // Where the limiter speaks, the workspace lives.
-        if wire.answered_within(PING_EVERY) || wire.is_shut(Endpoint::Info) {
+        if (!doubt && wire.answered_within(PING_EVERY)) || wire.is_shut(Endpoint::Info) {
             return Ok(());
         }
         match wire.send(&Ask::new(Endpoint::Info).forced(), Instant::now() + PATIENCE).await {
             Ok(_) | Err(ApiError::RateLimited { .. } | ApiError::Rejected(_)) => Ok(()),
+            // Whatever answers can be forwarded to; that it is not Rocket.Chat is for the account's check to say.
+            Err(_) if wire.answered_within(JUST_NOW) => Ok(()),
             Err(error) => Err(self.explain(Endpoint::Info, error).await),
         }
     }
@@ -236,6 +240,7 @@ impl Client {
         match self.own().await {
             Err(error @ ApiError::Rejected(_)) => return Err(self.explain(Endpoint::OwnMe, error).await.detail),
             Err(error @ ApiError::Unsendable(_)) => return Err(error.to_string()),
+            Err(error) if self.shared.wire.answered_within(JUST_NOW) => return Err(error.to_string()),
             // Whether the workspace is there at all is for `ping` to say.
             Ok(()) | Err(_) => {}
         }

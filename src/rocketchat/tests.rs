@@ -213,15 +213,15 @@ async fn pings_stay_under_the_limiter() {
     let fake = Fake::new();
     let client = fake.client(&config());
     for _ in 0..120 {
-        client.ping().await.unwrap();
+        client.ping(false).await.unwrap();
         tokio::time::advance(Duration::from_millis(500)).await;
     }
     assert!(fake.calls("info") <= 7, "{}", fake.calls("info"));
     fake.script("info", vec![Step::Unreachable; 4]);
     tokio::time::advance(Duration::from_secs(11)).await;
-    assert!(client.ping().await.is_err());
-    assert!(client.ping().await.is_err());
-    client.ping().await.unwrap();
+    assert!(client.ping(false).await.is_err());
+    assert!(client.ping(false).await.is_err());
+    client.ping(false).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -103,7 +103,9 @@ pub(super) fn describe(user: &User, full: bool) -> Value {
         let emails: Vec<_> = user.emails.iter().map(|e| json!({ "address": e.address, "verified": e.verified })).collect();
         shown["emails"] = emails.into();
         shown["roles"] = user.roles.clone().into();
-        shown["lastLogin"] = "2026-11-22T08:00:00.000Z".into();
+        if user.logged_in {
+            shown["lastLogin"] = "2026-11-22T08:00:00.000Z".into();
+        }
         shown["createdAt"] = "2026-11-01T08:00:00.000Z".into();
         shown["customFields"] = user.custom_fields.clone().into();
     }
