@@ -58,11 +58,10 @@ pub(super) fn list(state: &State, call: &Call) -> Result<Value, ApiError> {
         }
         None => json!({}),
     };
-    let found: Vec<_> = state
-        .users()
-        .filter(|user| email.is_none_or(|wanted| has_email(user, wanted)) && matches_query(user, &query))
-        .map(|user| describe(user, full))
-        .collect();
+    let mut found: Vec<_> =
+        state.users().filter(|user| email.is_none_or(|wanted| has_email(user, wanted)) && matches_query(user, &query)).collect();
+    found.sort_by(|a, b| a.username.cmp(&b.username));
+    let found: Vec<_> = found.into_iter().map(|user| describe(user, full)).collect();
     let number = |name, default| call.param(name).and_then(|n| n.parse::<usize>().ok()).unwrap_or(default);
     let (offset, count, total) = (number("offset", 0), number("count", 50), found.len());
     let page: Vec<_> = found.into_iter().skip(offset).take(count).collect();

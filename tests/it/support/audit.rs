@@ -3,7 +3,7 @@
 
 use std::sync::{Once, PoisonError};
 
-use gantry::demo::events::Feed;
+use gantry::demo::events::{self, Feed};
 use tokio::sync::{Mutex, MutexGuard};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
@@ -11,7 +11,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 static TURN: Mutex<()> = Mutex::const_new(());
-static LISTENER: std::sync::Mutex<Option<Feed>> = std::sync::Mutex::new(None);
+static LISTENER: std::sync::Mutex<Option<(Feed, Vec<events::Event>)>> = std::sync::Mutex::new(None);
 static INSTALLED: Once = Once::new();
 
 /// While this is held, nobody else listens.
@@ -23,8 +23,17 @@ pub struct Turn {
 pub async fn listen(feed: &Feed) -> Turn {
     let turn = TURN.lock().await;
     INSTALLED.call_once(|| tracing_subscriber::registry().with(Switch).init());
-    *LISTENER.lock().unwrap_or_else(PoisonError::into_inner) = Some(feed.clone());
+    *LISTENER.lock().unwrap_or_else(PoisonError::into_inner) = Some((feed.clone(), Vec::new()));
     Turn { _turn: turn }
+}
+
+impl Turn {
+    /// The line with this correlation id. A feed keeps the newest lines only, and other tests write many.
+    pub fn line(&self, id: &str) -> Option<events::Event> {
+        let listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, lines) = listener.as_ref()?;
+        lines.iter().find(|line| line.fields.get("id").is_some_and(|known| known == id)).cloned()
+    }
 }
 
 impl Drop for Turn {
@@ -38,9 +47,14 @@ struct Switch;
 
 impl<S: Subscriber> Layer<S> for Switch {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(feed) = listener {
-            feed.layer().on_event(event, context);
+        let mut listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((feed, lines)) = listener.as_mut() {
+            let one = Feed::default();
+            one.layer().on_event(event, context);
+            for line in one.after(0) {
+                feed.push(line.clone());
+                lines.push(line);
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct Stage {
     pub browser: Browser,
     pub demo: Demo,
     _gantry: Running,
-    _turn: Turn,
+    turn: Turn,
 }
 
 impl Stage {
@@ -43,7 +43,7 @@ impl Stage {
             std::future::ready(started.map(|running| gantry.insert(running).public_addr()))
         });
         let demo = demo.await.expect("ports are free");
-        Self { browser: Browser::with(looks).await, demo, _gantry: gantry.expect("started"), _turn: turn }
+        Self { browser: Browser::with(looks).await, demo, _gantry: gantry.expect("started"), turn }
     }
 
     /// The chat's address, through Gantry.
@@ -89,7 +89,7 @@ impl Stage {
 
     /// The audit line with this id.
     pub fn audited(&self, id: &str) -> Option<Event> {
-        self.demo.feed.after(0).into_iter().find(|event| event.fields.get("id").is_some_and(|known| known == id))
+        self.turn.line(id)
     }
 }
 
