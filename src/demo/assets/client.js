@@ -261,7 +261,7 @@
     return element('li', { 'data-id': message._id },
       element('img', { class: 'face', alt: '', src: `/avatar/${encodeURIComponent(message.u.username)}` }),
       element('div', {}, element('b', {}, message.u.name ?? message.u.username),
-        element('time', { datetime: at.toISOString() }, at.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' }))),
+        element('time', { datetime: at.toISOString() }, at.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' }))),
       body);
   };
 

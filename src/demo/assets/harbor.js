@@ -63,7 +63,8 @@
     const [title, notes] = event.kind === 'decision' ? decision(event.fields) : [event.title, []];
     const text = element('span', { class: 'text' }, title);
     if (notes.length) text.append(element('small', {}, notes.filter(Boolean).join(' · ')));
-    return element('li', { class: `${event.kind}${event.good ? '' : ' poor'}`, 'data-number': String(event.number) },
+    const mood = event.fields.outcome === 'no_session' ? ' calm' : event.good ? '' : ' poor';
+    return element('li', { class: event.kind + mood, 'data-number': String(event.number) },
       element('time', { datetime: at.toISOString() }, at.toTimeString().slice(0, 8)),
       element('span', { class: 'kind' }, KINDS[event.kind]),
       text);

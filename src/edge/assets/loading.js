@@ -120,7 +120,8 @@
     const person = /^(user_|identity_)/.test(answer.error);
     // The server's own words, unless they only say the heading again.
     const plain = function (text) { return text.toLowerCase().replace(/[.!\s]+$/, ''); };
-    const message = answer.message && plain(answer.message) !== plain(words[0]) ? answer.message : words[1];
+    const says = !missing && answer.message && plain(answer.message) !== plain(words[0]);
+    const message = says ? answer.message : words[1];
     // Signed in elsewhere and still not seen here: a page of another site around us is the likely cause.
     const blocked = missing && left && !!chat && window.top !== window.parent && !near(window.top);
     const cookies = 'Already signed in? This browser may keep the cookies of ' + app + ' from embedded pages. Open the chat in a tab of its own.';

@@ -1,4 +1,4 @@
-//! A headless Chromium, told what to do through chromedriver's WebDriver interface.
+//! A headless Chromium, told what to do through chromedriver's `WebDriver` interface.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 const PATIENCE: Duration = Duration::from_secs(45);
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// WebDriver's name for an element reference.
+/// What an element reference is called on that interface.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// A running browser. It ends with this value.
@@ -193,9 +193,8 @@ impl Driver {
         let mut said = String::new();
         let port = loop {
             let begins = said.len();
-            if output.read_line(&mut said).unwrap_or_default() == 0 {
-                panic!("chromedriver ended at once: {said}; run tests/run, which installs what the tests need");
-            }
+            let more = output.read_line(&mut said).unwrap_or_default() > 0;
+            assert!(more, "chromedriver ended at once: {said}; run tests/run, which installs what the tests need");
             if let Some((_, port)) = said[begins..].split_once("started successfully on port ") {
                 break port.trim().trim_end_matches('.').parse().expect("a port");
             }
