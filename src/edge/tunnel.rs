@@ -134,16 +134,20 @@ mod tests {
             tokio::spawn(
                 async move { join(&mut client, Bytes::from_static(b"early"), &mut upstream, Bytes::from_static(b"greeting")).await },
             );
-        browser.write_all(b" and more than the pipe holds").await.unwrap();
-        browser.shutdown().await.unwrap();
         let mut got = String::new();
-        server.read_to_string(&mut got).await.unwrap();
+        let said = async {
+            browser.write_all(b" and more than the pipe holds").await.unwrap();
+            browser.shutdown().await.unwrap();
+        };
+        tokio::join!(said, async { server.read_to_string(&mut got).await.unwrap() });
         assert_eq!(got, "early and more than the pipe holds");
         // The other direction still works.
-        server.write_all(b" answer").await.unwrap();
-        server.shutdown().await.unwrap();
         let mut got = String::new();
-        browser.read_to_string(&mut got).await.unwrap();
+        let said = async {
+            server.write_all(b" answer").await.unwrap();
+            server.shutdown().await.unwrap();
+        };
+        tokio::join!(said, async { browser.read_to_string(&mut got).await.unwrap() });
         assert_eq!(got, "greeting answer");
         tunnel.await.unwrap().unwrap();
     }
