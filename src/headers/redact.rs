@@ -168,7 +168,7 @@ mod tests {
             ("/avatar/a?rc_uid=u&rc_token=abc", "/avatar/a?rc_uid=u&rc_token=***"),
             ("/file-upload/id/a.png?token=abc.def", "/file-upload/id/a.png?token=***"),
             ("/x?loginToken=a&authToken=b&access_token=c&id_token=d", "/x?loginToken=***&authToken=***&access_token=***&id_token=***"),
-            ("/_oauth/x?code=abc&state=s", "/_oauth/x?code=***&state=s"),
+            ("/_oauth/x?code=abc&state=s", "/_oauth/x?code=***&state=***"),
             ("/x?password=a&client_secret=b&X-Auth-Token=c", "/x?password=***&client_secret=***&X-Auth-Token=***"),
             ("/x?resume%54oken=abc", "/x?resume%54oken=***"),
             ("/x?%74%6f%6b%65%6e=abc", "/x?%74%6f%6b%65%6e=***"),
