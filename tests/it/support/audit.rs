@@ -27,13 +27,12 @@ pub async fn listen(feed: &Feed) -> Turn {
     Turn { _turn: turn }
 }
 
-impl Turn {
-    /// The line with this correlation id. A feed keeps the newest lines only, and other tests write many.
-    pub fn line(&self, id: &str) -> Option<events::Event> {
-        let listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, lines) = listener.as_ref()?;
-        lines.iter().find(|line| line.fields.get("id").is_some_and(|known| known == id)).cloned()
-    }
+/// The line with this correlation id, for whoever has the turn. A feed keeps the newest lines only, and
+/// other tests write many.
+pub fn line(id: &str) -> Option<events::Event> {
+    let listener = LISTENER.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, lines) = listener.as_ref()?;
+    lines.iter().find(|line| line.fields.get("id").is_some_and(|known| known == id)).cloned()
 }
 
 impl Drop for Turn {
