@@ -185,7 +185,8 @@ impl Worker {
         let runtime = runtime()?;
         LocalSet::new().block_on(&runtime, async move {
             let shard = self.metrics.shard(self.index);
-            let pool = Pool::new(self.target, self.connector, self.config.upstream, Arc::clone(&shard));
+            let patience = self.config.server.header_timeout;
+            let pool = Pool::new(self.target, self.connector, self.config.upstream, patience, Arc::clone(&shard));
             let tunnels = TaskTracker::new();
             let edge =
                 Edge::new(self.policies, std::rc::Rc::clone(&pool), tunnels.clone(), Arc::clone(&shard), self.health, self.stop.clone());

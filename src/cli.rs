@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::Layer as _;
 
 use crate::app::{Bound, Running};
@@ -163,12 +164,16 @@ fn run(loaded: Loaded) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("signals cannot be received: {error}")),
+    };
     let upstream = loaded.config.rocketchat.url.clone();
     match Bound::bind(loaded.config).and_then(Bound::start) {
         Ok(running) => {
             let admin = running.admin_addr().map_or_else(|| "off".to_owned(), |addr| addr.to_string());
             tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %running.public_addr(), admin, %upstream, "gantry is listening");
-            until_told_to_stop(running)
+            signals.wait_for(running)
         }
         Err(error) => {
             tracing::error!(%error, "gantry does not start");
@@ -189,6 +194,10 @@ fn run_demo(port: u16) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string()),
     };
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("signals cannot be received: {error}")),
+    };
     let mut running = None;
     let ports = Ports { host_app: port, ..Ports::default() };
     let started = runtime.block_on(Demo::start(ports, feed, |toml| {
@@ -198,7 +207,7 @@ fn run_demo(port: u16) -> ExitCode {
     match (started, running) {
         (Ok(demo), Some(running)) => {
             say(&format!("Open {}/ in a browser. Ctrl-C ends the demo.", demo.address()));
-            until_told_to_stop(running)
+            signals.wait_for(running)
         }
         (Err(error), _) => fail(&format!("the demo does not start: {error}; is port {port} taken? --port 0 chooses a free one")),
         (Ok(_), None) => fail("the demo does not start"),
@@ -213,57 +222,69 @@ fn start_for_demo(toml: &str) -> std::io::Result<Running> {
     Bound::bind(loaded.config).and_then(Bound::start).map_err(std::io::Error::other)
 }
 
-/// Waits for a signal, drains, and ends everything at the second signal or after the grace period.
-fn until_told_to_stop(running: Running) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error.to_string()),
-    };
-    let (stop, grace) = (running.stop(), running.grace());
-    runtime.block_on(async move {
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-        let (Ok(mut term), Ok(mut int), Ok(mut hup)) = signals else {
-            return fail("signals cannot be received");
-        };
-        let mut ended = tokio::task::spawn_blocking(move || running.wait());
-        let outcome = loop {
-            tokio::select! {
-                outcome = &mut ended => break outcome,
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-                _ = hup.recv() => {
-                    tracing::warn!("HUP is ignored: this version reads its configuration at start; secret files are re-read by themselves");
-                    continue;
+/// The signals that end the program, caught from before anything listens: one that comes in the first
+/// moment must not kill what could have stopped in order.
+struct Signals {
+    runtime: Runtime,
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let (term, int, hup) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+        drop(entered);
+        Ok(Self { runtime, term, int, hup })
+    }
+
+    /// Waits for a signal, drains, and ends everything at the second signal or after the grace period.
+    fn wait_for(self, running: Running) -> ExitCode {
+        let Self { runtime, mut term, mut int, mut hup } = self;
+        let (stop, grace) = (running.stop(), running.grace());
+        runtime.block_on(async move {
+            let mut ended = tokio::task::spawn_blocking(move || running.wait());
+            let outcome = loop {
+                tokio::select! {
+                    outcome = &mut ended => break outcome,
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                    _ = hup.recv() => {
+                        tracing::warn!("HUP is ignored: this version reads its configuration at start; secret files are re-read by themselves");
+                        continue;
+                    }
+                }
+                if stop.draining() {
+                    tracing::warn!("second signal, ending at once");
+                    stop.abort();
+                } else {
+                    tracing::info!(grace = %humantime::format_duration(grace), "stopping: what is under way may finish");
+                    stop.drain();
+                    let stop = stop.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(grace).await;
+                        stop.abort();
+                    });
+                }
+            };
+            match outcome {
+                Ok(Ok(())) => {
+                    tracing::info!("stopped");
+                    ExitCode::SUCCESS
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "a thread failed");
+                    ExitCode::FAILURE
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the threads cannot be waited for");
+                    ExitCode::FAILURE
                 }
             }
-            if stop.draining() {
-                tracing::warn!("second signal, ending at once");
-                stop.abort();
-            } else {
-                tracing::info!(grace = %humantime::format_duration(grace), "stopping: what is under way may finish");
-                stop.drain();
-                let stop = stop.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(grace).await;
-                    stop.abort();
-                });
-            }
-        };
-        match outcome {
-            Ok(Ok(())) => {
-                tracing::info!("stopped");
-                ExitCode::SUCCESS
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%error, "a thread failed");
-                ExitCode::FAILURE
-            }
-            Err(error) => {
-                tracing::error!(%error, "the threads cannot be waited for");
-                ExitCode::FAILURE
-            }
-        }
-    })
+        })
+    }
 }
 
 fn healthcheck(config: &Config, ready: bool) -> ExitCode {

@@ -35,13 +35,16 @@ pub enum Failure {
     /// Kept from the public, such as `users.createToken`.
     #[error("there is nothing here")]
     NotFound,
+    /// The client stopped in the middle of its request.
+    #[error("the client sent nothing more of its request for {}", humantime::format_duration(*.0))]
+    RequestTimeout(Duration),
     /// No connection to the upstream.
     #[error("the upstream cannot be reached: {0}")]
     Unreachable(String),
     /// The upstream did not accept a connection in time.
     #[error("connecting to the upstream took longer than {}", humantime::format_duration(*.0))]
     ConnectTimeout(Duration),
-    /// The upstream did not begin its answer in time.
+    /// The upstream did not take the request or begin its answer in time.
     #[error("the upstream did not begin to answer within {}", humantime::format_duration(*.0))]
     FirstByteTimeout(Duration),
     /// The upstream's answer is not HTTP, or the connection ended before it.
@@ -58,6 +61,7 @@ impl Failure {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
@@ -67,9 +71,12 @@ impl Failure {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::BadRequest(_) | Self::UnknownTransferCoding | Self::MethodNotAllowed | Self::ExpectationFailed | Self::NotFound => {
-                Fault::Client
-            }
+            Self::BadRequest(_)
+            | Self::UnknownTransferCoding
+            | Self::MethodNotAllowed
+            | Self::ExpectationFailed
+            | Self::NotFound
+            | Self::RequestTimeout(_) => Fault::Client,
             Self::Unreachable(_) | Self::ConnectTimeout(_) | Self::FirstByteTimeout(_) | Self::BadAnswer(_) => Fault::Upstream,
         }
     }
@@ -82,6 +89,7 @@ impl Failure {
             Self::MethodNotAllowed => "This method is not allowed here.",
             Self::ExpectationFailed => "The request expects something that is not supported here.",
             Self::NotFound => "There is nothing here.",
+            Self::RequestTimeout(_) => "The request did not arrive in time.",
             Self::Unreachable(_) | Self::ConnectTimeout(_) => {
                 "The chat server cannot be reached right now. It may be starting; try again in a moment."
             }
@@ -92,7 +100,7 @@ impl Failure {
 
     /// Whether the connection must end after the answer, since its framing cannot be trusted.
     pub fn closes(&self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::UnknownTransferCoding)
+        matches!(self, Self::BadRequest(_) | Self::UnknownTransferCoding | Self::RequestTimeout(_))
     }
 }
 

@@ -1,10 +1,11 @@
 //! Forwarding: the request to the workspace, the answer back, and the tunnel when both agree on one.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HOST, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -14,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::tunnel;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
-use crate::headers::{hop, request};
+use crate::headers::hop;
 use crate::lifecycle::{Health, Stop};
 use crate::listen::ClientIo;
 use crate::metrics::Shard;
@@ -49,10 +50,6 @@ impl Forward {
     /// See [`Failure`].
     pub async fn send(&self, req: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<PooledBody>, Failure> {
         let (mut parts, body) = req.into_parts();
-        if let Err(failure) = request::check(&parts.method, &parts.uri, parts.version, &parts.headers) {
-            peer.note_unread();
-            return Err(failure);
-        }
         let upgrade = hop::websocket_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
         parts.extensions.clear();
         hop::strip_request(&mut parts.headers);
@@ -63,11 +60,25 @@ impl Forward {
         if !parts.headers.contains_key(HOST) {
             parts.headers.insert(HOST, self.host.clone());
         }
+        if parts.version == Version::HTTP_11 {
+            peer.interim.open();
+        } else {
+            // HTTP/1.0 knows no interim answers, so that it cannot wait for one (RFC 9110 §10.1.1).
+            parts.headers.remove(EXPECT);
+        }
         parts.version = Version::HTTP_11;
         origin_form(&mut parts.uri);
 
-        let (upload, progress) = Upload::new(body, peer);
-        let answered = self.pool.send(Request::from_parts(parts, upload), &progress).await;
+        let (upload, progress) = Upload::new(body, peer, &self.rules);
+        let mut sent = pin!(self.pool.send(Request::from_parts(parts, upload), &progress));
+        let answered = loop {
+            tokio::select! {
+                biased;
+                answered = &mut sent => break answered,
+                () = peer.interim.pushed() => {}
+            }
+        };
+        peer.interim.shut();
         if !progress.done() && answered.is_err() {
             peer.note_unread();
         }
@@ -113,9 +124,20 @@ impl Forward {
     }
 }
 
-/// hyper reads a body in an unknown coding until the end of the connection; without its
-/// `Transfer-Encoding` it would be passed on as something that it is not (RFC 9112 §6.1).
+/// Whether the end of an answer is said once. hyper reads a body in an unknown coding until the end of
+/// the connection; without its `Transfer-Encoding` it would be passed on as something that it is not
+/// (RFC 9112 §6.1). A length beside a coding or a list of lengths would reach the client, and mean
+/// another end to it than to us (§6.3).
 fn known_framing(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        if lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit) {
+            return Err(Failure::BadAnswer("its Content-Length is not one number".into()));
+        }
+        if headers.contains_key(TRANSFER_ENCODING) {
+            return Err(Failure::BadAnswer("it has both Transfer-Encoding and Content-Length".into()));
+        }
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),

@@ -26,7 +26,8 @@ use crate::error::{Failure, Fault};
 use crate::headers::cors::CorsPolicy;
 use crate::headers::forwarded::Forwarding;
 use crate::headers::framing::FramingPolicy;
-use crate::headers::redact;
+use crate::headers::watch::Flaw;
+use crate::headers::{redact, request};
 use crate::lifecycle::{Health, Stop};
 use crate::login::Login;
 use crate::metrics::{Metrics, RouteLabel, Shard};
@@ -90,7 +91,7 @@ struct Seen {
     accept: Option<HeaderValue>,
     client: IpAddr,
     id: RequestId,
-    /// A CORS preflight from an allowed origin, which is answered here.
+    /// A preflight that is answered here: its grants stand already.
     preflight: bool,
     logout: Option<PassingLogout>,
 }
@@ -122,15 +123,20 @@ impl Edge {
     /// THE request path.
     pub async fn handle(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
         let seen = self.look(&request, &peer);
-        let mut failed = None;
-        let mut response = match seen.route {
-            Route::Upstream if seen.preflight => self.preflight(&request),
-            Route::Upstream => match self.forward.send(request, &peer).await {
-                Ok(response) => response.map(Body::Passed),
-                Err(failure) => self.failure(&seen, failed.insert(failure)),
-            },
-            Route::Hidden => self.failure(&seen, failed.insert(Failure::NotFound)),
-            _ => self.own(&seen, &peer, request).await,
+        let answer = match (check(&request), seen.route) {
+            // What could be read in two ways is refused before anything else looks at it.
+            (Err(failure), _) => {
+                peer.note_unread();
+                Err(failure)
+            }
+            (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&request)),
+            (Ok(()), Route::Upstream) => self.forward.send(request, &peer).await.map(|response| response.map(Body::Passed)),
+            (Ok(()), Route::Hidden) => Err(Failure::NotFound),
+            (Ok(()), _) => Ok(self.own(&seen, &peer, request).await),
+        };
+        let (mut response, failed) = match answer {
+            Ok(response) => (response, None),
+            Err(failure) => (self.failure(&seen, &failure), Some(failure)),
         };
         self.decorate(&seen, &mut response);
         self.finish(&seen, failed.as_ref(), &response);
@@ -152,13 +158,13 @@ impl Edge {
             accept: headers.get(ACCEPT).cloned(),
             client: self.policies.forwarding.client_ip(headers, peer),
             id: given_id(request, peer).unwrap_or_else(RequestId::random),
-            preflight: *request.method() == Method::OPTIONS && self.cors(route).preflight(headers).is_some(),
+            preflight: *request.method() == Method::OPTIONS && self.origins(route).preflight(headers).is_some(),
             logout: PassingLogout::of(request),
         }
     }
 
-    /// The rule for CORS on a route.
-    fn cors(&self, route: Route) -> &CorsPolicy {
+    /// The origins that may read the answers of a route.
+    fn origins(&self, route: Route) -> &CorsPolicy {
         match route {
             Route::Upstream | Route::Hidden => &self.policies.cors,
             _ => self.policies.callback.origins(),
@@ -173,10 +179,6 @@ impl Edge {
     }
 
     async fn own(&self, seen: &Seen, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Body<PooledBody>> {
-        if let Err(failure) = crate::headers::request::check(request.method(), request.uri(), request.version(), request.headers()) {
-            peer.note_unread();
-            return self.failure(seen, &failure);
-        }
         let asked = Asked { route: seen.route, id: &seen.id, peer, client: seen.client };
         let mut response = self.policies.callback.answer(&asked, &self.policies.pages, request).await.map(ours);
         if let Ok(id) = HeaderValue::from_str(seen.id.as_str()) {
@@ -208,9 +210,8 @@ impl Edge {
             return;
         }
         self.policies.framing.apply(seen.path(), response.headers_mut());
-        // The answer to a preflight has its grants already, and more of them.
         if !seen.preflight {
-            self.cors(seen.route).apply(seen.origin.as_ref(), response.headers_mut());
+            self.origins(seen.route).apply(seen.origin.as_ref(), response.headers_mut());
         }
     }
 
@@ -276,6 +277,13 @@ fn given_id(request: &Request<Incoming>, peer: &Peer) -> Option<RequestId> {
         return None;
     }
     RequestId::given(request.headers().get(&X_REQUEST_ID)?.to_str().ok()?)
+}
+
+fn check<B>(request: &Request<B>) -> Result<(), Failure> {
+    if let Some(flaw) = request.extensions().get::<Flaw>() {
+        return Err(flaw.failure());
+    }
+    request::check(request.method(), request.uri(), request.version(), request.headers())
 }
 
 fn ours(bytes: Bytes) -> Body<PooledBody> {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,6 +18,10 @@ thread_local! {
 /// Reads and writes in one poll before others get their turn.
 const TURNS: usize = 16;
 
+/// How long the client may take to see the last words of an upstream that has gone, while it goes on
+/// sending: closing with unread bytes would reset the connection, and the words could be lost.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// One direction of a tunnel.
 #[derive(Debug)]
 struct Direction {
@@ -25,40 +30,40 @@ struct Direction {
     eof: bool,
     shut: bool,
     flush: bool,
+    /// Why the other side takes nothing any more. What is read then goes nowhere.
+    broken: Option<io::Error>,
 }
 
 impl Direction {
     fn new(pending: Bytes) -> Self {
-        Self { flush: !pending.is_empty(), pending, eof: false, shut: false }
+        Self { flush: !pending.is_empty(), pending, eof: false, shut: false, broken: None }
     }
 
-    /// Moves bytes until there are none, the other side is full, or the end has been passed on.
+    /// Moves bytes until there are none, the other side is full, or the end has been passed on. An error
+    /// of the reading side is returned, one of the writing side is kept: what that side has still said
+    /// may be on its way.
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         for _ in 0..TURNS {
-            while self.pending.has_remaining() {
-                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
-                if n == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                }
-                self.pending.advance(n);
+            if self.broken.is_none()
+                && let Err(error) = ready!(self.write(cx, to))
+            {
+                self.pending = Bytes::new();
+                self.broken = Some(error);
             }
-            self.pending = Bytes::new();
             if self.eof {
-                if !self.shut {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
-                    self.shut = true;
-                }
                 return Poll::Ready(Ok(()));
             }
             match self.read(cx, from, to) {
                 Poll::Ready(read) => read?,
                 Poll::Pending => {
-                    if self.flush {
-                        ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    if self.flush && self.broken.is_none() {
+                        if let Err(error) = ready!(Pin::new(&mut *to).poll_flush(cx)) {
+                            self.broken = Some(error);
+                        }
                         self.flush = false;
                     }
                     return Poll::Pending;
@@ -67,6 +72,23 @@ impl Direction {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Writes what waits, and the end once it was read.
+    fn write<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+        while self.pending.has_remaining() {
+            let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.pending.advance(n);
+        }
+        self.pending = Bytes::new();
+        if self.eof && !self.shut {
+            ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+            self.shut = true;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Reads once and writes what it can of it.
@@ -84,11 +106,11 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             self.flush = true;
-            while !read.is_empty() {
+            while !read.is_empty() && self.broken.is_none() {
                 match Pin::new(&mut *to).poll_write(cx, read) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(0)) => self.broken = Some(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(n)) => read = &read[n..],
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Ready(Err(error)) => self.broken = Some(error),
                     Poll::Pending => {
                         self.pending = Bytes::copy_from_slice(read);
                         break;
@@ -101,7 +123,8 @@ impl Direction {
 }
 
 /// Joins two connections until both directions have ended. `early_client` and `early_upstream` are bytes
-/// that came behind the handshake from either side. An error on one side ends both.
+/// that came behind the handshake from either side. A side that has gone ends the other, once it has been
+/// passed what that side has said.
 ///
 /// # Errors
 /// Whatever ended the tunnel other than an orderly end.
@@ -112,12 +135,24 @@ where
 {
     let mut up = Direction::new(early_client);
     let mut down = Direction::new(early_upstream);
-    std::future::poll_fn(|cx| {
-        let up = up.poll(cx, client, upstream)?;
-        let down = down.poll(cx, upstream, client)?;
-        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    let gone = std::future::poll_fn(|cx| {
+        let up_ended = up.poll(cx, client, upstream)?.is_ready();
+        let down_ended = down.poll(cx, upstream, client)?.is_ready();
+        match (up.broken.take(), down.broken.take()) {
+            // Nobody is left to be told anything.
+            (Some(error), Some(_)) => return Poll::Ready(Err(error)),
+            (None, Some(error)) if up.eof => return Poll::Ready(Err(error)),
+            (Some(error), None) if down_ended => return Poll::Ready(Ok(Some(error))),
+            (broken_up, broken_down) => (up.broken, down.broken) = (broken_up, broken_down),
+        }
+        if up_ended && down_ended { Poll::Ready(Ok(None)) } else { Poll::Pending }
     })
-    .await
+    .await?;
+    let Some(error) = gone else { return Ok(()) };
+    let clock = tokio::time::sleep(LAST_WORDS);
+    tokio::pin!(clock);
+    std::future::poll_fn(|cx| if up.poll(cx, client, upstream).is_ready() { Poll::Ready(()) } else { clock.as_mut().poll(cx) }).await;
+    Err(error)
 }
 
 #[cfg(test)]

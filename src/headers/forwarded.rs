@@ -94,6 +94,11 @@ impl Forwarding {
         client
     }
 
+    /// Whether a field of this name tells the workspace who the client is, so that only we may send it.
+    pub(super) fn hides(&self, name: &HeaderName) -> bool {
+        self.sieve.removes(name.as_str(), false)
+    }
+
     fn sift(&self, headers: &mut HeaderMap, trusted: bool) {
         // Nearly always empty, and then not allocated.
         let found: Vec<HeaderName> = headers.keys().filter(|name| self.sieve.removes(name.as_str(), trusted)).cloned().collect();

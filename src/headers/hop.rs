@@ -1,8 +1,10 @@
 //! Hop-by-hop header fields (RFC 9110 §7.6.1) and the WebSocket upgrade (RFC 6455 §4.1).
 
-use http::header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::{single, tokens, trim};
 
@@ -40,6 +42,22 @@ pub fn strip_response(headers: &mut HeaderMap) {
     strip(headers);
     headers.remove(TE);
     headers.remove(TRANSFER_ENCODING);
+}
+
+/// The bytes of an interim answer (1xx) as it goes on: its end-to-end fields. It has no body.
+pub fn interim_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
+    let mut headers = headers.clone();
+    strip_response(&mut headers);
+    headers.remove(CONTENT_LENGTH);
+    let mut head = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default()).into_bytes();
+    for (name, value) in &headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
 fn strip(headers: &mut HeaderMap) {

@@ -16,6 +16,8 @@ mod host;
 pub mod redact;
 pub mod request;
 mod sieve;
+pub mod trailers;
+pub mod watch;
 
 use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderName, HeaderValue};

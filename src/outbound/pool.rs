@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use super::connect::{ConnectError, Connector, Target};
@@ -25,11 +26,8 @@ use super::upload::{Progress, Upload};
 use crate::body::BodyError;
 use crate::config;
 use crate::error::Failure;
+use crate::headers::{hop, trailers};
 use crate::metrics::Shard;
-
-/// A connection that has been idle for less than this is not going to have been closed meanwhile, so
-/// the head of a request on it is not kept for a second try.
-const FRESH: Duration = Duration::from_millis(50);
 
 /// Sends requests to the workspace.
 #[derive(Debug)]
@@ -37,6 +35,8 @@ pub struct Pool {
     target: Target,
     connector: Connector,
     limits: config::Upstream,
+    /// How long the client may pause within a request's body.
+    client_patience: Duration,
     idle: RefCell<VecDeque<Idle>>,
     shard: Arc<Shard>,
 }
@@ -58,8 +58,8 @@ struct Again {
 
 impl Pool {
     /// A pool of connections to `target`.
-    pub fn new(target: Target, connector: Connector, limits: config::Upstream, shard: Arc<Shard>) -> Rc<Self> {
-        Rc::new(Self { target, connector, limits, idle: RefCell::default(), shard })
+    pub fn new(target: Target, connector: Connector, limits: config::Upstream, client_patience: Duration, shard: Arc<Shard>) -> Rc<Self> {
+        Rc::new(Self { target, connector, limits, client_patience, idle: RefCell::default(), shard })
     }
 
     /// The upstream's own `Host`.
@@ -81,17 +81,11 @@ impl Pool {
     /// # Errors
     /// No connection, no answer in time, or an answer that is not HTTP.
     pub async fn send(self: &Rc<Self>, mut request: Request<Upload>, progress: &Rc<Progress>) -> Result<Response<PooledBody>, Failure> {
-        if request.headers().contains_key(EXPECT) && !progress.done() {
-            let bell = request.body_mut().wait_for_continue();
-            hyper::ext::on_informational(&mut request, move |head| {
-                if head.status() == StatusCode::CONTINUE {
-                    bell.notify_one();
-                }
-            });
-        }
+        let bell = (request.headers().contains_key(EXPECT) && !progress.done()).then(|| request.body_mut().wait_for_continue());
+        pass_interim(&mut request, progress, bell);
         loop {
             let Some(idle) = self.take() else { break };
-            let again = (progress.done() && idle.since.elapsed() >= FRESH).then(|| Again::of(&request)).flatten();
+            let again = progress.done().then(|| Again::of(&request)).flatten();
             let mut sender = idle.sender;
             match self.first_byte(&mut sender, request, progress).await {
                 Ok(response) => return Ok(self.pooled(sender, response, progress)),
@@ -132,17 +126,17 @@ impl Pool {
         Ok(sender)
     }
 
-    /// Waits for the head of the answer. The clock stands still while the client is still sending.
+    /// Waits for the head of the answer. Its clock begins with the end of the request; until then each
+    /// side has its time for the next piece.
     async fn first_byte(
         &self,
         sender: &mut SendRequest<Upload>,
         request: Request<Upload>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Sent> {
-        let patience = self.limits.first_byte_timeout;
         let answer = sender.try_send_request(request);
         tokio::pin!(answer);
-        let clock = tokio::time::sleep(patience);
+        let clock = tokio::time::sleep(self.limits.first_byte_timeout.min(self.client_patience));
         tokio::pin!(clock);
         loop {
             tokio::select! {
@@ -157,11 +151,14 @@ impl Pool {
                     Sent { unsent, failure }
                 }),
                 () = &mut clock => {
+                    let client = !progress.done() && progress.waits_for_client();
+                    let patience = if client { self.client_patience } else { self.limits.first_byte_timeout };
                     let due = progress.moved() + patience;
-                    if progress.done() && due <= tokio::time::Instant::now() {
-                        return Err(Sent { unsent: None, failure: Failure::FirstByteTimeout(patience) });
+                    if due <= tokio::time::Instant::now() {
+                        let failure = if client { Failure::RequestTimeout(patience) } else { Failure::FirstByteTimeout(patience) };
+                        return Err(Sent { unsent: None, failure });
                     }
-                    clock.as_mut().reset(due.max(tokio::time::Instant::now() + Duration::from_secs(1)));
+                    clock.as_mut().reset(due);
                 }
             }
         }
@@ -212,6 +209,20 @@ struct Sent {
     failure: Failure,
 }
 
+/// Lets the client hear what the upstream says before its answer (RFC 9110 §15.2: "A proxy MUST forward
+/// 1xx responses"). A `100 Continue` rings the bell of the body that waits for it; one that was not asked
+/// for means nothing.
+fn pass_interim(request: &mut Request<Upload>, progress: &Progress, bell: Option<Arc<Notify>>) {
+    let peer = Arc::clone(progress.peer());
+    hyper::ext::on_informational(request, move |head| {
+        if head.status() != StatusCode::CONTINUE {
+            peer.interim.push(&hop::interim_head(head.status(), head.headers()));
+        } else if let Some(bell) = &bell {
+            bell.notify_one();
+        }
+    });
+}
+
 impl Again {
     fn of(request: &Request<Upload>) -> Option<Self> {
         let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
@@ -223,6 +234,7 @@ impl Again {
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
+        pass_interim(&mut request, progress, None);
         request
     }
 }
@@ -290,8 +302,13 @@ impl Body for PooledBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => this.broken(error.into()),
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 this.stalled = None;
+                if let Some(fields) = frame.trailers_mut() {
+                    trailers::strip_response(fields);
+                    // Nothing comes behind them, and nobody asks again.
+                    this.give_back();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Pending => {

@@ -14,6 +14,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 
+use crate::headers::forwarded::Forwarding;
+use crate::headers::trailers;
 use crate::peer::Peer;
 
 /// How long a client that expects `100 Continue` is kept from sending when the upstream says nothing
@@ -26,6 +28,7 @@ pub struct Progress {
     peer: Arc<Peer>,
     done: Cell<bool>,
     failed: Cell<bool>,
+    asked: Cell<bool>,
     moved: Cell<Instant>,
 }
 
@@ -40,9 +43,19 @@ impl Progress {
         self.failed.get()
     }
 
+    /// Whether it is the client that is waited for, and not the upstream.
+    pub fn waits_for_client(&self) -> bool {
+        self.asked.get()
+    }
+
     /// The client that it comes from.
-    pub fn peer(&self) -> &Peer {
+    pub fn peer(&self) -> &Arc<Peer> {
         &self.peer
+    }
+
+    fn finish(&self) {
+        self.done.set(true);
+        self.peer.note_read();
     }
 
     /// When the last piece was taken.
@@ -55,6 +68,8 @@ impl Progress {
 #[derive(Debug)]
 pub struct Upload {
     incoming: Option<Incoming>,
+    /// Rules for the trailers, where there is a body.
+    rules: Option<Arc<Forwarding>>,
     progress: Rc<Progress>,
     gate: Option<Box<Gate>>,
 }
@@ -68,15 +83,25 @@ struct Gate {
 
 impl Upload {
     /// Streams what `peer` sends; the second value tells how far it is.
-    pub fn new(incoming: Incoming, peer: &Arc<Peer>) -> (Self, Rc<Progress>) {
-        let done = Cell::new(incoming.is_end_stream());
-        let progress = Rc::new(Progress { peer: Arc::clone(peer), done, failed: Cell::new(false), moved: Cell::new(Instant::now()) });
-        (Self { incoming: Some(incoming), progress: Rc::clone(&progress), gate: None }, progress)
+    pub fn new(incoming: Incoming, peer: &Arc<Peer>, rules: &Arc<Forwarding>) -> (Self, Rc<Progress>) {
+        let progress = Rc::new(Progress {
+            peer: Arc::clone(peer),
+            done: Cell::new(false),
+            failed: Cell::new(false),
+            asked: Cell::new(false),
+            moved: Cell::new(Instant::now()),
+        });
+        let mut rules = Some(Arc::clone(rules));
+        if incoming.is_end_stream() {
+            progress.finish();
+            rules = None;
+        }
+        (Self { incoming: Some(incoming), rules, progress: Rc::clone(&progress), gate: None }, progress)
     }
 
     /// No body, for a request that is sent again; the progress stays that of the first.
     pub fn none(progress: &Rc<Progress>) -> Self {
-        Self { incoming: None, progress: Rc::clone(progress), gate: None }
+        Self { incoming: None, rules: None, progress: Rc::clone(progress), gate: None }
     }
 
     /// Holds the body back until the returned bell is rung or the wait for it is over. Polling the
@@ -103,12 +128,22 @@ impl Body for Upload {
             this.gate = None;
         }
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        this.progress.asked.set(polled.is_pending());
+        let mut frame = ready!(polled);
         this.progress.moved.set(Instant::now());
-        if let Some(Err(_)) = &frame {
-            this.progress.failed.set(true);
-        } else if frame.is_none() || incoming.is_end_stream() {
-            this.progress.done.set(true);
+        match &mut frame {
+            Some(Err(_)) => this.progress.failed.set(true),
+            None => this.progress.finish(),
+            Some(Ok(frame)) => {
+                if let (Some(fields), Some(rules)) = (frame.trailers_mut(), &this.rules) {
+                    trailers::strip_request(rules, fields);
+                    // Nothing comes behind them, and nobody asks again.
+                    this.progress.finish();
+                } else if incoming.is_end_stream() {
+                    this.progress.finish();
+                }
+            }
         }
         Poll::Ready(frame)
     }

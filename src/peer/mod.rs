@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderValue;
 
+pub mod interim;
+
+use interim::Interim;
+
 /// The peer of an accepted connection.
 #[derive(Debug)]
 pub struct Peer {
@@ -18,6 +22,8 @@ pub struct Peer {
     pub trusted: bool,
     /// Whether the connection itself is TLS.
     pub tls: bool,
+    /// Interim answers on their way to it.
+    pub interim: Interim,
     unread: AtomicBool,
     truncated: AtomicBool,
 }
@@ -28,7 +34,15 @@ impl Peer {
         let ip = addr.ip().to_canonical();
         let addr = SocketAddr::new(ip, addr.port());
         let ip_value = HeaderValue::try_from(ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { addr, ip_value, trusted, tls, unread: AtomicBool::new(false), truncated: AtomicBool::new(false) }
+        Self {
+            addr,
+            ip_value,
+            trusted,
+            tls,
+            interim: Interim::default(),
+            unread: AtomicBool::new(false),
+            truncated: AtomicBool::new(false),
+        }
     }
 
     /// The peer's address.
@@ -36,13 +50,18 @@ impl Peer {
         self.addr.ip()
     }
 
-    /// Notes that an answer was given before the request was read to its end: the connection then has to
-    /// linger, or the client loses the answer (RFC 9112 §9.6).
+    /// Notes that the client sends what nobody has made a whole request of yet. If the connection ends now,
+    /// it has to linger, or the client loses the answer (RFC 9112 §9.6).
     pub fn note_unread(&self) {
         self.unread.store(true, Ordering::Relaxed);
     }
 
-    /// Whether request bytes were left unread.
+    /// Notes that a request was read to its end.
+    pub fn note_read(&self) {
+        self.unread.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether request bytes may be left unread.
     pub fn has_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed)
     }

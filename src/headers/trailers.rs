@@ -1,0 +1,104 @@
+//! Trailer fields: what comes behind a body was not there when the head was judged, so that nothing
+//! which decides about a message may come that late (RFC 9110 §6.5.1).
+
+use http::{HeaderMap, HeaderName};
+
+use super::forwarded::Forwarding;
+
+/// Fields that frame, route, authenticate or modify; `*` stands for any rest.
+const CONTROLS: &[&str] = &[
+    "accept*",
+    "access-control-*",
+    "age",
+    "authorization",
+    "cache-control",
+    "clear-site-data",
+    "connection",
+    "content-*",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "host",
+    "http2-settings",
+    "if-*",
+    "keep-alive",
+    "location",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "proxy-*",
+    "range",
+    "referer",
+    "refresh",
+    "retry-after",
+    "sec-*",
+    "set-cookie*",
+    "strict-transport-security",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "www-authenticate",
+    "x-2fa-*",
+    "x-auth-token",
+    "x-content-type-options",
+    "x-frame-options",
+    "x-gantry-*",
+    "x-request-id",
+    "x-user-id",
+    "x-visitor-token",
+];
+
+fn is_control(name: &HeaderName) -> bool {
+    CONTROLS.iter().any(|control| match control.strip_suffix('*') {
+        Some(start) => name.as_str().starts_with(start),
+        None => name == control,
+    })
+}
+
+/// Takes out of the trailers of a request what the workspace could act on. No peer is trusted to say who
+/// the client is this late.
+pub fn strip_request(rules: &Forwarding, trailers: &mut HeaderMap) {
+    remove(trailers, |name| is_control(name) || rules.hides(name));
+}
+
+/// Takes out of the trailers of an answer what a browser could act on.
+pub fn strip_response(trailers: &mut HeaderMap) {
+    remove(trailers, is_control);
+}
+
+fn remove(trailers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let found: Vec<HeaderName> = trailers.keys().filter(|name| unwanted(name)).cloned().collect();
+    for name in found {
+        trailers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_decides_nothing_is_left() {
+        for (name, left) in [
+            ("x-checksum", true),
+            ("server-timing", true),
+            ("grpc-status", true),
+            ("content-length", false),
+            ("host", false),
+            ("cookie", false),
+            ("x-auth-token", false),
+            ("set-cookie", false),
+            ("content-security-policy", false),
+            ("access-control-allow-origin", false),
+            ("sec-websocket-key", false),
+        ] {
+            let mut trailers = HeaderMap::new();
+            trailers.insert(HeaderName::from_static(name), "1".parse().unwrap());
+            strip_response(&mut trailers);
+            assert_eq!(trailers.contains_key(name), left, "{name}");
+        }
+    }
+}
