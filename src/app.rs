@@ -105,7 +105,8 @@ impl Bound {
         let client = Client::new(&config, api.clone(), Arc::clone(&metrics));
         let validator = Validator::new(&config.identity, api);
         let login = Login::new(&config, validator, client.clone(), Arc::clone(&metrics), control.handle().clone());
-        let policies = Policies::new(&config, login, Arc::clone(&metrics)).map_err(|why| StartError::new("login", why))?;
+        let policies =
+            Policies::new(&config, login, Arc::clone(&metrics), Arc::clone(&health)).map_err(|why| StartError::new("login", why))?;
         let policies = Arc::new(policies);
 
         let mut threads = Vec::new();

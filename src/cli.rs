@@ -83,7 +83,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
         }
     };
     match cli.command.unwrap_or(Command::Run) {
-        Command::Run => with_config(&cli.config, env, run),
+        // Its warnings go to the log alone.
+        Command::Run => match load(&cli.config, env) {
+            Ok(loaded) => run(loaded),
+            Err(problems) => refuse(&problems),
+        },
         Command::Check => with_config(&cli.config, env, |loaded| match Pages::new(&loaded.config) {
             Ok(_) => {
                 say("The configuration is sound.");
@@ -116,14 +120,16 @@ fn with_config(args: &ConfigArgs, env: Vec<(String, String)>, go_on: impl FnOnce
             }
             go_on(loaded)
         }
-        Err(problems) => {
-            for problem in &problems {
-                complain(&format!("error: {problem}"));
-            }
-            complain(&format!("{} in the configuration; proxy.toml documents every key", count(problems.len())));
-            ExitCode::from(USAGE)
-        }
+        Err(problems) => refuse(&problems),
     }
+}
+
+fn refuse(problems: &[Problem]) -> ExitCode {
+    for problem in problems {
+        complain(&format!("error: {problem}"));
+    }
+    complain(&format!("{} in the configuration; proxy.toml documents every key", count(problems.len())));
+    ExitCode::from(USAGE)
 }
 
 fn count(problems: usize) -> String {

@@ -124,7 +124,8 @@ impl<S: tracing::Subscriber> Layer<S> for AuditLayer {
         event.record(&mut fields);
         let title = fields.0.remove("message").unwrap_or_default();
         let outcome = fields.0.get("outcome").map_or("", String::as_str);
-        let good = *event.metadata().level() >= tracing::Level::INFO && !outcome.contains("refused") && !fields.0.contains_key("error");
+        let done = matches!(outcome, "" | "signed_in");
+        let good = *event.metadata().level() >= tracing::Level::INFO && done && !fields.0.contains_key("error");
         self.0.push(Event { fields: fields.0, ..Event::new(Kind::Decision, title, good) });
     }
 }
@@ -170,7 +171,7 @@ mod tests {
         tracing::subscriber::with_default(tracing_subscriber::registry().with(feed.layer()), || {
             tracing::info!("noise");
             tracing::info!(target: AUDIT_TARGET, user = "ada", outcome = "signed_in", calls = 3, "login");
-            tracing::warn!(target: AUDIT_TARGET, outcome = "refused", "login");
+            tracing::info!(target: AUDIT_TARGET, outcome = "no_session", "not signed in");
         });
         let events = feed.after(0);
         assert_eq!(events.len(), 2);

@@ -65,8 +65,13 @@ fn is_marked(name: &str, joiner: &str) -> bool {
 /// could search for one that gives somebody else's mark.
 fn mark(identity: &Identity) -> String {
     let hash = digest::digest(&digest::SHA256, identity.id.as_bytes());
-    let hex: String = hash.as_ref().iter().take(DIGITS / 2).map(|byte| format!("{byte:02x}")).collect();
-    format!("{LETTER}{hex}")
+    let mut mark = String::from(LETTER);
+    for byte in hash.as_ref().iter().take(DIGITS / 2) {
+        for nibble in [byte >> 4, byte & 15] {
+            mark.extend(char::from_digit(nibble.into(), 16));
+        }
+    }
+    mark
 }
 
 /// What stands between stem and mark.

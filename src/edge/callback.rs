@@ -2,6 +2,7 @@
 //! here ever puts a token in an answer that is not 200.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::route::Route;
 use crate::config::{Config, Origin};
 use crate::error::{Refusal, RefusalKind};
 use crate::headers::cors::CorsPolicy;
+use crate::lifecycle::Health;
 use crate::login::{Login, SignedIn};
 use crate::metrics::Metrics;
 use crate::peer::{Peer, RequestId};
@@ -33,7 +35,8 @@ const FRESH: &str = "x-gantry-fresh";
 #[derive(Debug)]
 pub struct Callback {
     login: Login,
-    metrics: std::sync::Arc<Metrics>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
     origins: CorsPolicy,
     logout_secret: Option<SecretSource>,
 }
@@ -53,10 +56,10 @@ pub struct Asked<'a> {
 
 impl Callback {
     /// Answers from `login`, to the chat's own origin and those of `[cors]`.
-    pub fn new(config: &Config, login: Login, metrics: std::sync::Arc<Metrics>) -> Self {
+    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         let mut origins: Vec<Origin> = config.cors.allowed_origins.clone();
         origins.push(config.server.public_origin.clone());
-        Self { login, metrics, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
+        Self { login, metrics, health, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
     }
 
     /// The origins that may use our paths.
@@ -102,8 +105,7 @@ impl Callback {
     fn preflight(&self, headers: &HeaderMap, methods: &[Method]) -> Response<Bytes> {
         if let Some(grant) = self.origins.preflight(headers) {
             let mut response = bare(StatusCode::NO_CONTENT);
-            *response.headers_mut() = grant;
-            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response.headers_mut().extend(grant);
             return response;
         }
         // A preflight that is not granted fails by having no grant; an OPTIONS of another kind is told
@@ -120,6 +122,9 @@ impl Callback {
         let outcome = self.sign_in(asked, headers, fresh).await;
         let refusal = outcome.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.login(self.login.source(), refusal, started.elapsed());
+        if refusal == Some(RefusalKind::RocketchatUnavailable) {
+            self.health.doubt();
+        }
         self.audit(asked, &outcome, started.elapsed());
         match outcome {
             Ok(signed_in) => json_answer(StatusCode::OK, &json!({ "loginToken": signed_in.token.expose() })),
@@ -134,6 +139,7 @@ impl Callback {
     }
 
     async fn session(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Response<Bytes> {
+        let started = Instant::now();
         let outcome = async {
             self.check_site(headers)?;
             self.login.who(self.login.credentials(headers, asked.peer)?).await
@@ -143,17 +149,26 @@ impl Callback {
                 let identity = &validated.identity;
                 json_answer(StatusCode::OK, &json!({ "id": identity.id, "username": identity.username, "name": identity.name }))
             }
-            Err(refusal) => json_refusal(&refusal, asked.id),
+            Err(refusal) => {
+                // Pages ask this again and again while somebody is signed out, so that is not worth a line.
+                // Whatever else it is stands on the page with its id, which has to be in the log.
+                if refusal.kind != RefusalKind::NoSession {
+                    self.audit_refusal(asked, "session", &refusal, started.elapsed());
+                }
+                json_refusal(&refusal, asked.id)
+            }
         }
     }
 
     async fn logout(&self, asked: &Asked<'_>, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
-        let outcome = if self.is_host_app(headers) {
-            let Some(id) = identity_id(body) else {
-                let words = "The body has to be {\"id\": \"<identity id>\"}.";
-                return json_answer(StatusCode::BAD_REQUEST, &json!({ "error": "bad_request", "message": words, "id": asked.id.as_str() }));
-            };
-            Ok(self.login.sign_out_everywhere(&id).await)
+        // The host app's server names an identity; a session in the Authorization header does not.
+        let named = identity_in(body);
+        if named.is_none() && self.knows_secret(headers) {
+            let words = "The body has to be {\"id\": \"<identity id>\"}.";
+            return json_answer(StatusCode::BAD_REQUEST, &json!({ "error": "bad_request", "message": words, "id": asked.id.as_str() }));
+        }
+        let outcome = if let Some(named) = named.filter(|_| headers.contains_key(AUTHORIZATION)) {
+            self.logout_by_host_app(headers, &named).await
         } else {
             async {
                 self.check_site(headers)?;
@@ -173,17 +188,20 @@ impl Callback {
         }
     }
 
-    /// Whether the host app's server asks: it knows the logout secret. A bearer token that is not the
-    /// secret may be the session of a host app whose sessions are tokens.
-    fn is_host_app(&self, headers: &HeaderMap) -> bool {
-        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
-        match (&self.logout_secret, bearer) {
-            (Some(secret), Some(given)) => secret.get().matches(given),
-            _ => false,
+    fn knows_secret(&self, headers: &HeaderMap) -> bool {
+        self.logout_secret.as_ref().zip(bearer(headers)).is_some_and(|(secret, given)| secret.get().matches(given))
+    }
+
+    async fn logout_by_host_app(&self, headers: &HeaderMap, identity_id: &str) -> Result<usize, Refusal> {
+        if !self.knows_secret(headers) {
+            let detail = match (&self.logout_secret, bearer(headers)) {
+                (None, _) => "session.logout_secret is not set",
+                (_, None) => "Authorization is not of the form Bearer <secret>",
+                _ => "the bearer token differs from session.logout_secret",
+            };
+            return Err(Refusal::new(RefusalKind::NoSession, "The logout secret is wrong.", detail));
         }
+        Ok(self.login.sign_out_everywhere(identity_id).await)
     }
 
     /// A request that another site's page made never causes a mint: its `Origin` has to be ours or
@@ -199,10 +217,11 @@ impl Callback {
         };
         match (origins.next(), origins.next()) {
             (Some(origin), None) if self.origins.allows(origin) => Ok(()),
-            (Some(origin), _) => refuse(format!("Origin {:?}", String::from_utf8_lossy(origin.as_bytes()))),
-            (None, _) => match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
-                None | Some(b"same-origin" | b"none") => Ok(()),
-                Some(other) => refuse(format!("no Origin, and Sec-Fetch-Site {:?}", String::from_utf8_lossy(other))),
+            (Some(origin), _) => refuse(format!("Origin {}", shown(origin))),
+            (None, _) => match headers.get("sec-fetch-site") {
+                None => Ok(()),
+                Some(site) if matches!(site.as_bytes(), b"same-origin" | b"none") => Ok(()),
+                Some(other) => refuse(format!("no Origin, and Sec-Fetch-Site {}", shown(other))),
             },
         }
     }
@@ -217,16 +236,34 @@ impl Callback {
                 event = "login", %id, %client, source, outcome = "signed_in", identity = %signed_in.identity.id, username = %signed_in.username,
                 user_id = %signed_in.user_id, created = signed_in.created, reused = signed_in.reused, took_ms, "signed in"
             ),
-            Err(refusal) => tracing::info!(
-                target: "gantry::audit",
-                event = "login", %id, %client, source, outcome = refusal.kind.code(), detail = %refusal.detail, took_ms, "not signed in"
-            ),
+            Err(refusal) => self.audit_refusal(asked, "login", refusal, took),
         }
+    }
+
+    fn audit_refusal(&self, asked: &Asked<'_>, event: &'static str, refusal: &Refusal, took: Duration) {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let (id, client, source) = (asked.id, asked.client, self.login.source());
+        tracing::info!(
+            target: "gantry::audit",
+            event, %id, %client, source, outcome = refusal.kind.code(), detail = %refusal.detail, took_ms, "not signed in"
+        );
     }
 }
 
-/// The `id` of a logout's body; a number is read as its digits.
-fn identity_id(body: &[u8]) -> Option<String> {
+/// A stranger's header for the log: on one line, and not for ever.
+fn shown(value: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    format!("{:?}", text.chars().take(100).collect::<String>())
+}
+
+/// What stands behind `Bearer` in the Authorization header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The `id` of a JSON body.
+fn identity_in(body: &[u8]) -> Option<String> {
     match serde_json::from_slice::<serde_json::Value>(body).ok()?.get("id")? {
         serde_json::Value::String(id) => Some(id.clone()),
         serde_json::Value::Number(id) => Some(id.to_string()),
@@ -250,6 +287,7 @@ fn bare(status: StatusCode) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = status;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -257,7 +295,6 @@ fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> 
     let mut response = bare(status);
     *response.body_mut() = Bytes::from(body.to_string());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

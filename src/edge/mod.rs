@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CONNECTION, ORIGIN, RETRY_AFTER, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
@@ -57,13 +58,13 @@ impl Policies {
     ///
     /// # Errors
     /// A file of `[login]` cannot be used; the words name it.
-    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>) -> Result<Self, String> {
+    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>, health: Arc<Health>) -> Result<Self, String> {
         Ok(Self {
             paths: Paths::new(&config.login),
             forwarding: Arc::new(Forwarding::new(config)),
             framing: FramingPolicy::new(&config.framing),
             cors: CorsPolicy::new(&config.cors.allowed_origins),
-            callback: Callback::new(config, login.clone(), metrics),
+            callback: Callback::new(config, login.clone(), metrics, health),
             pages: Pages::new(config).map_err(|error| error.to_string())?,
             login,
             access_log: config.log.access,
@@ -95,11 +96,14 @@ struct Seen {
     logout: Option<PassingLogout>,
 }
 
-/// A logout that a client makes at Rocket.Chat itself, noticed as it passes by.
-struct PassingLogout {
-    token: String,
-    /// The user, when all of their sessions end.
-    everywhere: Option<String>,
+/// A call of a client's that ends sessions at Rocket.Chat itself, noticed as it passes by.
+enum PassingLogout {
+    /// Of the session with this token.
+    One(String),
+    /// Of all sessions of this user; the token is the caller's.
+    Own(String, String),
+    /// Of somebody whom the body names.
+    Somebody,
 }
 
 impl Edge {
@@ -218,9 +222,14 @@ impl Edge {
         if status.is_success()
             && let Some(logout) = &seen.logout
         {
-            self.policies.login.token_logged_out(&logout.token);
-            if let Some(user) = &logout.everywhere {
-                self.policies.login.user_tokens_wiped(user);
+            let login = &self.policies.login;
+            match logout {
+                PassingLogout::One(token) => login.token_logged_out(token),
+                PassingLogout::Own(user, token) => {
+                    login.token_logged_out(token);
+                    login.user_tokens_wiped(user);
+                }
+                PassingLogout::Somebody => login.somebody_logged_out(),
             }
         }
         let (id, method, client) = (&seen.id, &seen.method, seen.client);
@@ -249,14 +258,16 @@ impl Seen {
 impl PassingLogout {
     fn of(request: &Request<Incoming>) -> Option<Self> {
         let path = request.uri().path();
-        let all = match path.rsplit_once("/api/v1/")?.1 {
-            "logout" => false,
-            "users.logout" | "users.logoutOtherClients" | "users.removeOtherTokens" => true,
-            _ => return None,
-        };
         let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
-        let user = header("x-user-id");
-        Some(Self { token: header("x-auth-token")?, everywhere: if all { user } else { None } })
+        let own = || Some(Self::Own(header("x-user-id")?, header("x-auth-token")?));
+        match path.rsplit_once("/api/v1/")?.1 {
+            "logout" => Some(Self::One(header("x-auth-token")?)),
+            "users.logoutOtherClients" | "users.removeOtherTokens" => own(),
+            // Without a body it is the caller.
+            "users.logout" if request.body().is_end_stream() => own(),
+            "users.logout" | "users.setActiveStatus" | "users.delete" | "users.update" | "users.deactivateIdle" => Some(Self::Somebody),
+            _ => None,
+        }
     }
 }
 

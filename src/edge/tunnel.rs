@@ -169,10 +169,14 @@ mod tests {
             tokio::spawn(
                 async move { join(&mut client, Bytes::from_static(b"early"), &mut upstream, Bytes::from_static(b"greeting")).await },
             );
-        browser.write_all(b" and more than the pipe holds").await.unwrap();
-        browser.shutdown().await.unwrap();
+        // Both at once: the tunnel holds no more than one read, so neither end can run ahead of the other.
         let mut got = String::new();
-        server.read_to_string(&mut got).await.unwrap();
+        let write = async {
+            browser.write_all(b" and more than the pipe holds").await.unwrap();
+            browser.shutdown().await.unwrap();
+        };
+        let ((), read) = tokio::join!(write, server.read_to_string(&mut got));
+        read.unwrap();
         assert_eq!(got, "early and more than the pipe holds");
         // The other direction still works.
         server.write_all(b" answer").await.unwrap();

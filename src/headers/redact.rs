@@ -16,8 +16,10 @@ const BEFORE_SECRET: &[(&str, usize)] =
 /// `resumeToken`, `rc_token`, `X-Auth-Token`, `user[password]`.
 const SECRET_WORDS: &[&str] = &["token", "password", "passwd", "secret", "credential", "apikey", "samlresponse"];
 
-/// The same for names that are too short or too common to be looked for inside others.
-const SECRET_NAMES: &[&str] = &["code", "jwt", "ticket", "pwd", "pass", "auth", "authorization", "session", "sessionid", "sid", "resume"];
+/// The same for names that are too short or too common to be looked for inside others. Meteor carries the
+/// token of an OAuth login in `state`.
+const SECRET_NAMES: &[&str] =
+    &["code", "jwt", "ticket", "pwd", "pass", "auth", "authorization", "session", "sessionid", "sid", "resume", "state"];
 
 /// `text`, a path with its query, with every credential in it replaced by `***`, and with what is not
 /// printable ASCII percent-encoded, so that a log line cannot be forged. Borrowed when nothing has to change.
@@ -166,7 +168,7 @@ mod tests {
             ("/avatar/a?rc_uid=u&rc_token=abc", "/avatar/a?rc_uid=u&rc_token=***"),
             ("/file-upload/id/a.png?token=abc.def", "/file-upload/id/a.png?token=***"),
             ("/x?loginToken=a&authToken=b&access_token=c&id_token=d", "/x?loginToken=***&authToken=***&access_token=***&id_token=***"),
-            ("/_oauth/x?code=abc&state=s", "/_oauth/x?code=***&state=s"),
+            ("/_oauth/x?code=abc&state=s", "/_oauth/x?code=***&state=***"),
             ("/x?password=a&client_secret=b&X-Auth-Token=c", "/x?password=***&client_secret=***&X-Auth-Token=***"),
             ("/x?resume%54oken=abc", "/x?resume%54oken=***"),
             ("/x?%74%6f%6b%65%6e=abc", "/x?%74%6f%6b%65%6e=***"),

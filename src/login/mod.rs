@@ -215,6 +215,12 @@ impl Login {
         self.0.tokens.forget_user(rc_user_id);
     }
 
+    /// A call that may have ended anybody's sessions was seen passing by: every token is looked at before
+    /// it is handed out again.
+    pub fn somebody_logged_out(&self) {
+        self.0.tokens.doubt();
+    }
+
     /// Whether the service account can work, for a background health task.
     ///
     /// # Errors
@@ -281,7 +287,7 @@ impl Inner {
                         reused: handed.reused,
                     });
                 }
-                Err(TokenError::UserGone) => self.directory.forget(identity).await,
+                Err(TokenError::UserGone | TokenError::Died) => self.directory.forget(identity).await,
                 Err(TokenError::Interrupted) => {}
                 Err(TokenError::Refused(refusal)) => return Err(refusal),
             }

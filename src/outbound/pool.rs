@@ -70,13 +70,7 @@ struct Again {
 
 impl Pool {
     /// A pool of connections to `target`.
-    pub fn new(
-        target: Target,
-        connector: Connector,
-        limits: config::Upstream,
-        client_patience: Duration,
-        shard: Arc<Shard>,
-    ) -> Rc<Self> {
+    pub fn new(target: Target, connector: Connector, limits: config::Upstream, client_patience: Duration, shard: Arc<Shard>) -> Rc<Self> {
         Rc::new(Self { target, connector, limits, client_patience, idle: RefCell::default(), shard })
     }
 

@@ -42,6 +42,8 @@ struct State {
     mode: Mode,
     in_flight: u32,
     waiting: u32,
+    /// The longest time until a reset that we were told: sooner or later a whole window.
+    window: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +77,7 @@ enum Admission {
 
 impl Gate {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State { mode: Mode::Unknown, in_flight: 0, waiting: 0 }), changed: Notify::new() }
+        Self { state: Mutex::new(State { mode: Mode::Unknown, in_flight: 0, waiting: 0, window: None }), changed: Notify::new() }
     }
 
     /// Waits for a turn.
@@ -101,6 +103,12 @@ impl Gate {
         }
     }
 
+    /// Forgets what the limiter said: it was to another caller.
+    pub(super) fn reopen(&self) {
+        self.state().mode = Mode::Unknown;
+        self.changed.notify_waiters();
+    }
+
     /// Whether the limiter keeps everybody out at the moment.
     pub(super) fn is_shut(&self) -> bool {
         matches!(self.state().mode, Mode::Limited { left: 0, resets, .. } if Instant::now() < resets)
@@ -112,12 +120,22 @@ impl Gate {
 }
 
 impl State {
+    /// How long a window is: the limiter's default until it has told.
+    fn window(&self) -> Duration {
+        self.window.unwrap_or(WINDOW)
+    }
+
+    /// Notes the time until a reset.
+    fn told(&mut self, resets_in: Option<Duration>) {
+        self.window = self.window.max(resets_in.filter(|wait| *wait <= LONGEST));
+    }
+
     fn admit(&mut self, now: Instant, queued: bool) -> Admission {
         if let Mode::Limited { limit, resets, .. } = self.mode
             && now >= resets
         {
             // A new window. Without a known limit one call goes first and sees.
-            self.mode = Mode::Limited { left: limit.unwrap_or(1).max(1), limit, resets: now + WINDOW, since: now };
+            self.mode = Mode::Limited { left: limit.unwrap_or(1).max(1), limit, resets: now + self.window(), since: now };
         }
         let room = match &mut self.mode {
             Mode::Unknown => self.in_flight < COLD,
@@ -137,7 +155,7 @@ impl State {
             Mode::Limited { limit, resets, .. } => {
                 // Those already in the queue go first: whole windows of them.
                 let windows = limit.filter(|_| !queued).map_or(0, |limit| self.waiting / limit.max(1));
-                Admission::Wait { until: Some(resets), about: resets - now + WINDOW * windows }
+                Admission::Wait { until: Some(resets), about: resets - now + self.window() * windows }
             }
         }
     }
@@ -149,6 +167,7 @@ impl Pass<'_> {
         let now = Instant::now();
         let mut state = self.gate.state();
         let others = state.in_flight.saturating_sub(1);
+        state.told(limits.resets_in);
         match (limits.remaining, state.mode) {
             (Some(remaining), Mode::Limited { left, limit, resets, since }) => {
                 let told = limits.resets_in.map_or(resets, |wait| now + wait.min(LONGEST));
@@ -165,7 +184,7 @@ impl Pass<'_> {
                 state.mode = Mode::Limited {
                     left: remaining.saturating_sub(others),
                     limit: limits.limit,
-                    resets: now + limits.resets_in.unwrap_or(WINDOW).min(LONGEST),
+                    resets: now + limits.resets_in.unwrap_or_else(|| state.window()).min(LONGEST),
                     since: now,
                 };
             }
@@ -180,8 +199,9 @@ impl Pass<'_> {
     /// The call was refused with 429: nothing was done.
     pub(super) fn refused(self, wait: Option<Duration>, limits: Limits) {
         let now = Instant::now();
-        let wait = wait.or(limits.resets_in).filter(|wait| *wait <= LONGEST).unwrap_or(WINDOW).max(Duration::from_secs(1));
         let mut state = self.gate.state();
+        state.told(limits.resets_in);
+        let wait = wait.or(limits.resets_in).filter(|wait| *wait <= LONGEST).unwrap_or(state.window()).max(Duration::from_secs(1));
         let known = match state.mode {
             Mode::Limited { limit, .. } => limit,
             Mode::Unknown | Mode::Free => None,

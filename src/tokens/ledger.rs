@@ -37,7 +37,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Minted {
     pub(super) token: Secret,
-    /// Milliseconds after the ledger's birth at which it was last known to live.
+    /// Milliseconds after `born` at which it was last known to live.
     verified: AtomicU64,
     dead: AtomicBool,
 }
@@ -50,8 +50,9 @@ impl Minted {
 }
 
 impl Ledger {
-    pub(super) fn new() -> Self {
-        Self { state: ArcSwap::default(), flight: Mutex::new(()), born: Instant::now() }
+    /// Empty; times are counted from `born`.
+    pub(super) fn new(born: Instant) -> Self {
+        Self { state: ArcSwap::default(), flight: Mutex::new(()), born }
     }
 
     /// The living token of a host session.
@@ -71,10 +72,10 @@ impl Ledger {
         self.state.load().generation
     }
 
-    /// Whether the token was known to live not longer ago than this.
-    pub(super) fn is_recent(&self, minted: &Minted, age: Duration) -> bool {
+    /// Whether the token was known to live not longer ago than `age`, and not before `doubted`.
+    pub(super) fn is_recent(&self, minted: &Minted, age: Duration, doubted: Duration) -> bool {
         let at = Duration::from_millis(minted.verified.load(Ordering::Acquire));
-        self.born.elapsed() < at + age
+        at >= doubted && self.born.elapsed() < at + age
     }
 
     pub(super) fn verified(&self, minted: &Minted) {

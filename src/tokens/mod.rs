@@ -10,11 +10,13 @@
 mod ledger;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::Caches;
@@ -30,6 +32,8 @@ use ledger::{Ledger, Minted};
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 /// How often one host session may report a failing token.
 const FRESH_EVERY: Duration = Duration::from_secs(5);
+/// Between two tries to end a token, at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// How long the end of a token is tried for, in the background.
 const END_WITHIN: Duration = Duration::from_mins(3);
 
@@ -46,6 +50,9 @@ pub struct Tokens {
     fresh: Cache<SessionKey, Instant>,
     bound: usize,
     ttl: Duration,
+    born: Instant,
+    /// Milliseconds after `born` at which every token was called into doubt.
+    doubted: AtomicU64,
     metrics: Arc<Metrics>,
     control: Handle,
 }
@@ -64,6 +71,9 @@ pub struct Handed {
 pub enum TokenError {
     /// The Rocket.Chat user is gone: look it up again.
     UserGone,
+    /// A token was found dead: the account may have been deactivated, and Rocket.Chat would mint for it all
+    /// the same. Look it up again, then ask once more.
+    Died,
     /// All tokens of the user were wiped while one was minted: begin again.
     Interrupted,
     /// Anything else.
@@ -84,6 +94,8 @@ impl Tokens {
             fresh: Cache::builder().max_capacity(capacity).time_to_live(FRESH_EVERY).build(),
             bound,
             ttl: caches.tokens.ttl,
+            born: Instant::now(),
+            doubted: AtomicU64::new(0),
             metrics,
             control,
         }
@@ -93,7 +105,7 @@ impl Tokens {
     pub fn ready(&self, user_id: &str, session: &SessionKey) -> Option<Secret> {
         let ledger = self.ledgers.get(user_id)?;
         let minted = ledger.of(session)?;
-        ledger.is_recent(&minted, self.trusted_for()).then(|| minted.token.clone())
+        self.is_trusted(&ledger, &minted).then(|| minted.token.clone())
     }
 
     /// Whether a session may report a failing token now.
@@ -123,23 +135,26 @@ impl Tokens {
     /// # Errors
     /// See [`TokenError`].
     pub async fn token(&self, user_id: &Arc<str>, session: SessionKey, fresh: bool, deadline: Instant) -> Result<Handed, TokenError> {
-        let ledger = self.ledgers.get_with(Arc::clone(user_id), || Arc::new(Ledger::new()));
+        let ledger = self.ledgers.get_with(Arc::clone(user_id), || Arc::new(Ledger::new(self.born)));
         let _flight = ledger.flight.lock().await;
         self.sessions.insert(session, Arc::clone(user_id));
         if fresh && let Some(failing) = ledger.of(&session).or_else(|| ledger.newest_at_bound(self.bound)) {
             ledger.bury(&failing);
             self.end(user_id, failing.token.clone());
         }
+        let mut died = false;
         // Each round but the last finds a dead token.
         for _ in 0..self.bound + 2 {
             let handed = match ledger.of(&session).or_else(|| ledger.newest_at_bound(self.bound)) {
                 Some(minted) => {
                     if !self.is_alive(user_id, &ledger, &minted, deadline).await {
                         ledger.bury(&minted);
+                        died = true;
                         continue;
                     }
                     (minted, true)
                 }
+                None if died => return Err(TokenError::Died),
                 None => (self.mint(user_id, &ledger, deadline).await?, false),
             };
             let (minted, reused) = handed;
@@ -157,6 +172,12 @@ impl Tokens {
             }
         }
         Err(TokenError::Interrupted)
+    }
+
+    /// Anybody's tokens may have ended: each is asked for before it is handed out again.
+    pub fn doubt(&self) {
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.doubted.store(now + 1, Ordering::Release);
     }
 
     /// A token was logged out.
@@ -188,22 +209,23 @@ impl Tokens {
         Some((user, minted.token.clone()))
     }
 
-    /// Logs a token out with itself, now and for a while in the background.
-    pub fn end(&self, user_id: &Arc<str>, token: Secret) -> tokio::task::JoinHandle<Result<(), Refusal>> {
+    /// Logs a token out with itself. The outcome is that of the first try; after a failure that may pass
+    /// it is tried for a while more in the background.
+    pub fn end(&self, user_id: &Arc<str>, token: Secret) -> JoinHandle<Result<(), Refusal>> {
         self.owners.remove(&key_of(token.expose()));
-        let client = self.client.until(Instant::now() + END_WITHIN);
-        let user_id = Arc::clone(user_id);
+        let deadline = Instant::now() + END_WITHIN;
+        let (client, user_id, control) = (self.client.until(deadline), Arc::clone(user_id), self.control.clone());
         self.control.spawn(async move {
             let ended = client.log_out(&user_id, &token).await;
-            if let Err(refusal) = &ended {
-                tracing::warn!(user = %user_id, error = %refusal, "a login token could not be logged out");
+            if let Err(refusal) = ended.clone() {
+                control.spawn(async move { end_later(&client, &user_id, &token, refusal, deadline).await });
             }
             ended
         })
     }
 
     async fn is_alive(&self, user_id: &str, ledger: &Ledger, minted: &Minted, deadline: Instant) -> bool {
-        if ledger.is_recent(minted, self.trusted_for()) {
+        if self.is_trusted(ledger, minted) {
             return true;
         }
         // Beside the main thing: it may not wait long for the limiter.
@@ -232,8 +254,27 @@ impl Tokens {
         Err(TokenError::Interrupted)
     }
 
-    fn trusted_for(&self) -> Duration {
-        TRUSTED_FOR.min(self.ttl)
+    /// Whether a token was known to live a moment ago.
+    fn is_trusted(&self, ledger: &Ledger, minted: &Minted) -> bool {
+        ledger.is_recent(minted, TRUSTED_FOR.min(self.ttl), Duration::from_millis(self.doubted.load(Ordering::Acquire)))
+    }
+}
+
+/// Goes on trying to log a token out. To do so twice does no harm: the token is named in the call.
+async fn end_later(client: &Client, user_id: &str, token: &Secret, mut refusal: Refusal, deadline: Instant) {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let passing = matches!(refusal.kind, RefusalKind::RocketchatUnavailable | RefusalKind::RateLimited);
+        if !passing || Instant::now() + pause > deadline {
+            tracing::warn!(user = %user_id, error = %refusal, "a login token could not be logged out");
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        match client.log_out(user_id, token).await {
+            Ok(()) => return,
+            Err(again) => refusal = again,
+        }
     }
 }
 

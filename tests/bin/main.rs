@@ -1,1 +1,9 @@
 //! The built program, spawned.
+
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod commands;
+mod life;
+mod secrets;
+mod support;

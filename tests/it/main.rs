@@ -3,10 +3,19 @@
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod browser;
+mod budgets;
+mod callback;
 mod hostile;
+mod identity;
 mod ladder;
 mod manual;
+mod minting;
+mod outages;
 mod proxying;
 mod support;
 mod tls;
+mod tokens;
+mod usernames;
+mod users;
 mod websocket;

@@ -332,3 +332,29 @@ async fn draining_finishes_what_is_under_way() {
     assert_eq!((answer.text().as_str(), answer.header("connection")), ("ok", "close"));
     proxy.ended().await;
 }
+
+#[tokio::test]
+async fn readiness_falls_when_a_request_finds_the_upstream_gone() {
+    let origin = Origin::start().await;
+    let addr = origin.addr;
+    let mut origin = origin;
+    let proxy = Proxy::before(addr);
+    let mut client = Client::to(proxy.addr).await;
+    client.send("GET / HTTP/1.1\r\nHost: chat.test\r\n\r\n").await;
+    let (mut upstream, _) = origin.next().await;
+    upstream.send(OK).await;
+    client.answer().await;
+    within("readiness", async {
+        while get(proxy.admin, "/readyz", "").await.status != 200 {
+            tokio::select! {
+                biased;
+                _ = origin.next() => {}
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    })
+    .await;
+    drop((origin, upstream));
+    assert_eq!(get(proxy.addr, "/", "").await.status, 503);
+    within("readiness falls", async { while get(proxy.admin, "/readyz", "").await.status != 503 {} }).await;
+}

@@ -13,26 +13,38 @@
   // --- DDP -------------------------------------------------------------------------------------------
 
   class Ddp {
-    constructor() { this.waiting = new Map(); this.next = 1; this.delay = 300; this.users = {}; this.open(); }
+    constructor() { this.waiting = new Map(); this.next = 1; this.delay = 300; this.users = {}; this.unready(); this.open(); }
+
+    unready() { this.ready = new Promise((resolve) => { this.isReady = resolve; }); }
 
     open() {
-      this.ready = new Promise((resolve) => { this.isReady = resolve; });
       const socket = new WebSocket(location.origin.replace(/^http/, 'ws') + '/websocket');
       this.socket = socket;
       socket.onopen = () => this.send({ msg: 'connect', version: '1', support: ['1', 'pre2', 'pre1'] });
       socket.onmessage = (event) => this.message(JSON.parse(event.data));
       socket.onclose = () => {
-        for (const { reject } of this.waiting.values()) reject(new Error('connection lost'));
-        this.waiting.clear();
+        this.unready();
+        // As Meteor does it, a login is sent again on the next connection.
+        for (const [id, { reject, message }] of this.waiting) {
+          if (message.method === 'login') continue;
+          this.waiting.delete(id);
+          reject(new Error('connection lost'));
+        }
         setTimeout(() => this.open(), this.delay);
         this.delay = Math.min(this.delay * 2, 5000);
       };
     }
 
-    send(message) { this.socket.send(JSON.stringify(message)); }
+    // What a closing socket would lose is dealt with once it has closed.
+    send(message) { if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message)); }
 
     message(message) {
-      if (message.msg === 'connected') { this.delay = 300; this.isReady(); onConnected(); }
+      if (message.msg === 'connected') {
+        this.delay = 300;
+        for (const call of this.waiting.values()) this.send(call.message);
+        this.isReady();
+        onConnected();
+      }
       else if (message.msg === 'ping') this.send({ msg: 'pong', id: message.id });
       else if (message.msg === 'added' && message.collection === 'users') this.users[message.id] = message.fields;
       else if (message.msg === 'changed' && message.collection === 'stream-room-messages') onMessage(message.fields.args[0]);
@@ -49,8 +61,9 @@
       await this.ready;
       const id = String(this.next++);
       return new Promise((resolve, reject) => {
-        this.waiting.set(id, { resolve, reject });
-        this.send({ msg: 'method', method, id, params });
+        const message = { msg: 'method', method, id, params };
+        this.waiting.set(id, { resolve, reject, message });
+        this.send(message);
       });
     }
   }
@@ -248,7 +261,7 @@
     return element('li', { 'data-id': message._id },
       element('img', { class: 'face', alt: '', src: `/avatar/${encodeURIComponent(message.u.username)}` }),
       element('div', {}, element('b', {}, message.u.name ?? message.u.username),
-        element('time', { datetime: at.toISOString() }, at.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' }))),
+        element('time', { datetime: at.toISOString() }, at.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' }))),
       body);
   };
 

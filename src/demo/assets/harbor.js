@@ -47,15 +47,24 @@
       element('button', { type: 'button', id: 'sign-out', onclick: () => change('/sign-out', {}) }, 'Sign out'));
   };
 
-  const KINDS = { session: 'asked Harbor', call: 'called chat', decision: 'decided' };
-  const SHOWN = ['user', 'username', 'who', 'identity', 'outcome', 'reason', 'source', 'created', 'reused'];
+  const KINDS = { session: 'asked Harbor', call: 'called the chat', decision: 'decided' };
+
+  // What Gantry decided, from its audit line.
+  const decision = ({ event, outcome, username, created, reused, ended, detail, took_ms: took }) => {
+    if (event === 'logout') return [`Ended ${ended === '1' ? 'one chat session' : `${ended ?? 0} chat sessions`}`, []];
+    if (outcome === 'no_session') return ['Nobody is signed in to Harbor, so there is no token', []];
+    if (outcome !== 'signed_in') return [`Not signed in: ${outcome?.replaceAll('_', ' ')}`, [detail]];
+    const account = created === 'true' ? 'account created' : 'account found';
+    return [`Signed @${username} in`, [account, reused === 'true' ? 'same token as before' : 'new login token', `${took} ms`]];
+  };
 
   const row = (event) => {
     const at = new Date(event.at);
-    const notes = SHOWN.filter((name) => event.fields[name] && event.fields[name] !== 'false').map((name) => `${name} ${event.fields[name]}`);
-    const text = element('span', { class: 'text' }, event.title || 'login');
-    if (notes.length) text.append(element('small', {}, notes.join(' · ')));
-    return element('li', { class: `${event.kind}${event.good ? '' : ' poor'}`, 'data-number': String(event.number) },
+    const [title, notes] = event.kind === 'decision' ? decision(event.fields) : [event.title, []];
+    const text = element('span', { class: 'text' }, title);
+    if (notes.length) text.append(element('small', {}, notes.filter(Boolean).join(' · ')));
+    const mood = event.fields.outcome === 'no_session' ? ' calm' : event.good ? '' : ' poor';
+    return element('li', { class: event.kind + mood, 'data-number': String(event.number) },
       element('time', { datetime: at.toISOString() }, at.toTimeString().slice(0, 8)),
       element('span', { class: 'kind' }, KINDS[event.kind]),
       text);

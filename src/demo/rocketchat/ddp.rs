@@ -184,6 +184,10 @@ impl Session {
                 let rid = params[0].as_str().unwrap_or_default();
                 Ok(json!({ "messages": self.shared.read(|state| history(state, rid)) }))
             }
+            "rooms/get" => {
+                self.me()?;
+                Ok(self.shared.read(rooms).into())
+            }
             "sendMessage" => self.post(&params[0]),
             _ => Err((404.into(), format!("Method '{name}' not found"), Value::Null)),
         }
@@ -221,6 +225,14 @@ impl Session {
         drop(self.shared.room.send(message.clone()));
         Ok(message)
     }
+}
+
+/// Every room that somebody has written in.
+fn rooms(state: &State) -> Vec<Value> {
+    let mut ids: Vec<&str> = state.messages.iter().filter_map(|message| message["rid"].as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids.into_iter().map(|id| json!({ "_id": id, "t": "c", "name": id })).collect()
 }
 
 fn history(state: &State, rid: &str) -> Vec<Value> {

@@ -19,6 +19,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod uploads;
 mod user;
 mod users;
 

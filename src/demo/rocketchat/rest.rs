@@ -19,7 +19,7 @@ use super::plan::{Fault, When};
 use super::shared::Shared;
 use super::state::{Request, State};
 use super::user::TokenKind;
-use super::{create, session, settings, users};
+use super::{create, session, settings, uploads, users};
 use crate::demo::events::{Event, Kind};
 use crate::demo::serve::{Answer, Cut};
 
@@ -103,9 +103,10 @@ pub(super) async fn answer(shared: &Shared, parts: &Parts, body: Bytes, peer: Ip
         body,
         caller: None,
     };
-    let endpoint = match call.name.strip_prefix("settings/") {
-        Some(_) => "settings/:id".to_owned(),
-        None => call.name.clone(),
+    let endpoint = match call.name.split_once('/') {
+        Some(("settings", _)) => "settings/:id".to_owned(),
+        Some((name @ ("rooms.media" | "rooms.mediaConfirm"), _)) => name.to_owned(),
+        _ => call.name.clone(),
     };
     let latency = shared.write(|state| {
         state.log(Request {
@@ -269,9 +270,11 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         ("POST", "users.logout") => session::logout_user(state, call),
         ("POST", "users.logoutOtherClients") => session::logout_others(state, call),
         ("POST", "users.removeOtherTokens") => session::logout_others(state, call).map(|_| json!({})),
-        (method, name) => match (method, name.strip_prefix("settings/")) {
-            ("GET", Some(id)) => settings::get(state, call, id),
-            ("POST", Some(id)) => settings::set(state, call, id),
+        (method, name) => match (method, name.split('/').collect::<Vec<_>>().as_slice()) {
+            ("GET", ["settings", id]) => settings::get(state, call, id),
+            ("POST", ["settings", id]) => settings::set(state, call, id),
+            ("POST", ["rooms.media", _]) => uploads::media(state, call),
+            ("POST", ["rooms.mediaConfirm", rid, id]) => uploads::confirm(state, call, rid, id),
             _ => Err(ApiError::Unknown(name.to_owned())),
         },
     };

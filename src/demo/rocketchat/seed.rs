@@ -20,6 +20,7 @@ pub(super) fn fill(state: &mut State) {
         ("general", who, "Morning all. *Meridian* is due at berth 4 at 09:40, tugs are ordered.", Some("/file-upload/berths/berths.svg")),
         ("general", other, "Pilot boards at the outer buoy, wind 12 knots from the west.", None),
         ("general", who, "Thanks. Crane 2 is back in service, please plan with both.", None),
+        ("general", other, "Good. The tide turns at 11:15, departures go after that.", None),
         ("berth-planning", other, "Swap of berths 3 and 4 confirmed for Thursday.", None),
         ("weather", other, "Fog is likely between 04:00 and 07:00.", None),
         ("crane-crew", who, "Inspection is done, no findings.", None),

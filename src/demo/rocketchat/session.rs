@@ -32,6 +32,7 @@ pub(super) fn run_login(state: &mut State, params: &Map<String, Value>) -> Resul
     if let Some(token) = text("resume") {
         let user = state.owner(&hash_token(token)).ok_or_else(|| refuse(403, LOGGED_OUT))?;
         let user_id = usable(user)?;
+        state.change(&user_id, |user| user.logged_in = true);
         return Ok(LoggedIn { user_id, token: token.to_owned(), kind: "resume" });
     }
     let (user, kind) = if params.get("iframe") == Some(&Value::Bool(true)) {
@@ -47,6 +48,7 @@ pub(super) fn run_login(state: &mut State, params: &Map<String, Value>) -> Resul
     }
     let user_id = usable(user)?;
     let token = state.mint(&user_id).ok_or_else(|| refuse("Unauthorized", "Unauthorized"))?;
+    state.change(&user_id, |user| user.logged_in = true);
     Ok(LoggedIn { user_id, token, kind })
 }
 

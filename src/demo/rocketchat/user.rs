@@ -84,16 +84,19 @@ pub struct User {
     pub iframe_token: Option<String>,
     /// `services.resume.loginTokens`, oldest first.
     pub tokens: Vec<Token>,
+    /// Whether there has been a login: `lastLogin` is set.
+    pub logged_in: bool,
 }
 
 impl User {
-    /// An active account with the role `user` and a verified address at example.com.
+    /// An active account in use, with the role `user` and a verified address at example.com.
     pub fn new(username: &str) -> Self {
         Self {
             username: Some(username.to_owned()),
             name: username.to_owned(),
             emails: vec![Email { address: format!("{username}@example.com").to_lowercase(), verified: true }],
             roles: vec!["user".into()],
+            logged_in: true,
             ..Self::default()
         }
     }

@@ -58,11 +58,10 @@ pub(super) fn list(state: &State, call: &Call) -> Result<Value, ApiError> {
         }
         None => json!({}),
     };
-    let found: Vec<_> = state
-        .users()
-        .filter(|user| email.is_none_or(|wanted| has_email(user, wanted)) && matches_query(user, &query))
-        .map(|user| describe(user, full))
-        .collect();
+    let mut found: Vec<_> =
+        state.users().filter(|user| email.is_none_or(|wanted| has_email(user, wanted)) && matches_query(user, &query)).collect();
+    found.sort_by(|a, b| a.username.cmp(&b.username));
+    let found: Vec<_> = found.into_iter().map(|user| describe(user, full)).collect();
     let number = |name, default| call.param(name).and_then(|n| n.parse::<usize>().ok()).unwrap_or(default);
     let (offset, count, total) = (number("offset", 0), number("count", 50), found.len());
     let page: Vec<_> = found.into_iter().skip(offset).take(count).collect();
@@ -103,7 +102,9 @@ pub(super) fn describe(user: &User, full: bool) -> Value {
         let emails: Vec<_> = user.emails.iter().map(|e| json!({ "address": e.address, "verified": e.verified })).collect();
         shown["emails"] = emails.into();
         shown["roles"] = user.roles.clone().into();
-        shown["lastLogin"] = "2026-11-22T08:00:00.000Z".into();
+        if user.logged_in {
+            shown["lastLogin"] = "2026-11-22T08:00:00.000Z".into();
+        }
         shown["createdAt"] = "2026-11-01T08:00:00.000Z".into();
         shown["customFields"] = user.custom_fields.clone().into();
     }

@@ -120,7 +120,8 @@
     const person = /^(user_|identity_)/.test(answer.error);
     // The server's own words, unless they only say the heading again.
     const plain = function (text) { return text.toLowerCase().replace(/[.!\s]+$/, ''); };
-    const message = answer.message && plain(answer.message) !== plain(words[0]) ? answer.message : words[1];
+    const says = !missing && answer.message && plain(answer.message) !== plain(words[0]);
+    const message = says ? answer.message : words[1];
     // Signed in elsewhere and still not seen here: a page of another site around us is the likely cause.
     const blocked = missing && left && !!chat && window.top !== window.parent && !near(window.top);
     const cookies = 'Already signed in? This browser may keep the cookies of ' + app + ' from embedded pages. Open the chat in a tab of its own.';
@@ -256,6 +257,7 @@
   let held = 0; // until when we were told to wait
   let checking = false;
   let signing = false;
+  let person = null; // whose session was seen last
   let settled = null; // whose sign-in came to a lasting end
   let probe = false; // ask for the token before the client does
 
@@ -301,6 +303,7 @@
       // The next session is a new one: what was counted and refused does not concern it.
       keep('gantry.rounds', []);
       settled = null;
+      stale = false;
     }
     explain(answer);
     wait(answer);
@@ -313,6 +316,12 @@
 
   function begin(body) {
     const who = nameOf(body);
+    if (person !== null && person !== who) {
+      // What was counted concerned somebody else.
+      keep('gantry.rounds', []);
+      stale = false;
+    }
+    person = who;
     if (settled === who) {
       plan(LONGEST_WAIT); // another person may come
       return;
@@ -373,22 +382,26 @@
 
   // Resolves to the reason why it did not work. The client asks the callback by itself, so the tokens
   // in the answers to us are left alone.
+  let stale = false; // the callback's token is known to get nobody in, and there was no fresh one yet
   async function signInChat() {
     let answer;
-    if (probe) {
-      answer = await token(false);
-      if (!answer.ok) return answer;
-      probe = false;
-    }
-    if (!allowed()) return { error: 'repeated' };
-    ask();
-    if (!(await reported(REPLY_WAIT))) {
-      // Some generations never reply. A login that is still under way is waited for, a refusal explained.
-      answer = await token(false);
-      if (!answer.ok) return answer;
-      await reported(2000);
+    if (!stale) {
+      if (probe) {
+        answer = await token(false);
+        if (!answer.ok) return answer;
+        probe = false;
+      }
+      if (!allowed()) return { error: 'repeated' };
+      ask();
+      if (!(await reported(REPLY_WAIT))) {
+        // Some generations never reply. A login that is still under way is waited for, a refusal explained.
+        answer = await token(false);
+        if (!answer.ok) return answer;
+        await reported(2000);
+      }
     }
     answer = await token(true);
+    stale = answer.error === 'rate_limited'; // then the next round begins here
     if (!answer.ok) return answer;
     if (!allowed()) return { error: 'repeated' };
     ask();
@@ -408,7 +421,6 @@
     return view.location.hash.indexOf('loginToken') >= 0; // where the app's own listener puts it
   }
 
-  let stale = false; // the last token got nobody in
   async function signInApp() {
     if (!allowed()) return { error: 'repeated' };
     const answer = await token(stale);

@@ -1,8 +1,13 @@
 //! What the tests share: a running Gantry, raw origins and raw clients.
 
+pub mod audit;
+pub mod browser;
+pub mod keys;
 pub mod origin;
 pub mod proxy;
+pub mod stage;
 pub mod wire;
+pub mod world;
 
 use std::time::Duration;
 

@@ -96,21 +96,9 @@ impl Origin {
                 if !head.starts_with("GET /api/info ") && !head.contains("GET /api/v1/me ") {
                     return (connection, head);
                 }
-                tokio::spawn(async move {
-                    let mut connection = connection;
-                    loop {
-                        let body = r#"{"version":"8.8","success":true,"_id":"service","roles":["admin"]}"#;
-                        connection
-                            .send(&format!(
-                                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                                body.len()
-                            ))
-                            .await;
-                        if connection.try_head().await.is_none() {
-                            return;
-                        }
-                    }
-                });
+                let body = r#"{"version":"8.8","success":true,"_id":"service","roles":["admin"]}"#;
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+                connection.send(&format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
             }
         })
         .await

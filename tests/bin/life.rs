@@ -1,0 +1,122 @@
+//! The program from start to end: ports, signals, health, rotated secrets.
+
+use std::net::TcpListener;
+
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use gantry::demo::host_app::HostUser;
+use gantry::demo::rocketchat::{Options, Token, TokenKind, User};
+
+use super::support::{Apps, Program, eventually, gantry, token};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_environment_alone_is_enough_and_term_ends_it_in_order() {
+    let apps = Apps::start(Options::default()).await;
+    apps.chat.add_user(User::new("ada"));
+    let program = Program::start(&[], &apps.env());
+    let (public, admin) = program.addresses();
+    let reply = token(public, &apps.app.sign_in("ada")).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+
+    let listen = [("GANTRY_SERVER__ADMIN_LISTEN", admin.to_string())];
+    let mut env = apps.env();
+    env.retain(|(name, _)| *name != listen[0].0);
+    env.push((listen[0].0, &listen[0].1));
+    assert_eq!(gantry(&["healthcheck"], &env).code, Some(0));
+    eventually("readiness", async || gantry(&["healthcheck", "--ready"], &env).code == Some(0)).await;
+
+    // A second one on the same port says so.
+    let taken = public.to_string();
+    let mut second = apps.env();
+    second.push(("GANTRY_SERVER__LISTEN", &taken));
+    second.retain(|(name, value)| *name != "GANTRY_SERVER__LISTEN" || *value == taken);
+    let ended = gantry(&["run"], &second);
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    assert_eq!(ended.code, Some(1), "{said}");
+    assert!(said.contains("server.listen") && said.contains(&taken) && said.contains("another process"), "{said}");
+
+    apps.chat.down().await;
+    eventually("readiness is lost", async || gantry(&["healthcheck", "--ready"], &env).code == Some(1)).await;
+    assert_eq!(gantry(&["healthcheck"], &env).code, Some(0));
+
+    program.signal("TERM");
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(0), "{said}");
+    let ended = gantry(&["healthcheck"], &env);
+    assert!(ended.code == Some(1) && ended.stderr.contains(&admin.to_string()), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_of_another_program_is_refused_with_words() {
+    let apps = Apps::start(Options::default()).await;
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = other.local_addr().unwrap().to_string();
+    for key in ["GANTRY_SERVER__LISTEN", "GANTRY_SERVER__ADMIN_LISTEN"] {
+        let mut env = apps.env();
+        env.retain(|(name, _)| *name != key);
+        env.push((key, &addr));
+        let ended = gantry(&[], &env);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert_eq!(ended.code, Some(1), "{said}");
+        assert!(said.contains(&addr) && said.contains("another process"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_what_the_first_one_waits_for() {
+    let apps = Apps::start(Options::default()).await;
+    let mut program = Program::start(&["run"], &apps.env());
+    let (public, _) = program.addresses();
+    let gate = apps.chat.hold("me");
+    let request = tokio::spawn(async move { gantry::demo::client::get(public, "/api/v1/me", &[("x-user-id", "u")]).await });
+    // One is the program's own question about its service account.
+    gate.arrived(1).await;
+    eventually("the request is on its way", async || {
+        apps.chat.requests().iter().any(|r| r.headers.get("x-user-id").is_some_and(|id| id == "u"))
+    })
+    .await;
+    program.signal("TERM");
+    program.wait_for("the word that it stops", |text| text.contains("stopping").then_some(()));
+    assert!(program.is_running() && !request.is_finished());
+    program.signal("INT");
+    let (code, said) = program.ended();
+    assert!(said.contains("second signal"), "{said}");
+    assert!(code.is_some(), "{said}");
+    assert!(request.await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_secret_file_is_taken_up_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["token", "secret"].map(|name| dir.path().join(name));
+    let mut apps = Apps::start(Options::default()).await;
+    for (name, file) in [("AUTH_TOKEN", &files[0]), ("CREATE_TOKEN_SECRET", &files[1])] {
+        let name = format!("GANTRY_ROCKETCHAT__{name}");
+        let value = apps.env.iter().find(|(known, _)| *known == name).unwrap().1.clone();
+        std::fs::write(file, format!("{value}\n")).unwrap();
+        apps.set(&name, "");
+        apps.set(&format!("{name}_FILE"), &file.display().to_string());
+    }
+    let program = Program::start(&[], &apps.env());
+    let (public, _) = program.addresses();
+    let cookie = |name: &str| {
+        apps.app.add_user(HostUser::new(name, name));
+        apps.app.sign_in(name)
+    };
+    assert_eq!(token(public, &cookie("one")).await.status, 200);
+
+    // The workspace knows the new ones only; the files follow, one swapped in, one written over.
+    let hash = STANDARD.encode(digest::digest(&digest::SHA256, b"the-next-service-token"));
+    let personal = Token { hash, kind: TokenKind::Personal { bypass_two_factor: true } };
+    assert!(apps.chat.change_user("gantry", |user| user.tokens = vec![personal]));
+    apps.chat.configure(|options| options.create_tokens_secret = Some("the-next-create-token-secret".into()));
+    let refused = token(public, &cookie("two")).await;
+    assert_eq!((refused.status, refused.json()["error"].as_str()), (500, Some("misconfigured")), "{}", refused.text());
+    std::fs::write(dir.path().join("next"), "the-next-service-token\n").unwrap();
+    std::fs::rename(dir.path().join("next"), &files[0]).unwrap();
+    std::fs::write(&files[1], "the-next-create-token-secret").unwrap();
+    let cookie = cookie("three");
+    eventually("the new secrets are in use", async || token(public, &cookie).await.status == 200).await;
+    assert_eq!(program.wait_for("words about it", |text| Some(text.matches("secret file changed").count()).filter(|n| *n >= 2)), 2);
+}
