@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
 use crate::headers::hop;
 use crate::lifecycle::{Health, Stop};
-use crate::listen::ClientIo;
+use crate::listen::client::ClientIo;
 use crate::metrics::Shard;
 use crate::outbound::patient::Patient;
 use crate::outbound::pool::{Pool, PooledBody};

@@ -157,7 +157,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
 
@@ -185,5 +185,54 @@ mod tests {
         browser.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "greeting answer");
         tunnel.await.unwrap().unwrap();
+    }
+
+    /// An upstream that takes nothing, though it may have said something.
+    struct Deaf(DuplexStream);
+
+    impl AsyncRead for Deaf {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Deaf {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn last_words_reach_a_client_that_goes_on_talking() {
+        let (mut browser, mut client) = duplex(8);
+        let (upstream, mut server) = duplex(64);
+        server.write_all(b"these are the last words").await.unwrap();
+        drop(server);
+        let tunnel = tokio::spawn(async move { join(&mut client, Bytes::new(), &mut Deaf(upstream), Bytes::new()).await });
+        browser.write_all(b"still talking, and more than the pipe holds").await.unwrap();
+        let mut got = String::new();
+        browser.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "these are the last words");
+        drop(browser);
+        assert_eq!(tunnel.await.unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn a_side_that_has_gone_ends_the_other() {
+        let (browser, client) = duplex(8);
+        let (mut upstream, mut server) = duplex(64);
+        server.write_all(b"nobody will read this").await.unwrap();
+        drop(browser);
+        // The client reads as ended and takes nothing: the upstream must not be kept talking to nobody.
+        let ended = join(&mut Deaf(client), Bytes::new(), &mut upstream, Bytes::new()).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

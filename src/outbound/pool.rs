@@ -58,7 +58,7 @@ struct Idle {
     line: Line,
     since: Instant,
     /// How long the upstream lets it be idle.
-    life: Duration,
+    keep: Duration,
 }
 
 /// What is kept of a request that may be sent a second time: one that changes nothing and has no body.
@@ -81,7 +81,7 @@ impl Pool {
 
     /// Closes connections that have been unused for too long.
     pub fn sweep(&self) {
-        self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < idle.life && !idle.line.sender.is_closed());
+        self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < idle.keep && !idle.line.sender.is_closed());
     }
 
     /// Sends `request`, whose body has come as far as `progress` says.
@@ -177,8 +177,8 @@ impl Pool {
     }
 
     fn pooled(self: &Rc<Self>, line: Line, response: Response<Incoming>, progress: &Rc<Progress>) -> Response<PooledBody> {
-        let life = keep_alive_hint(response.headers()).map_or(self.limits.keep_alive, |hint| hint.min(self.limits.keep_alive));
-        let lease = Lease { line, pool: Rc::clone(self), life };
+        let keep = keep_alive_hint(response.headers()).map_or(self.limits.keep_alive, |hint| hint.min(self.limits.keep_alive));
+        let lease = Lease { line, pool: Rc::clone(self), keep };
         // An upgraded connection belongs to the tunnel.
         let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
         response.map(|incoming| PooledBody {
@@ -196,7 +196,7 @@ impl Pool {
             // One that is not ready yet, though open, stays for the next request.
             let last = idle.iter().rposition(|idle| idle.line.sender.is_ready())?;
             let last = idle.remove(last)?;
-            if last.since.elapsed() < last.life {
+            if last.since.elapsed() < last.keep {
                 return Some(last);
             }
         }
@@ -210,7 +210,7 @@ impl Pool {
         if idle.len() >= self.limits.max_idle {
             idle.pop_front();
         }
-        idle.push_back(Idle { line: lease.line, since: Instant::now(), life: lease.life });
+        idle.push_back(Idle { line: lease.line, since: Instant::now(), keep: lease.keep });
     }
 }
 
@@ -283,7 +283,7 @@ fn words(error: &hyper::Error) -> String {
 struct Lease {
     line: Line,
     pool: Rc<Pool>,
-    life: Duration,
+    keep: Duration,
 }
 
 /// The body of an answer; its connection goes back to the pool when the body has ended well.

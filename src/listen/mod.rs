@@ -1,13 +1,13 @@
 //! Accepting connections and speaking HTTP/1.1 on them. Knows nothing of what is answered.
 
+pub mod client;
+
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -17,27 +17,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, Sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::body::BodyError;
-use crate::headers::watch::{Flaw, Watch};
 use crate::lifecycle::Stop;
 use crate::metrics::Shard;
 use crate::outbound::connect::tune;
 use crate::peer::Peer;
+use client::{ClientIo, Flaws};
 
 /// Connections that the kernel may queue for us.
 const BACKLOG: i32 = 4096;
 /// Bytes of a request head at most; more is answered with 431.
 const MAX_HEAD: usize = 64 * 1024;
-/// How long a connection is read from after our last answer, so that the client gets to see it: in all,
-/// and without a byte.
-const LINGER: Duration = Duration::from_secs(30);
-const LINGER_QUIET: Duration = Duration::from_secs(3);
 /// How long idle connections stay when draining begins: a request that is on its way by then is answered.
 const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 /// How long accepting pauses when the process is out of file descriptors or memory.
@@ -182,152 +176,5 @@ where
     };
     if let Err(error) = outcome {
         tracing::debug!(peer = %peer.addr, %error, "connection ended");
-    }
-}
-
-/// What was found in the heads of a connection's requests, for whoever handles them.
-#[derive(Debug, Default)]
-struct Flaws {
-    // The connection is one task, but what it consists of has to be `Send` for hyper: the lock is never
-    // waited for, and only taken once something was found.
-    found: AtomicBool,
-    flaw: Mutex<Option<(u64, Flaw)>>,
-}
-
-impl Flaws {
-    fn note(&self, flaw: (u64, Flaw)) {
-        *self.flaw.lock().unwrap_or_else(PoisonError::into_inner) = Some(flaw);
-        self.found.store(true, Ordering::Relaxed);
-    }
-
-    /// The flaw of the request of this number.
-    fn of(&self, number: u64) -> Option<Flaw> {
-        if !self.found.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.flaw.lock().unwrap_or_else(PoisonError::into_inner).filter(|(flawed, _)| *flawed == number).map(|(_, flaw)| flaw)
-    }
-}
-
-/// A client's connection. At its end it reads on for a moment when the client is still sending, since
-/// closing with unread bytes resets the connection and the client may lose our answer.
-#[derive(Debug)]
-pub struct ClientIo {
-    tcp: TcpStream,
-    peer: Arc<Peer>,
-    watch: Watch,
-    flaws: Arc<Flaws>,
-    lingering: Option<Lingering>,
-    tunnel: bool,
-}
-
-#[derive(Debug)]
-struct Lingering {
-    until: Instant,
-    quiet: Pin<Box<Sleep>>,
-}
-
-impl ClientIo {
-    fn new(tcp: TcpStream, peer: Arc<Peer>, flaws: Arc<Flaws>) -> Self {
-        Self { tcp, peer, watch: Watch::default(), flaws, lingering: None, tunnel: false }
-    }
-
-    /// Writes the interim answers that wait; what hyper writes comes behind them.
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let tcp = &mut self.tcp;
-        self.peer.interim.write(|bytes| Pin::new(&mut *tcp).poll_write(cx, bytes))
-    }
-
-    /// From now on an end of writing is just that: the other direction goes on.
-    #[must_use]
-    pub fn into_tunnel(mut self) -> Self {
-        self.tunnel = true;
-        self
-    }
-}
-
-impl Drop for ClientIo {
-    fn drop(&mut self) {
-        if self.peer.is_truncated() {
-            // A reset, so that what broke off does not look like a proper end.
-            let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-impl AsyncRead for ClientIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
-        let read = &buf.filled()[before..];
-        if !this.tunnel && !read.is_empty() {
-            this.peer.note_unread();
-            this.watch.feed(read);
-            if let Some(flaw) = this.watch.flaw() {
-                this.flaws.note(flaw);
-            }
-            if this.watch.is_broken() {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for ClientIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.tcp).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        // hyper flushes once it has nothing left to write.
-        this.peer.interim.flushed();
-        ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.tunnel {
-            return Pin::new(&mut this.tcp).poll_shutdown(cx);
-        }
-        if this.lingering.is_none() {
-            ready!(Pin::new(&mut this.tcp).poll_shutdown(cx))?;
-        }
-        let lingering = this
-            .lingering
-            .get_or_insert_with(|| Lingering { until: Instant::now() + LINGER, quiet: Box::pin(tokio::time::sleep(LINGER_QUIET)) });
-        let mut scratch = [0; 4096];
-        loop {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut this.tcp).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    this.peer.note_unread();
-                    let quiet = Instant::now() + LINGER_QUIET;
-                    lingering.quiet.as_mut().reset(quiet.min(lingering.until));
-                    // A client that never stops sending is not read from for ever.
-                    if Instant::now() >= lingering.until {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending if !this.peer.has_unread() => return Poll::Ready(Ok(())),
-                Poll::Pending => return lingering.quiet.as_mut().poll(cx).map(Ok),
-            }
-        }
     }
 }
