@@ -243,6 +243,23 @@ async fn the_mobile_apps_web_view_is_handed_one_token() {
 }
 
 #[tokio::test]
+async fn a_web_view_without_a_bridge_is_handed_the_token_too() {
+    let agent = "Mozilla/5.0 (iPhone; CPU iPhone OS 10_3_1 like Mac OS X) AppleWebKit/603.1.30 (KHTML, like Gecko) Version/10.0 Mobile/14E304 Safari/602.1";
+    let listener = MOBILE_APP.replace("window.ReactNativeWebView = { postMessage() {} };", "");
+    assert_ne!(listener, MOBILE_APP);
+    let stage = Stage::with(&Looks { user_agent: Some(agent), before_every_page: Some(&listener) }).await;
+    let browser = &stage.browser;
+    browser.open(&format!("{}/_gantry/login", stage.chat())).await;
+    stage.says(TOP, NOT_SIGNED_IN).await;
+    browser.click(TOP, "[data-gantry=sign-in]").await;
+    browser.click(TOP, "button[value=ada]").await;
+    browser.wait(TOP, "window.posted && window.posted.length > 0").await;
+    let posted = browser.run(TOP, "return window.posted").await;
+    assert!(stage.demo.workspace.is_live(posted[0]["loginToken"].as_str().expect("a token")));
+    assert_eq!(stage.demo.workspace.calls("users.createToken"), 1);
+}
+
+#[tokio::test]
 async fn the_desktop_app_is_known_by_its_user_agent() {
     let agent = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Rocket.Chat/4.9.0 Chrome/130.0.0.0 Electron/33.0.0 Safari/537.36";
     let stage = Stage::with(&Looks { user_agent: Some(agent), ..Looks::default() }).await;
