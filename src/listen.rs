@@ -267,6 +267,9 @@ impl AsyncRead for ClientIo {
             if let Some(flaw) = this.watch.flaw() {
                 this.flaws.note(flaw);
             }
+            if this.watch.is_broken() {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
         }
         Poll::Ready(Ok(()))
     }

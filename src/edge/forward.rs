@@ -19,7 +19,7 @@ use crate::headers::hop;
 use crate::lifecycle::{Health, Stop};
 use crate::listen::ClientIo;
 use crate::metrics::Shard;
-use crate::outbound::connect::Stream;
+use crate::outbound::patient::Patient;
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::outbound::upload::Upload;
 use crate::peer::Peer;
@@ -58,7 +58,8 @@ impl Forward {
         }
         self.rules.apply(&mut parts.headers, peer);
         if !parts.headers.contains_key(HOST) {
-            parts.headers.insert(HOST, self.host.clone());
+            let target = parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+            parts.headers.insert(HOST, target.unwrap_or_else(|| self.host.clone()));
         }
         if parts.version == Version::HTTP_11 {
             peer.interim.open();
@@ -153,11 +154,11 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 
 /// Takes hyper's buffers away from both connections and joins what is left.
 async fn run(client: Upgraded, upstream: Upgraded) -> std::io::Result<()> {
-    let (Ok(client), Ok(upstream)) = (client.downcast::<TokioIo<ClientIo>>(), upstream.downcast::<TokioIo<Stream>>()) else {
+    let (Ok(client), Ok(upstream)) = (client.downcast::<TokioIo<ClientIo>>(), upstream.downcast::<TokioIo<Patient>>()) else {
         return Err(std::io::Error::other("a connection of unknown type was upgraded"));
     };
     let (early_client, early_upstream): (Bytes, Bytes) = (client.read_buf, upstream.read_buf);
-    let (mut client, mut upstream) = (client.io.into_inner().into_tunnel(), upstream.io.into_inner());
+    let (mut client, mut upstream) = (client.io.into_inner().into_tunnel(), upstream.io.into_inner().into_inner());
     tunnel::join(&mut client, early_client, &mut upstream, early_upstream).await
 }
 

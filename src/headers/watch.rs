@@ -1,5 +1,6 @@
 //! A second look at the bytes of request heads, for what the parser behind it does not tell: it drops a
-//! `Content-Length` beside a `Transfer-Encoding` and the fragment of a target without a word.
+//! `Content-Length` beside a `Transfer-Encoding` and the fragment of a target without a word, and takes a
+//! lone LF in front of the trailers for their end, while it reads on to another.
 //!
 //! It follows the requests of a connection from one to the next, body by body, and judges nothing else:
 //! whatever it cannot follow, the parser refuses, and then the connection ends.
@@ -39,7 +40,10 @@ pub struct Watch {
     len: usize,
     coding: bool,
     length: Option<u64>,
+    /// The method has ended, so that the target is read.
+    target: bool,
     fragment: bool,
+    broken: bool,
     heads: u64,
     flaw: Option<(u64, Flaw)>,
 }
@@ -58,7 +62,18 @@ enum State {
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { state: State::Start, line: [0; KEPT], len: 0, coding: false, length: None, fragment: false, heads: 0, flaw: None }
+        Self {
+            state: State::Start,
+            line: [0; KEPT],
+            len: 0,
+            coding: false,
+            length: None,
+            target: false,
+            fragment: false,
+            broken: false,
+            heads: 0,
+            flaw: None,
+        }
     }
 }
 
@@ -80,6 +95,11 @@ impl Watch {
         self.flaw
     }
 
+    /// Whether trailers end in a way that could be read in two.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     fn skip<'a>(&mut self, bytes: &'a [u8], left: u64, still: impl Fn(u64) -> State, then: State) -> &'a [u8] {
         let n = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         let left = left - n as u64;
@@ -95,15 +115,25 @@ impl Watch {
             self.line[self.len..self.len + n].copy_from_slice(&part[..n]);
         }
         self.len += part.len();
-        if self.state == State::Start && memchr::memchr(b'#', part).is_some() {
-            self.fragment = true;
+        if self.state == State::Start {
+            self.look_for_fragment(part);
         }
         if end.is_some() {
             let empty = self.len == 0 || (self.len == 1 && self.line[0] == b'\r');
+            self.broken |= self.state == State::Trailer && self.len == 0;
             self.state = self.ended(empty);
             self.len = 0;
         }
         rest
+    }
+
+    fn look_for_fragment(&mut self, mut part: &[u8]) {
+        if !self.target {
+            let Some(blank) = memchr::memchr(b' ', part) else { return };
+            self.target = true;
+            part = &part[blank..];
+        }
+        self.fragment |= memchr::memchr(b'#', part).is_some();
     }
 
     fn ended(&mut self, empty: bool) -> State {
@@ -135,7 +165,7 @@ impl Watch {
 
     fn head(&mut self) -> State {
         let (coding, length, fragment) = (self.coding, self.length.take(), self.fragment);
-        (self.coding, self.fragment) = (false, false);
+        (self.coding, self.target, self.fragment) = (false, false, false);
         if coding && length.is_some() {
             self.flaw = Some((self.heads, Flaw::TwoLengths));
         } else if fragment {
@@ -191,7 +221,7 @@ mod tests {
         "\r\n\nGET /lf HTTP/1.1\nHost: a\n\n",
         "POST /two HTTP/1.1\r\nContent-Length: 30\r\n\r\nContent-Length: 1\r\n\r\nTransfer-",
         "POST /three HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1D;ext=\"#\"\r\n\r\n\r\nContent-Length: 1\r\n\r\nA: b\r\n\r\n0\r\nContent-Length: 7\r\n\r\n",
-        "GET /four HTTP/1.1\r\nContent-Length:0\r\nX: #\r\nX-Transfer-Encoding: chunked\r\n\r\n",
+        "M#THOD /four HTTP/1.1\r\nContent-Length:0\r\nX: #\r\nX-Transfer-Encoding: chunked\r\n\r\n",
     ];
 
     #[test]
@@ -205,6 +235,15 @@ mod tests {
                 let bytes = CLEAN[..before].concat() + "GET /a?b#c HTTP/1.1\r\nHost: a\r\n\r\n";
                 assert_eq!(flaw(bytes.as_bytes(), piece), Some((before as u64, Flaw::Fragment)), "after {before}, pieces of {piece}");
             }
+        }
+    }
+
+    #[test]
+    fn trailers_end_in_one_way() {
+        for (end, broken) in [("0\r\n\r\n", false), ("0\r\nX: y\r\n\r\n", false), ("0\r\n\n", true), ("0\r\nX: y\r\n\n", true)] {
+            let mut watch = Watch::default();
+            watch.feed(format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n{end}").as_bytes());
+            assert_eq!(watch.is_broken(), broken, "{end:?}");
         }
     }
 

@@ -3,5 +3,6 @@
 
 pub mod api;
 pub mod connect;
+pub mod patient;
 pub mod pool;
 pub mod upload;

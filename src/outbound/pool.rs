@@ -19,15 +19,20 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 use super::connect::{ConnectError, Connector, Target};
+use super::patient::Patient;
 use super::upload::{Progress, Upload};
 use crate::body::BodyError;
 use crate::config;
 use crate::error::Failure;
 use crate::headers::{hop, trailers};
 use crate::metrics::Shard;
+
+/// How long an upstream may stop reading an upload that it has answered already.
+const STALLED_UPLOAD: Duration = Duration::from_secs(2);
 
 /// Sends requests to the workspace.
 #[derive(Debug)]
@@ -41,9 +46,16 @@ pub struct Pool {
     shard: Arc<Shard>,
 }
 
+/// A connection: what takes its requests, and the task that speaks on it.
+#[derive(Debug)]
+struct Line {
+    sender: SendRequest<Upload>,
+    task: AbortHandle,
+}
+
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<Upload>,
+    line: Line,
     since: Instant,
     /// How long the upstream lets it be idle.
     life: Duration,
@@ -69,7 +81,7 @@ impl Pool {
 
     /// Closes connections that have been unused for too long.
     pub fn sweep(&self) {
-        self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < idle.life && !idle.sender.is_closed());
+        self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < idle.life && !idle.line.sender.is_closed());
     }
 
     /// Sends `request`, whose body has come as far as `progress` says.
@@ -86,9 +98,9 @@ impl Pool {
         loop {
             let Some(idle) = self.take() else { break };
             let again = progress.done().then(|| Again::of(&request)).flatten();
-            let mut sender = idle.sender;
-            match self.first_byte(&mut sender, request, progress).await {
-                Ok(response) => return Ok(self.pooled(sender, response, progress)),
+            let mut line = idle.line;
+            match self.first_byte(&mut line.sender, request, progress).await {
+                Ok(response) => return Ok(self.pooled(line, response, progress)),
                 Err(Sent { unsent: Some(unsent), .. }) => request = *unsent,
                 Err(Sent { failure: Failure::BadAnswer(_), .. }) if again.is_some() => {
                     self.shard.upstream_retry();
@@ -103,27 +115,27 @@ impl Pool {
     }
 
     async fn send_new(self: &Rc<Self>, request: Request<Upload>, progress: &Rc<Progress>) -> Result<Response<PooledBody>, Failure> {
-        let mut sender = self.connect().await?;
-        match self.first_byte(&mut sender, request, progress).await {
-            Ok(response) => Ok(self.pooled(sender, response, progress)),
+        let mut line = self.connect().await?;
+        match self.first_byte(&mut line.sender, request, progress).await {
+            Ok(response) => Ok(self.pooled(line, response, progress)),
             Err(Sent { failure, .. }) => Err(failure),
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Upload>, Failure> {
+    async fn connect(&self) -> Result<Line, Failure> {
         let stream = self.connector.connect(&self.target).await.map_err(|error| match error {
             ConnectError::Unreachable(why) => Failure::Unreachable(format!("{}: {why}", self.target)),
             ConnectError::Timeout(after) => Failure::ConnectTimeout(after),
         })?;
         let (sender, connection) =
-            Builder::new().handshake(TokioIo::new(stream)).await.map_err(|error| Failure::BadAnswer(error.to_string()))?;
+            Builder::new().handshake(TokioIo::new(Patient::new(stream))).await.map_err(|error| Failure::BadAnswer(error.to_string()))?;
         let held = self.shard.upstream_connection();
-        tokio::task::spawn_local(async move {
+        let task = tokio::task::spawn_local(async move {
+            let _held = held;
             // Its errors reach whoever waits for the response.
             let _ = connection.with_upgrades().await;
-            drop(held);
         });
-        Ok(sender)
+        Ok(Line { sender, task: task.abort_handle() })
     }
 
     /// Waits for the head of the answer. Its clock begins with the end of the request; until then each
@@ -164,9 +176,9 @@ impl Pool {
         }
     }
 
-    fn pooled(self: &Rc<Self>, sender: SendRequest<Upload>, response: Response<Incoming>, progress: &Rc<Progress>) -> Response<PooledBody> {
+    fn pooled(self: &Rc<Self>, line: Line, response: Response<Incoming>, progress: &Rc<Progress>) -> Response<PooledBody> {
         let life = keep_alive_hint(response.headers()).map_or(self.limits.keep_alive, |hint| hint.min(self.limits.keep_alive));
-        let lease = Lease { sender, pool: Rc::clone(self), life };
+        let lease = Lease { line, pool: Rc::clone(self), life };
         // An upgraded connection belongs to the tunnel.
         let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
         response.map(|incoming| PooledBody {
@@ -182,7 +194,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         loop {
             // One that is not ready yet, though open, stays for the next request.
-            let last = idle.iter().rposition(|idle| idle.sender.is_ready())?;
+            let last = idle.iter().rposition(|idle| idle.line.sender.is_ready())?;
             let last = idle.remove(last)?;
             if last.since.elapsed() < last.life {
                 return Some(last);
@@ -191,14 +203,14 @@ impl Pool {
     }
 
     fn put(&self, lease: Lease) {
-        if lease.sender.is_closed() {
+        if lease.line.sender.is_closed() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.limits.max_idle {
             idle.pop_front();
         }
-        idle.push_back(Idle { sender: lease.sender, since: Instant::now(), life: lease.life });
+        idle.push_back(Idle { line: lease.line, since: Instant::now(), life: lease.life });
     }
 }
 
@@ -247,6 +259,19 @@ fn keep_alive_hint(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).saturating_sub(Duration::from_secs(1)))
 }
 
+/// An upload that goes on after its answer may do so while it moves. The answer is given, so that an
+/// upstream which has stopped reading is not waited for: the client would wait with it.
+async fn see_out(line: Line, progress: Rc<Progress>, client_patience: Duration) {
+    while !progress.done() && !progress.failed() && !line.sender.is_closed() {
+        let patience = if progress.waits_for_client() { client_patience } else { STALLED_UPLOAD.min(client_patience) };
+        if progress.moved().elapsed() >= patience {
+            line.task.abort();
+            return;
+        }
+        tokio::time::sleep(STALLED_UPLOAD / 4).await;
+    }
+}
+
 fn words(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
@@ -256,7 +281,7 @@ fn words(error: &hyper::Error) -> String {
 
 #[derive(Debug)]
 struct Lease {
-    sender: SendRequest<Upload>,
+    line: Line,
     pool: Rc<Pool>,
     life: Duration,
 }
@@ -280,6 +305,7 @@ impl PooledBody {
             pool.put(lease);
         } else {
             self.progress.peer().note_unread();
+            tokio::task::spawn_local(see_out(lease.line, Rc::clone(&self.progress), lease.pool.client_patience));
         }
     }
 
