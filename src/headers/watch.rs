@@ -220,7 +220,7 @@ mod tests {
         "GET /one HTTP/1.1\r\nHost: a\r\n\r\n",
         "\r\n\nGET /lf HTTP/1.1\nHost: a\n\n",
         "POST /two HTTP/1.1\r\nContent-Length: 30\r\n\r\nContent-Length: 1\r\n\r\nTransfer-",
-        "POST /three HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1D;ext=\"#\"\r\n\r\n\r\nContent-Length: 1\r\n\r\nA: b\r\n\r\n0\r\nContent-Length: 7\r\n\r\n",
+        "POST /three HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1F;ext=\"#\"\r\n\r\n\r\nContent-Length: 1\r\n\r\nA: b\r\n\r\n0\r\nContent-Length: 7\r\n\r\n",
         "M#THOD /four HTTP/1.1\r\nContent-Length:0\r\nX: #\r\nX-Transfer-Encoding: chunked\r\n\r\n",
     ];
 
