@@ -4,6 +4,7 @@ use gantry::demo::client;
 use gantry::demo::host_app::Me;
 use gantry::demo::rocketchat::{Fault, Generation, User};
 
+use crate::support::audit;
 use crate::support::browser::Looks;
 use crate::support::stage::{CHAT, LOADING, Stage, TOP};
 
@@ -171,7 +172,7 @@ async fn whoever_is_not_signed_in_reads_why_and_the_log_has_the_reference() {
     stage.host_session(Some("ada")).await;
     stage.says(LOADING, "Your chat account is deactivated").await;
     let id = stage.reference(LOADING).await;
-    assert_eq!(stage.audited(&id).expect("an audit line").fields["outcome"], "user_inactive");
+    assert_eq!(audit::line(&id).expect("an audit line").fields["outcome"], "user_inactive");
 
     // No seat is left for a new account.
     workspace.configure(|options| options.seats = Some(0));
@@ -179,7 +180,7 @@ async fn whoever_is_not_signed_in_reads_why_and_the_log_has_the_reference() {
     stage.come_back(LOADING).await;
     stage.says(LOADING, "The chat has no free seat").await;
     let id = stage.reference(LOADING).await;
-    assert_eq!(stage.audited(&id).expect("an audit line").fields["outcome"], "seat_limit");
+    assert_eq!(audit::line(&id).expect("an audit line").fields["outcome"], "seat_limit");
 
     // The host app cannot say who anybody is.
     host_app.set_me(Me::Close);
@@ -187,7 +188,7 @@ async fn whoever_is_not_signed_in_reads_why_and_the_log_has_the_reference() {
     stage.come_back(LOADING).await;
     stage.says(LOADING, "Harbor is not answering").await;
     let id = stage.reference(LOADING).await;
-    assert_eq!(stage.audited(&id).expect("an audit line").fields["outcome"], "session_check_unavailable");
+    assert_eq!(audit::line(&id).expect("an audit line").fields["outcome"], "session_check_unavailable");
 
     // All is well again, and nobody has to do anything about it.
     host_app.set_me(Me::Normal);
