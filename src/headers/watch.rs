@@ -138,12 +138,11 @@ impl Watch {
 
     fn ended(&mut self, empty: bool) -> State {
         match (self.state, empty) {
-            (State::Start, true) => State::Start,
+            (State::Start | State::Trailer, true) => State::Start,
             (State::Start, false) => State::Field,
             (State::Field, true) => self.head(),
             (State::Field, false) => self.field(),
             (State::ChunkSize, _) => self.chunk(),
-            (State::Trailer, true) => State::Start,
             (state, _) => state,
         }
     }

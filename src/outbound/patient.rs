@@ -28,12 +28,12 @@ impl Patient {
         self.stream
     }
 
-    fn forgive<T>(&mut self, written: io::Result<T>, all: T) -> io::Result<T> {
-        Ok(written.unwrap_or_else(|error| {
+    fn forgive<T>(&mut self, written: io::Result<T>, all: T) -> T {
+        written.unwrap_or_else(|error| {
             tracing::debug!(%error, "the upstream reads no further");
             self.deaf = true;
             all
-        }))
+        })
     }
 }
 
@@ -50,7 +50,7 @@ impl AsyncWrite for Patient {
             return Poll::Ready(Ok(buf.len()));
         }
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf));
-        Poll::Ready(this.forgive(written, buf.len()))
+        Poll::Ready(Ok(this.forgive(written, buf.len())))
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -60,7 +60,7 @@ impl AsyncWrite for Patient {
             return Poll::Ready(Ok(all));
         }
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs));
-        Poll::Ready(this.forgive(written, all))
+        Poll::Ready(Ok(this.forgive(written, all)))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -73,7 +73,8 @@ impl AsyncWrite for Patient {
             return Poll::Ready(Ok(()));
         }
         let flushed = ready!(Pin::new(&mut this.stream).poll_flush(cx));
-        Poll::Ready(this.forgive(flushed, ()))
+        this.forgive(flushed, ());
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -177,8 +177,8 @@ impl Pool {
     }
 
     fn pooled(self: &Rc<Self>, line: Line, response: Response<Incoming>, progress: &Rc<Progress>) -> Response<PooledBody> {
-        let life = keep_alive_hint(response.headers()).map_or(self.limits.keep_alive, |hint| hint.min(self.limits.keep_alive));
-        let lease = Lease { line, pool: Rc::clone(self), life };
+        let spare = keep_alive_hint(response.headers()).map_or(self.limits.keep_alive, |hint| hint.min(self.limits.keep_alive));
+        let lease = Lease { line, pool: Rc::clone(self), life: spare };
         // An upgraded connection belongs to the tunnel.
         let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
         response.map(|incoming| PooledBody {
