@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
@@ -84,10 +84,13 @@ impl Callback {
             Ok(body) => body,
             Err(status) => {
                 asked.peer.note_unread();
-                return json_answer(
+                let mut response = json_answer(
                     status,
                     &json!({ "error": "body_refused", "message": "The request body is too large, too slow or malformed.", "id": asked.id.as_str() }),
                 );
+                // What is left of the body is not read to its end.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                return response;
             }
         };
         match asked.route {

@@ -64,6 +64,18 @@ async fn a_port_of_another_program_is_refused_with_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_in_the_first_moment_is_heard() {
+    let apps = Apps::start(Options::default()).await;
+    for name in ["TERM", "INT", "TERM", "INT"] {
+        let program = Program::start(&["run"], &apps.env());
+        program.addresses();
+        program.signal(name);
+        let (code, said) = program.ended();
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_ends_what_the_first_one_waits_for() {
     let apps = Apps::start(Options::default()).await;
     let mut program = Program::start(&["run"], &apps.env());

@@ -4,6 +4,7 @@ use gantry::demo::client;
 use gantry::demo::host_app::Me;
 use gantry::demo::rocketchat::{Fault, Generation, User};
 
+use crate::support::audit;
 use crate::support::browser::Looks;
 use crate::support::stage::{CHAT, LOADING, Stage, TOP};
 
@@ -171,7 +172,7 @@ async fn whoever_is_not_signed_in_reads_why_and_the_log_has_the_reference() {
     stage.host_session(Some("ada")).await;
     stage.says(LOADING, "Your chat account is deactivated").await;
     let id = stage.reference(LOADING).await;
-    assert_eq!(stage.audited(&id).expect("an audit line").fields["outcome"], "user_inactive");
+    assert_eq!(audit::line(&id).expect("an audit line").fields["outcome"], "user_inactive");
 
     // No seat is left for a new account.
     workspace.configure(|options| options.seats = Some(0));
@@ -179,7 +180,7 @@ async fn whoever_is_not_signed_in_reads_why_and_the_log_has_the_reference() {
     stage.come_back(LOADING).await;
     stage.says(LOADING, "The chat has no free seat").await;
     let id = stage.reference(LOADING).await;
-    assert_eq!(stage.audited(&id).expect("an audit line").fields["outcome"], "seat_limit");
+    assert_eq!(audit::line(&id).expect("an audit line").fields["outcome"], "seat_limit");
 
     // The host app cannot say who anybody is.
     host_app.set_me(Me::Close);
@@ -187,7 +188,7 @@ async fn whoever_is_not_signed_in_reads_why_and_the_log_has_the_reference() {
     stage.come_back(LOADING).await;
     stage.says(LOADING, "Harbor is not answering").await;
     let id = stage.reference(LOADING).await;
-    assert_eq!(stage.audited(&id).expect("an audit line").fields["outcome"], "session_check_unavailable");
+    assert_eq!(audit::line(&id).expect("an audit line").fields["outcome"], "session_check_unavailable");
 
     // All is well again, and nobody has to do anything about it.
     host_app.set_me(Me::Normal);
@@ -240,6 +241,23 @@ async fn the_mobile_apps_web_view_is_handed_one_token() {
     let left = browser.run(TOP, left).await;
     assert!(!left.as_str().expect("text").contains(&token), "{left}");
     assert_eq!(complaints(&stage).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_web_view_without_a_bridge_is_handed_the_token_too() {
+    let agent = "Mozilla/5.0 (iPhone; CPU iPhone OS 10_3_1 like Mac OS X) AppleWebKit/603.1.30 (KHTML, like Gecko) Version/10.0 Mobile/14E304 Safari/602.1";
+    let listener = MOBILE_APP.replace("window.ReactNativeWebView = { postMessage() {} };", "");
+    assert_ne!(listener, MOBILE_APP);
+    let stage = Stage::with(&Looks { user_agent: Some(agent), before_every_page: Some(&listener) }).await;
+    let browser = &stage.browser;
+    browser.open(&format!("{}/_gantry/login", stage.chat())).await;
+    stage.says(TOP, NOT_SIGNED_IN).await;
+    browser.click(TOP, "[data-gantry=sign-in]").await;
+    browser.click(TOP, "button[value=ada]").await;
+    browser.wait(TOP, "window.posted && window.posted.length > 0").await;
+    let posted = browser.run(TOP, "return window.posted").await;
+    assert!(stage.demo.workspace.is_live(posted[0]["loginToken"].as_str().expect("a token")));
+    assert_eq!(stage.demo.workspace.calls("users.createToken"), 1);
 }
 
 #[tokio::test]

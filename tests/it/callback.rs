@@ -71,8 +71,10 @@ async fn a_big_body_is_refused_and_ends_the_connection() {
     let head = format!("POST {TOKEN} HTTP/1.1\r\nHost: chat.test\r\nCookie: {cookie}\r\n");
     let mut client = wire::Client::to(world.proxy.addr).await;
     client.send(format!("{head}Content-Length: 100000000\r\n\r\n")).await;
-    let chunk = "x".repeat(16 * 1024);
-    while client.try_send(&chunk).await {}
+    client.send("x".repeat(64 * 1024)).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.json()["error"].as_str()), (413, Some("body_refused")), "{}", answer.head);
+    assert_eq!(answer.header("connection"), "close", "{}", answer.head);
     assert_eq!(world.mints(), 0);
     // A body of a few kilobytes is none of our business.
     let body = "x".repeat(8 * 1024);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::support::world::{LOGOUT_SECRET, World, eventually, refused, token_of};
 
-/// The name of the end of a session by its owner, as an other client or an administrator does it at Rocket.Chat itself.
+/// A call at Rocket.Chat itself, past the proxy, as another client or an administrator makes it.
 async fn call(chat: &Workspace, endpoint: &str, user: &str, token: &str, body: &serde_json::Value) {
     let path = format!("/api/v1/{endpoint}");
     let reply = client::post(chat.addr(), &path, &[("x-user-id", user), ("x-auth-token", token)], body).await.unwrap();

@@ -330,6 +330,7 @@
     if (face === 'tab') {
       show({ state: 'done', title: 'You are signed in to ' + app, message: 'Open the chat to go on.', open: true, retry: true });
       tell();
+      offer(who);
       plan(LONGEST_WAIT);
       return;
     }
@@ -436,6 +437,20 @@
     await pause(10000); // the app takes three seconds and then closes this view
     stale = true;
     return { error: 'untaken' };
+  }
+
+  // The mobile app's web view has a browser's user agent and may show no bridge: what looks like a tab on a
+  // phone is offered the token too. A plain page of ours has nobody else who listens.
+  let offered = null;
+  async function offer(who) {
+    if (offered === who || window.parent !== window || window.opener || !/\b(iPhone|iPad|Android)\b/.test(navigator.userAgent)) return;
+    offered = who;
+    const answer = await token(false);
+    if (!answer.ok) return;
+    for (let i = 0; i < 4 && !taken(window); i += 1) {
+      window.postMessage({ event: 'login-with-token', loginToken: answer.body.loginToken }, origin);
+      await pause(750);
+    }
   }
 
   // ---- Hints that something changed --------------------------------------------------------------

@@ -4,7 +4,7 @@ use std::io;
 
 use gantry::app::{Bound, Running};
 use gantry::config;
-use gantry::demo::events::{Event, Feed};
+use gantry::demo::events::Feed;
 use gantry::demo::{Demo, Ports};
 use serde_json::json;
 
@@ -85,11 +85,6 @@ impl Stage {
         self.browser.wait(frames, shown).await;
         let id = self.browser.run(frames, "return document.querySelector('[data-gantry=reference]').textContent").await;
         id.as_str().expect("text").to_owned()
-    }
-
-    /// The audit line with this id.
-    pub fn audited(&self, id: &str) -> Option<Event> {
-        audit::line(id)
     }
 }
 
