@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::pages::{LoadingRequest, Pages, json_refusal};
+use super::pages::{LoadingRequest, Pages, json_answer, json_error, json_refusal};
 use super::route::Route;
 use crate::config::{Config, Origin};
 use crate::error::{Refusal, RefusalKind};
@@ -84,10 +84,8 @@ impl Callback {
             Ok(body) => body,
             Err(status) => {
                 asked.peer.note_unread();
-                let mut response = json_answer(
-                    status,
-                    &json!({ "error": "body_refused", "message": "The request body is too large, too slow or malformed.", "id": asked.id.as_str() }),
-                );
+                let words = "The request body is too large, too slow or malformed.";
+                let mut response = json_error(status, "body_refused", words, asked.id);
                 // What is left of the body is not read to its end.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 return response;
@@ -98,10 +96,9 @@ impl Callback {
             Route::Session => self.session(asked, request.headers()).await,
             Route::Logout => self.logout(asked, request.headers(), &body).await,
             Route::Login => pages.loading(&LoadingRequest::new(*asked.id, request.uri().query())),
-            Route::Nowhere | Route::Hidden | Route::Upstream => json_answer(
-                StatusCode::NOT_FOUND,
-                &json!({ "error": "not_found", "message": "There is nothing here.", "id": asked.id.as_str() }),
-            ),
+            Route::Nowhere | Route::Hidden | Route::Upstream => {
+                json_error(StatusCode::NOT_FOUND, "not_found", "There is nothing here.", asked.id)
+            }
         }
     }
 
@@ -168,7 +165,7 @@ impl Callback {
         let named = identity_in(body);
         if named.is_none() && self.knows_secret(headers) {
             let words = "The body has to be {\"id\": \"<identity id>\"}.";
-            return json_answer(StatusCode::BAD_REQUEST, &json!({ "error": "bad_request", "message": words, "id": asked.id.as_str() }));
+            return json_error(StatusCode::BAD_REQUEST, "bad_request", words, asked.id);
         }
         let outcome = if let Some(named) = named.filter(|_| headers.contains_key(AUTHORIZATION)) {
             self.logout_by_host_app(headers, &named).await
@@ -294,21 +291,13 @@ fn bare(status: StatusCode) -> Response<Bytes> {
     response
 }
 
-fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
-    let mut response = bare(status);
-    *response.body_mut() = Bytes::from(body.to_string());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
 fn allow(methods: &[Method]) -> HeaderValue {
     let names: Vec<&str> = methods.iter().map(Method::as_str).chain(["OPTIONS"]).collect();
     HeaderValue::from_str(&names.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("GET, POST, OPTIONS"))
 }
 
 fn not_allowed(methods: &[Method], id: &RequestId) -> Response<Bytes> {
-    let body = json!({ "error": "method_not_allowed", "message": "This method is not allowed here.", "id": id.as_str() });
-    let mut response = json_answer(StatusCode::METHOD_NOT_ALLOWED, &body);
+    let mut response = json_error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This method is not allowed here.", id);
     response.headers_mut().insert(ALLOW, allow(methods));
     response
 }

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::connect::{ConnectError, Connector, Target};
+use super::words;
 
 /// Makes small calls. Cheap to clone; every clone shares the pool.
 #[derive(Clone, Debug)]
@@ -230,12 +231,4 @@ impl Inner {
 /// Plain and TLS connections to one host and port are not interchangeable.
 fn key(target: &Target) -> String {
     format!("{}{target}", if target.is_tls() { "https://" } else { "http://" })
-}
-
-/// hyper's words and those of the cause, which are the useful ones.
-fn words(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }

@@ -6,3 +6,11 @@ pub mod connect;
 pub mod patient;
 pub mod pool;
 pub mod upload;
+
+/// hyper's words and those of the cause, which are the useful ones.
+fn words(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

@@ -25,6 +25,7 @@ use tokio::time::Sleep;
 use super::connect::{ConnectError, Connector, Target};
 use super::patient::Patient;
 use super::upload::{Progress, Upload};
+use super::words;
 use crate::body::BodyError;
 use crate::config;
 use crate::error::Failure;
@@ -269,13 +270,6 @@ async fn see_out(line: Line, progress: Rc<Progress>, client_patience: Duration) 
             return;
         }
         tokio::time::sleep(STALLED_UPLOAD / 4).await;
-    }
-}
-
-fn words(error: &hyper::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 

@@ -177,7 +177,7 @@ impl Pages {
     /// `message` is read by whoever asked: no addresses, no inner errors.
     pub fn error(&self, accept: Option<&HeaderValue>, status: StatusCode, message: &str, id: &RequestId) -> Response<Bytes> {
         let mut response = match Form::wanted(accept) {
-            Form::Json => json_answer(status, &code(status), message, id),
+            Form::Json => json_error(status, &code(status), message, id),
             Form::Html => page(status, &self.error, |slot, out| match slot {
                 Slot::Title => out.push_str(title(status)),
                 Slot::Message => out.push_str(&html(message)),
@@ -200,7 +200,7 @@ impl Pages {
 /// A 401 has no `WWW-Authenticate`, against RFC 9110 §15.5.2: with one, browsers may put up a login box of
 /// their own in front of the chat, and no scheme of HTTP's would get anybody in.
 pub fn json_refusal(refusal: &Refusal, id: &RequestId) -> Response<Bytes> {
-    let mut response = json_answer(refusal.kind.status(), refusal.kind.code(), &refusal.message, id);
+    let mut response = json_error(refusal.kind.status(), refusal.kind.code(), &refusal.message, id);
     if let Some(after) = refusal.retry_after {
         // Whole seconds (RFC 9110 §10.2.3), never earlier than meant and never "at once".
         let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);
@@ -209,9 +209,15 @@ pub fn json_refusal(refusal: &Refusal, id: &RequestId) -> Response<Bytes> {
     response
 }
 
-fn json_answer(status: StatusCode, code: &str, message: &str, id: &RequestId) -> Response<Bytes> {
-    let body = serde_json::json!({ "error": code, "message": message, "id": id.as_str() }).to_string();
-    answer(status, HeaderValue::from_static("application/json"), body)
+/// The body of every answer of ours that is no success: a code for programs, words for people, and the id
+/// that is in the log.
+pub fn json_error(status: StatusCode, code: &str, message: &str, id: &RequestId) -> Response<Bytes> {
+    json_answer(status, &serde_json::json!({ "error": code, "message": message, "id": id.as_str() }))
+}
+
+/// An answer in JSON.
+pub fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
+    answer(status, HeaderValue::from_static("application/json"), body.to_string())
 }
 
 fn answer(status: StatusCode, media_type: HeaderValue, body: String) -> Response<Bytes> {
