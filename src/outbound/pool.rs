@@ -88,8 +88,8 @@ impl Pool {
     /// Sends `request`, whose body has come as far as `progress` says.
     ///
     /// A request is sent a second time only when nothing can have been acted on: hyper hands it back
-    /// unsent, or it is a safe request without a body (RFC 9110 §9.2.2) on a connection that went
-    /// stale while idle.
+    /// unsent, or it is a safe request without a body (RFC 9110 §9.2.2) on a used connection that ended
+    /// instead of being answered. An answer that makes no sense is an answer.
     ///
     /// # Errors
     /// No connection, no answer in time, or an answer that is not HTTP.
@@ -103,13 +103,12 @@ impl Pool {
             match self.first_byte(&mut line.sender, request, progress).await {
                 Ok(response) => return Ok(self.pooled(line, response, progress)),
                 Err(Sent { unsent: Some(unsent), .. }) => request = *unsent,
-                Err(Sent { failure: Failure::BadAnswer(_), .. }) if again.is_some() => {
+                Err(Sent { failure, stale, .. }) => {
+                    let Some(again) = again.filter(|_| stale) else { return Err(failure) };
                     self.shard.upstream_retry();
-                    let Some(again) = again else { unreachable!("checked above") };
                     // A new connection, since every other idle one may be as stale.
                     return self.send_new(again.request(progress), progress).await;
                 }
-                Err(Sent { failure, .. }) => return Err(failure),
             }
         }
         self.send_new(request, progress).await
@@ -161,7 +160,7 @@ impl Pool {
                     } else {
                         Failure::BadAnswer(words(error.error()))
                     };
-                    Sent { unsent, failure }
+                    Sent { unsent, failure, stale: !error.error().is_parse() }
                 }),
                 () = &mut clock => {
                     let client = !progress.done() && progress.waits_for_client();
@@ -169,7 +168,7 @@ impl Pool {
                     let due = progress.moved() + patience;
                     if due <= tokio::time::Instant::now() {
                         let failure = if client { Failure::RequestTimeout(patience) } else { Failure::FirstByteTimeout(patience) };
-                        return Err(Sent { unsent: None, failure });
+                        return Err(Sent { unsent: None, failure, stale: false });
                     }
                     clock.as_mut().reset(due);
                 }
@@ -220,6 +219,8 @@ struct Sent {
     /// The request itself, when no byte of it was written.
     unsent: Option<Box<Request<Upload>>>,
     failure: Failure,
+    /// The connection ended without an answer.
+    stale: bool,
 }
 
 /// Lets the client hear what the upstream says before its answer (RFC 9110 §15.2: "A proxy MUST forward

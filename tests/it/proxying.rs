@@ -345,3 +345,19 @@ async fn readiness_falls_when_a_request_finds_the_upstream_gone() {
     assert_eq!(get(proxy.addr, "/", "").await.status, 503);
     within("readiness falls", async { while get(proxy.admin, "/readyz", "").await.status != 503 {} }).await;
 }
+
+#[tokio::test]
+async fn nonsense_on_a_used_connection_is_an_answer_and_not_asked_for_again() {
+    let mut origin = Origin::start().await;
+    let proxy = Proxy::before(origin.addr);
+    let mut client = Client::to(proxy.addr).await;
+    client.send("GET /first HTTP/1.1\r\nHost: chat.test\r\n\r\n").await;
+    let (mut upstream, _) = origin.next().await;
+    upstream.send(OK).await;
+    client.answer().await;
+    client.send("GET /second HTTP/1.1\r\nHost: chat.test\r\n\r\n").await;
+    assert!(upstream.head().await.starts_with("GET /second "));
+    upstream.send("this is not HTTP\r\n\r\n").await;
+    // Asked again, the origin would be silent, and the client would wait in vain.
+    assert_eq!(client.answer().await.status, 502);
+}
