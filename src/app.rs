@@ -238,7 +238,8 @@ impl Watch {
                 Ok(()) if changed => tracing::info!("Rocket.Chat answers"),
                 _ => {}
             }
-            if up && (changed || self.health.checks().iter().any(|check| check.name == "service_account" && check.state.is_err())) {
+            // Remembered for a minute by the client, so that it costs next to nothing.
+            if up {
                 let account = self.client.check_service_account().await;
                 let changed = self.health.set("service_account", account.clone());
                 match account {
@@ -341,5 +342,31 @@ impl Drop for Running {
         if !self.workers.is_empty() {
             self.stop.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rocketchat::fake::{Fake, Step, config};
+
+    #[tokio::test(start_paused = true)]
+    async fn readiness_tells_of_a_service_account_that_was_revoked_later() {
+        let fake = Fake::new();
+        let health = Health::new(&[("rocketchat", true), ("service_account", false)]);
+        let watch = Watch { client: fake.client(&config()), health: Arc::clone(&health), metrics: Metrics::new(1) };
+        let state = |name| health.checks().into_iter().find(|check| check.name == name).map(|check| check.state.is_ok());
+        let watching = tokio::spawn(watch.run());
+        while state("service_account") != Some(true) {
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        fake.script("me", vec![Step::Reply(401, serde_json::json!({ "success": false, "error": "unauthorized" })); 50]);
+        let revoked = tokio::time::Instant::now();
+        while state("service_account") == Some(true) {
+            assert!(revoked.elapsed() < Duration::from_mins(3), "nobody looked again");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert!(health.ready(), "it keeps no traffic away");
+        watching.abort();
     }
 }
