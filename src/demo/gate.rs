@@ -28,11 +28,6 @@ impl Gate {
         drop(self.0.arrived.subscribe().wait_for(|n| *n >= count).await.map(drop));
     }
 
-    /// How many have come to the gate.
-    pub fn arrivals(&self) -> usize {
-        *self.0.arrived.borrow()
-    }
-
     /// Lets everybody through, for good.
     pub fn open(&self) {
         self.0.open.send_replace(true);

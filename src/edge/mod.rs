@@ -180,16 +180,13 @@ impl Edge {
 
     async fn own(&self, seen: &Seen, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Body<PooledBody>> {
         let asked = Asked { route: seen.route, id: &seen.id, peer, client: seen.client };
-        let mut response = self.policies.callback.answer(&asked, &self.policies.pages, request).await.map(ours);
-        if let Ok(id) = HeaderValue::from_str(seen.id.as_str()) {
-            response.headers_mut().insert(&X_REQUEST_ID, id);
-        }
-        response
+        let response = self.policies.callback.answer(&asked, &self.policies.pages, request).await;
+        seen.ours(response)
     }
 
     /// The one place where a failure becomes an answer.
     fn failure(&self, seen: &Seen, failure: &Failure) -> Response<Body<PooledBody>> {
-        let mut response = self.policies.pages.error(seen.accept.as_ref(), failure.status(), failure.public(), &seen.id).map(ours);
+        let mut response = self.policies.pages.error(seen.accept.as_ref(), failure.status(), failure.public(), &seen.id);
         if matches!(failure, Failure::Unreachable(_)) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
@@ -199,10 +196,7 @@ impl Edge {
         if failure.closes() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Ok(id) = HeaderValue::from_str(seen.id.as_str()) {
-            response.headers_mut().insert(&X_REQUEST_ID, id);
-        }
-        response
+        seen.ours(response)
     }
 
     fn decorate(&self, seen: &Seen, response: &mut Response<Body<PooledBody>>) {
@@ -253,6 +247,14 @@ impl Seen {
     fn path(&self) -> &str {
         self.target.as_ref().map_or("", PathAndQuery::path)
     }
+
+    /// An answer that we made carries the id under which the log has it.
+    fn ours(&self, mut response: Response<Bytes>) -> Response<Body<PooledBody>> {
+        if let Ok(id) = HeaderValue::from_str(self.id.as_str()) {
+            response.headers_mut().insert(&X_REQUEST_ID, id);
+        }
+        response.map(Body::full)
+    }
 }
 
 impl PassingLogout {
@@ -284,8 +286,4 @@ fn check<B>(request: &Request<B>) -> Result<(), Failure> {
         return Err(flaw.failure());
     }
     request::check(request.method(), request.uri(), request.version(), request.headers())
-}
-
-fn ours(bytes: Bytes) -> Body<PooledBody> {
-    Body::full(bytes)
 }

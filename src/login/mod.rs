@@ -41,7 +41,6 @@ struct Inner {
     sessions: Sessions,
     directory: Directory,
     tokens: Tokens,
-    client: Client,
     metrics: Arc<Metrics>,
     control: Handle,
     timeout: Duration,
@@ -79,8 +78,7 @@ impl Login {
         Self(Arc::new(Inner {
             sessions: Sessions::new(host, caches.sessions, Arc::clone(&metrics)),
             directory: Directory::new(client.clone(), config.users.clone(), caches.users, Arc::clone(&metrics)),
-            tokens: Tokens::new(client.clone(), caches, Arc::clone(&metrics), control.clone()),
-            client,
+            tokens: Tokens::new(client, caches, Arc::clone(&metrics), control.clone()),
             metrics,
             control,
             timeout: config.login.timeout,
@@ -219,14 +217,6 @@ impl Login {
     /// it is handed out again.
     pub fn somebody_logged_out(&self) {
         self.0.tokens.doubt();
-    }
-
-    /// Whether the service account can work, for a background health task.
-    ///
-    /// # Errors
-    /// What is wrong, in words.
-    pub async fn check_service_account(&self) -> Result<(), String> {
-        self.0.client.check_service_account().await
     }
 }
 

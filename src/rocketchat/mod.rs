@@ -228,14 +228,6 @@ impl Client {
         }
     }
 
-    /// The service account as the workspace knows it.
-    pub async fn service_account(&self) -> Result<User, Refusal> {
-        match self.send(self.as_service(Endpoint::OwnMe)).await {
-            Ok(me) => User::read(&me).filter(|me| me.id == self.shared.service_id).ok_or_else(words::wrong_service_account),
-            Err(error) => Err(self.explain(Endpoint::OwnMe, error).await),
-        }
-    }
-
     /// Whether the service account can work, for a background health task; cheap when asked often.
     ///
     /// # Errors

@@ -41,10 +41,6 @@ impl Limiter {
             wait: exceeded.then(|| left.as_secs() + u64::from(left.subsec_nanos() > 0)),
         }
     }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
 }
 
 /// The address that counts: `X-Real-IP`, or with `HTTP_FORWARDED_COUNT` the n-th of `X-Forwarded-For`

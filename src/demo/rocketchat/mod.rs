@@ -197,11 +197,6 @@ impl Workspace {
         self.0.shared.write(|state| state.plan.hold(endpoint, When::After))
     }
 
-    /// Opens all windows of the rate limiter anew.
-    pub fn reset_rate_limits(&self) {
-        self.0.shared.write(|state| state.limiter.clear());
-    }
-
     /// Refuses connections and cuts those that stand.
     pub async fn down(&self) {
         self.0.server.down().await;
