@@ -210,7 +210,7 @@ pub enum JwtKeys {
     Jwks {
         /// The endpoint.
         url: Url,
-        /// The shortest time between two fetches.
+        /// The shortest time between two fetches that unknown keys cause, and between two that failed.
         min_refresh: Duration,
     },
     /// A PEM file with a public key; re-read when it changes.
