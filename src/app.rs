@@ -9,22 +9,27 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::body::Body;
+use crate::certs::Certificates;
+use crate::config::{Config, Http2};
 use crate::edge::{Edge, Policies};
 use crate::identity::Validator;
 use crate::lifecycle::{Health, Stop};
-use crate::listen::{self, Settings};
+use crate::listen::{self, Settings, TlsSettings};
 use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::outbound::api::Api;
 use crate::outbound::connect::{Connector, Target};
-use crate::outbound::pool::Pool;
+use crate::outbound::pool::{Pool, PooledBody};
+use crate::peer::Peer;
 use crate::rocketchat::Client;
 
 /// How often the workspace is asked while it answers. Its own limit is ten calls a minute.
@@ -54,8 +59,10 @@ impl StartError {
 #[derive(Debug)]
 pub struct Bound {
     config: Config,
-    public: Vec<TcpListener>,
+    plain: Vec<TcpListener>,
+    tls: Vec<TcpListener>,
     admin: Option<TcpListener>,
+    public_addr: SocketAddr,
 }
 
 impl Bound {
@@ -64,21 +71,23 @@ impl Bound {
     /// # Errors
     /// An address cannot be bound.
     pub fn bind(config: Config) -> Result<Self, StartError> {
-        let public = listen::bind(config.server.listen, config.server.workers)
-            .map_err(|error| StartError::new("server.listen", bind_words(config.server.listen, &error)))?;
-        let admin = match config.server.admin_listen {
-            None => None,
-            Some(addr) => {
-                let bound = listen::bind(addr, 1).map_err(|error| StartError::new("server.admin_listen", bind_words(addr, &error)))?;
-                bound.into_iter().next()
-            }
-        };
-        Ok(Self { config, public, admin })
+        let server = &config.server;
+        let plain = bind("server.listen", server.listen, server.workers)?;
+        let tls = bind("server.tls.listen", server.tls.as_ref().map(|tls| tls.listen), server.workers)?;
+        let admin = bind("server.admin_listen", server.admin_listen, 1)?.into_iter().next();
+        let public_addr = addr_of(plain.first()).or_else(|| addr_of(tls.first()));
+        let public_addr = public_addr.ok_or_else(|| StartError::new("server.listen", "is off, and there is no server.tls.listen"))?;
+        Ok(Self { config, plain, tls, admin, public_addr })
     }
 
-    /// Where the public side listens.
+    /// Where the public side listens: in plain HTTP, or, where that is off, in TLS.
     pub fn public_addr(&self) -> SocketAddr {
-        addr_of(self.public.first()).unwrap_or(self.config.server.listen)
+        self.public_addr
+    }
+
+    /// Where the public side listens in TLS.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        addr_of(self.tls.first())
     }
 
     /// Where the admin side listens.
@@ -91,8 +100,12 @@ impl Bound {
     /// # Errors
     /// A file that the configuration names cannot be used, or threads cannot be started.
     pub fn start(self) -> Result<Running, StartError> {
-        let (public_addr, admin_addr) = (self.public_addr(), self.admin_addr());
-        let Self { config, public, admin } = self;
+        let (public_addr, tls_addr, admin_addr) = (self.public_addr(), self.tls_addr(), self.admin_addr());
+        let Self { config, plain, tls, admin, .. } = self;
+        let certificates = match &config.server.tls {
+            None => None,
+            Some(tls) => Some(Certificates::load(tls).map_err(|why| StartError::new("server.tls", why))?),
+        };
         let stop = Stop::default();
         let metrics = Metrics::new(config.server.workers);
         let health = Health::new(&[("rocketchat", true), ("service_account", false)]);
@@ -110,9 +123,12 @@ impl Bound {
         let policies = Arc::new(policies);
 
         let mut threads = Vec::new();
-        for (index, listener) in public.into_iter().enumerate() {
+        let (mut plain, mut tls) = (plain.into_iter(), tls.into_iter());
+        for index in 0..config.server.workers {
             let worker = Worker {
-                listener,
+                plain: plain.next(),
+                tls: tls.next(),
+                certificates: certificates.clone(),
                 config: config.clone(),
                 policies: Arc::clone(&policies),
                 connector: connector.clone(),
@@ -128,12 +144,14 @@ impl Bound {
         let watch = Watch { client, health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
         let admin = admin.map(|listener| (listener, Admin { metrics: Arc::clone(&metrics), health, stop: stop.clone() }));
         let admin_metrics = Arc::clone(&metrics);
-        let control_thread =
-            spawn("gantry-control".into(), move || control_loop(&control, watch, admin, &admin_metrics, wait)).map_err(thread_words)?;
+        let http2 = config.server.http2;
+        let control_thread = spawn("gantry-control".into(), move || control_loop(&control, watch, admin, &admin_metrics, http2, wait))
+            .map_err(thread_words)?;
         Ok(Running {
             stop,
             grace: config.server.shutdown_grace,
             public_addr,
+            tls_addr,
             admin_addr,
             workers: threads,
             control: Some((finished, control_thread)),
@@ -143,6 +161,10 @@ impl Bound {
 
 fn addr_of(listener: Option<&TcpListener>) -> Option<SocketAddr> {
     listener.and_then(|listener| listener.local_addr().ok())
+}
+
+fn bind(key: &'static str, addr: Option<SocketAddr>, count: usize) -> Result<Vec<TcpListener>, StartError> {
+    addr.map_or(Ok(Vec::new()), |addr| listen::bind(addr, count).map_err(|error| StartError::new(key, bind_words(addr, &error))))
 }
 
 fn bind_words(addr: SocketAddr, error: &io::Error) -> String {
@@ -169,7 +191,9 @@ fn spawn(name: String, run: impl FnOnce() -> io::Result<()> + Send + 'static) ->
 
 /// One worker, about to run.
 struct Worker {
-    listener: TcpListener,
+    plain: Option<TcpListener>,
+    tls: Option<TcpListener>,
+    certificates: Option<Certificates>,
     config: Config,
     policies: Arc<Policies>,
     connector: Connector,
@@ -200,13 +224,22 @@ impl Worker {
                 trusted: self.config.server.trusted_proxies.into(),
                 header_timeout: self.config.server.header_timeout,
                 shard,
+                tls: None,
+                http2: self.config.server.http2,
                 stop: self.stop.clone(),
             };
-            let served = listen::serve(self.listener, settings, move |request, peer| {
+            let handler = move |request, peer| {
                 let edge = std::rc::Rc::clone(&edge);
                 async move { edge.handle(request, peer).await }
-            })
-            .await;
+            };
+            let tls = self.config.server.tls.as_ref().zip(self.certificates).map(|(tls, certificates)| Settings {
+                tls: Some(TlsSettings { certificates, handshake_timeout: tls.handshake_timeout }),
+                ..settings.clone()
+            });
+            let plain_served = serve(self.plain, Some(settings), handler.clone());
+            let tls_served = serve(self.tls, tls, handler);
+            let (plain_served, tls_served) = tokio::join!(plain_served, tls_served);
+            let served = plain_served.and(tls_served);
             tunnels.close();
             tokio::select! {
                 () = tunnels.wait() => {}
@@ -215,6 +248,17 @@ impl Worker {
             sweeper.abort();
             served
         })
+    }
+}
+
+async fn serve<H, F>(listener: Option<TcpListener>, settings: Option<Settings>, handler: H) -> io::Result<()>
+where
+    H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
+    F: Future<Output = Response<Body<PooledBody>>> + 'static,
+{
+    match listener.zip(settings) {
+        Some((listener, settings)) => listen::serve(listener, settings, handler).await,
+        None => Ok(()),
     }
 }
 
@@ -261,6 +305,7 @@ fn control_loop(
     watch: Watch,
     admin: Option<(TcpListener, Admin)>,
     metrics: &Arc<Metrics>,
+    http2: Http2,
     finished: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let local = LocalSet::new();
@@ -271,6 +316,8 @@ fn control_loop(
                 trusted: Arc::from([]),
                 header_timeout: Duration::from_secs(10),
                 shard: metrics.detached_shard(),
+                tls: None,
+                http2,
                 // Probes are answered until the very end.
                 stop: Stop::default(),
             };
@@ -291,15 +338,21 @@ pub struct Running {
     stop: Stop,
     grace: Duration,
     public_addr: SocketAddr,
+    tls_addr: Option<SocketAddr>,
     admin_addr: Option<SocketAddr>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     control: Option<(oneshot::Sender<()>, JoinHandle<io::Result<()>>)>,
 }
 
 impl Running {
-    /// Where the public side listens.
+    /// Where the public side listens: in plain HTTP, or, where that is off, in TLS.
     pub fn public_addr(&self) -> SocketAddr {
         self.public_addr
+    }
+
+    /// Where the public side listens in TLS.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.tls_addr
     }
 
     /// Where the admin side listens.

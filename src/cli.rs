@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::Layer as _;
 
 use crate::app::{Bound, Running};
-use crate::config::{self, Config, Loaded, Log, LogFormat, Problem};
+use crate::config::{self, Audit, Config, Loaded, Log, LogFormat, Problem};
 use crate::demo::events::Feed;
 use crate::demo::{Demo, Ports};
 use crate::edge::pages::Pages;
@@ -185,7 +185,13 @@ fn run(loaded: Loaded) -> ExitCode {
 /// The main job on loopback: both stand-ins and Gantry between them, in this process.
 fn run_demo(port: u16) -> ExitCode {
     let feed = Feed::default();
-    let log = Log { level: "info,gantry::access=off".into(), format: LogFormat::Text, access: false };
+    let log = Log {
+        level: "info,gantry::access=off".into(),
+        format: LogFormat::Text,
+        access: false,
+        access_fields: Vec::new(),
+        audit: Audit::Names,
+    };
     let _logs = match telemetry::init(&log, Some(feed.layer().boxed())) {
         Ok(guard) => guard,
         Err(why) => return fail(&why),

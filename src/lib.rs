@@ -11,6 +11,7 @@
 //! * [`rocketchat`]: the workspace in verbs of our domain
 //! * [`identity`]: who the host app's session says the caller is
 //! * [`directory`], [`tokens`], [`login`]: identity → user → login token
+//! * [`certs`]: the certificates that the TLS listener shows
 //! * [`listen`]: accepting connections; knows nothing of what is answered
 //! * [`edge`]: the request path
 //! * [`admin`], [`telemetry`]: the process around it
@@ -32,6 +33,7 @@ pub mod identity;
 pub mod directory;
 pub mod tokens;
 pub mod login;
+pub mod certs;
 pub mod listen;
 pub mod edge;
 pub mod admin;

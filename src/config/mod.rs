@@ -57,8 +57,8 @@ pub struct Config {
 /// `[server]`
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Where the public side listens.
-    pub listen: SocketAddr,
+    /// Where the public side listens in plain HTTP; `None` when switched off with `"off"`, which needs `tls`.
+    pub listen: Option<SocketAddr>,
     /// How browsers reach the chat.
     pub public_url: Url,
     /// The origin of `public_url`.
@@ -71,8 +71,106 @@ pub struct Server {
     pub workers: usize,
     /// How long a client may take for a request head; idle keep-alive connections end after it too.
     pub header_timeout: Duration,
+    /// Whether the plain listener only redirects to `public_url`, ACME challenges excepted.
+    pub redirect_to_https: bool,
+    /// Load balancers that begin each connection with a PROXY protocol header.
+    pub proxy_protocol: Vec<IpNet>,
+    /// Lets the admin listener's changing verbs be used from other addresses than loopback.
+    pub admin_token: Option<SecretSource>,
+    /// How long `/readyz` is 503 before listeners close.
+    pub drain_delay: Duration,
+    /// Over how long the WebSockets that are open at TERM are closed.
+    pub websocket_drain: Duration,
     /// How long requests in flight may go on after TERM.
     pub shutdown_grace: Duration,
+    /// The TLS listener.
+    pub tls: Option<Tls>,
+    /// Certificates from a certificate authority.
+    pub acme: Option<Acme>,
+    /// Limits of HTTP/2 connections.
+    pub http2: Http2,
+}
+
+/// `[server.tls]`
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Where the public side listens in TLS.
+    pub listen: SocketAddr,
+    /// The default certificate and its key.
+    pub pair: Option<PairFiles>,
+    /// A directory of further pairs.
+    pub cert_dir: Option<PathBuf>,
+    /// Whether TLS 1.2 is refused.
+    pub only_tls13: bool,
+    /// Until a handshake is done, a PROXY protocol header included.
+    pub handshake_timeout: Duration,
+    /// Whether clients show certificates, and who signs them.
+    pub client_auth: ClientAuth,
+    /// The value of `Strict-Transport-Security` on answers over TLS.
+    pub hsts: Option<http::HeaderValue>,
+}
+
+/// A certificate chain and its private key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairFiles {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// Whether clients of the TLS listener show certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// They are not asked.
+    Off,
+    /// They are asked; those that show one must show a good one.
+    Optional(PathBuf),
+    /// Nobody gets in without.
+    Required(PathBuf),
+}
+
+/// `[server.acme]`
+#[derive(Clone, Debug)]
+pub struct Acme {
+    /// Names that one certificate is ordered for.
+    pub domains: Vec<String>,
+    /// An e-mail address that the authority may write to.
+    pub contact: Option<String>,
+    /// The authority's directory (RFC 8555 §7.1.1), the staging one where that is switched on.
+    pub directory_url: Url,
+    /// How control over the names is shown.
+    pub challenge: AcmeChallenge,
+    /// Account, key and certificate are kept here.
+    pub cache_dir: PathBuf,
+    /// External Account Binding (RFC 8555 §7.3.4): key id and MAC key.
+    pub eab: Option<(String, SecretSource)>,
+    /// Roots for the connection to the authority itself, besides the platform's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How control over a name is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcmeChallenge {
+    /// RFC 8737, on the TLS listener, which the authority reaches on port 443.
+    TlsAlpn01,
+    /// RFC 8555 §8.3, on the plain listener, which the authority reaches on port 80.
+    Http01,
+}
+
+/// `[server.http2]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Streams that a client may have open at a time.
+    pub max_streams: u32,
+    /// Bytes of one header list, uncompressed.
+    pub max_header_list: u32,
+    /// Streams reset by the client that may wait to be taken note of.
+    pub max_resets: usize,
+    /// How often a connection is pinged; `None` for never.
+    pub ping_interval: Option<Duration>,
+    /// How long the answer to a ping may take.
+    pub ping_timeout: Duration,
 }
 
 /// `[rocketchat]`
@@ -88,6 +186,17 @@ pub struct RocketChat {
     pub create_token_secret: Option<SecretSource>,
     /// How long one REST call may take.
     pub timeout: Duration,
+    /// What TLS to the workspace is done with.
+    pub tls: UpstreamTls,
+}
+
+/// `[rocketchat.tls]`
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamTls {
+    /// The name that its certificate is checked against and that it is told (SNI), instead of the URL's host.
+    pub server_name: Option<String>,
+    /// What we show when asked.
+    pub client_pair: Option<PairFiles>,
 }
 
 /// `[upstream]`
@@ -103,8 +212,10 @@ pub struct Upstream {
     pub keep_alive: Duration,
     /// Unused upstream connections kept per worker.
     pub max_idle: usize,
-    /// PEM file of roots trusted in addition to the platform's.
+    /// PEM file of roots that are trusted.
     pub ca_file: Option<PathBuf>,
+    /// Whether the platform's roots are trusted.
+    pub platform_roots: bool,
 }
 
 /// `[framing]`
@@ -319,6 +430,76 @@ pub struct Log {
     pub format: LogFormat,
     /// Whether every proxied request gets a line.
     pub access: bool,
+    /// What stands in that line.
+    pub access_fields: Vec<AccessField>,
+    /// How people appear in audit lines and on the status page.
+    pub audit: Audit,
+}
+
+/// One field of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessField {
+    /// The correlation id.
+    Id,
+    /// The request's method.
+    Method,
+    /// Path and query, credentials redacted.
+    Path,
+    /// The answer's status.
+    Status,
+    /// What kind of thing was asked for.
+    Route,
+    /// The client's address.
+    Client,
+    /// Microseconds until the head of the answer.
+    TookUs,
+    /// `HTTP/1.1`, `HTTP/2.0`.
+    Protocol,
+    /// The host that was asked for.
+    Host,
+    /// The client's `User-Agent`.
+    UserAgent,
+    /// The page that led here, without its query.
+    Referer,
+    /// The trace id, where traces are exported.
+    TraceId,
+}
+
+impl AccessField {
+    const NAMES: [(&'static str, Self); 12] = [
+        ("id", Self::Id),
+        ("method", Self::Method),
+        ("path", Self::Path),
+        ("status", Self::Status),
+        ("route", Self::Route),
+        ("client", Self::Client),
+        ("took_us", Self::TookUs),
+        ("protocol", Self::Protocol),
+        ("host", Self::Host),
+        ("user_agent", Self::UserAgent),
+        ("referer", Self::Referer),
+        ("trace_id", Self::TraceId),
+    ];
+
+    /// The field of this name.
+    ///
+    /// # Errors
+    /// There is none; the words list those that there are.
+    pub fn named(name: &str) -> Result<Self, String> {
+        let known = Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, field)| *field);
+        known.ok_or_else(|| format!("is no field of the access log; there are {}", keys::quoted(&Self::NAMES.map(|(known, _)| known))))
+    }
+}
+
+/// How people appear in audit lines and on the status page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audit {
+    /// By name and address.
+    Names,
+    /// By a short hash, the same for the life of the process.
+    Hashed,
+    /// No audit lines at all.
+    Off,
 }
 
 /// How log lines look.
@@ -359,4 +540,25 @@ impl fmt::Display for Problem {
         }
         write!(f, ": {why}")
     }
+}
+
+/// A small configuration for unit tests, as flags set it; `extra` beats what is there.
+#[cfg(test)]
+pub(crate) fn example(extra: &[(&str, &str)]) -> Config {
+    let base = [
+        ("server.listen", "127.0.0.1:0"),
+        ("server.public_url", "https://chat.example.com"),
+        ("server.admin_listen", "off"),
+        ("server.workers", "1"),
+        ("server.trusted_proxies", "127.0.0.1"),
+        ("rocketchat.url", "http://rocketchat:3000"),
+        ("rocketchat.user_id", "service-id"),
+        ("rocketchat.auth_token", "service-token"),
+        ("rocketchat.create_token_secret", "mint-secret"),
+        ("identity.source", "header"),
+        ("identity.header.id", "x-id"),
+    ];
+    let kept = base.iter().filter(|(key, _)| extra.iter().all(|(other, _)| other != key));
+    let flags: Vec<_> = kept.chain(extra).map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+    load(None, [], &flags).unwrap_or_else(|problems| panic!("{problems:?}")).config
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::stream::Stream;
 use crate::headers::watch::{Flaw, Watch};
 use crate::peer::Peer;
 
@@ -48,7 +48,7 @@ impl Flaws {
 /// closing with unread bytes resets the connection and the client may lose our answer.
 #[derive(Debug)]
 pub struct ClientIo {
-    tcp: TcpStream,
+    stream: Stream,
     peer: Arc<Peer>,
     watch: Watch,
     flaws: Arc<Flaws>,
@@ -63,14 +63,14 @@ struct Lingering {
 }
 
 impl ClientIo {
-    pub(super) fn new(tcp: TcpStream, peer: Arc<Peer>, flaws: Arc<Flaws>) -> Self {
-        Self { tcp, peer, watch: Watch::default(), flaws, lingering: None, tunnel: false }
+    pub(super) fn new(stream: Stream, peer: Arc<Peer>, flaws: Arc<Flaws>) -> Self {
+        Self { stream, peer, watch: Watch::default(), flaws, lingering: None, tunnel: false }
     }
 
     /// Writes the interim answers that wait; what hyper writes comes behind them.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let tcp = &mut self.tcp;
-        self.peer.interim.write(|bytes| Pin::new(&mut *tcp).poll_write(cx, bytes))
+        let stream = &mut self.stream;
+        self.peer.interim.write(|bytes| Pin::new(&mut *stream).poll_write(cx, bytes))
     }
 
     /// From now on an end of writing is just that: the other direction goes on.
@@ -85,7 +85,7 @@ impl Drop for ClientIo {
     fn drop(&mut self) {
         if self.peer.is_truncated() {
             // A reset, so that what broke off does not look like a proper end.
-            let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));
         }
     }
 }
@@ -94,7 +94,7 @@ impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         let read = &buf.filled()[before..];
         if !this.tunnel && !read.is_empty() {
             this.peer.note_unread();
@@ -114,17 +114,17 @@ impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.tcp).poll_write(cx, buf)
+        Pin::new(&mut this.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs)
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -132,16 +132,16 @@ impl AsyncWrite for ClientIo {
         // hyper flushes once it has nothing left to write.
         this.peer.interim.flushed();
         ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.tcp).poll_flush(cx)
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.tunnel {
-            return Pin::new(&mut this.tcp).poll_shutdown(cx);
+            return Pin::new(&mut this.stream).poll_shutdown(cx);
         }
         if this.lingering.is_none() {
-            ready!(Pin::new(&mut this.tcp).poll_shutdown(cx))?;
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
         let lingering = this
             .lingering
@@ -149,7 +149,7 @@ impl AsyncWrite for ClientIo {
         let mut scratch = [0; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut this.tcp).poll_read(cx, &mut buffer) {
+            match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     this.peer.note_unread();
                     let quiet = Instant::now() + LINGER_QUIET;

@@ -1,6 +1,7 @@
 //! Accepting connections and speaking HTTP/1.1 on them. Knows nothing of what is answered.
 
 pub mod client;
+pub mod stream;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -13,20 +14,24 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::body::BodyError;
+use crate::certs::Certificates;
+use crate::config::Http2;
 use crate::lifecycle::Stop;
 use crate::metrics::Shard;
 use crate::outbound::connect::tune;
 use crate::peer::Peer;
 use client::{ClientIo, Flaws};
+use stream::Stream;
 
 /// Connections that the kernel may queue for us.
 const BACKLOG: i32 = 4096;
@@ -68,6 +73,15 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
+/// What a TLS listener needs.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// What is shown.
+    pub certificates: Certificates,
+    /// Until a handshake is done.
+    pub handshake_timeout: Duration,
+}
+
 /// What a listener needs beyond its handler.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -77,6 +91,10 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// Where connections are counted.
     pub shard: Arc<Shard>,
+    /// TLS, unless the listener is a plain one.
+    pub tls: Option<TlsSettings>,
+    /// Limits of HTTP/2 connections.
+    pub http2: Http2,
     /// Ends it.
     pub stop: Stop,
 }
@@ -143,9 +161,21 @@ where
     tune(&tcp);
     let ip = addr.ip().to_canonical();
     let trusted = settings.trusted.iter().any(|net| net.contains(&ip));
-    let peer = Arc::new(Peer::new(addr, trusted, false));
+    let stream = match &settings.tls {
+        None => Stream::Plain(tcp),
+        Some(tls) => {
+            let handshake = TlsAcceptor::from(tls.certificates.server_config()).accept(tcp);
+            match tokio::time::timeout(tls.handshake_timeout, handshake).await {
+                Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
+                Ok(Err(error)) => return tracing::debug!(peer = %addr, %error, "TLS handshake failed"),
+                Err(_) => return tracing::debug!(peer = %addr, "TLS handshake took too long"),
+            }
+        }
+    };
+    let http2 = stream.speaks_http2();
+    let peer = Arc::new(Peer::new(addr, trusted, stream.is_tls()));
     let flaws = Arc::new(Flaws::default());
-    let io = TokioIo::new(ClientIo::new(tcp, Arc::clone(&peer), Arc::clone(&flaws)));
+    let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&peer), Arc::clone(&flaws)));
     let requests = Cell::new(0);
     let service = service_fn(|mut request: Request<Incoming>| {
         if let Some(flaw) = flaws.of(requests.replace(requests.get() + 1)) {
@@ -157,6 +187,20 @@ where
         let answer = handler(request, Arc::clone(&peer));
         async move { Ok::<_, Infallible>(answer.await) }
     });
+    if http2 {
+        let serving = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(settings.http2.max_streams)
+            .max_header_list_size(settings.http2.max_header_list)
+            .max_pending_accept_reset_streams(settings.http2.max_resets)
+            .keep_alive_interval(settings.http2.ping_interval)
+            .keep_alive_timeout(settings.http2.ping_timeout)
+            .serve_connection(io, service);
+        if let Err(error) = serving.await {
+            tracing::debug!(peer = %peer.addr, %error, "connection ended");
+        }
+        return;
+    }
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_timeout)
@@ -176,5 +220,15 @@ where
     };
     if let Err(error) = outcome {
         tracing::debug!(peer = %peer.addr, %error, "connection ended");
+    }
+}
+
+/// Runs what hyper starts for a connection on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
     }
 }

@@ -10,17 +10,12 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use url::Url;
 
 use super::wire::Transport;
 use super::{Client, Version};
-use crate::config::{
-    CacheSize, Caches, Claims, Config, Cors, Framing, HeaderIdentity, Identity, IdentitySource, Log, LogFormat, Login, MatchBy, Origin,
-    RocketChat, Server, Session, Upstream, Users,
-};
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::outbound::api::{Call, CallError, Reply};
-use crate::secret::SecretSource;
 
 pub(crate) const SERVICE: &str = "service-id";
 const SERVICE_TOKEN: &str = "service-token";
@@ -60,72 +55,17 @@ pub(crate) struct State {
 }
 
 pub(crate) fn config() -> Config {
-    let url = Url::parse("http://rocketchat:3000").unwrap();
-    let cache = CacheSize { capacity: 10_000, ttl: Duration::from_mins(10) };
-    let header = |name: &'static str| http::HeaderName::from_static(name);
-    Config {
-        server: Server {
-            listen: ([127, 0, 0, 1], 0).into(),
-            public_url: url.clone(),
-            public_origin: Origin::of(&url).unwrap(),
-            trusted_proxies: Vec::new(),
-            admin_listen: None,
-            workers: 1,
-            header_timeout: Duration::from_secs(10),
-            shutdown_grace: Duration::from_secs(10),
-        },
-        rocketchat: RocketChat {
-            url,
-            user_id: SERVICE.to_owned(),
-            auth_token: SecretSource::inline(SERVICE_TOKEN),
-            create_token_secret: Some(SecretSource::inline(MINT_SECRET)),
-            timeout: Duration::from_secs(5),
-        },
-        upstream: Upstream {
-            connect_timeout: Duration::from_secs(5),
-            first_byte_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(5),
-            keep_alive: Duration::from_secs(5),
-            max_idle: 1,
-            ca_file: None,
-        },
-        framing: Framing { allowed_ancestors: Vec::new() },
-        cors: Cors { allowed_origins: Vec::new() },
-        login: Login {
-            prefix: "/_gantry/".to_owned(),
-            token_paths: Vec::new(),
-            sign_in_url: None,
-            app_name: "app".to_owned(),
-            logo_file: None,
-            accent_color: "#000".to_owned(),
-            page_file: None,
-            timeout: Duration::from_secs(10),
-        },
-        identity: Identity {
-            source: IdentitySource::Header(HeaderIdentity { id: header("x-id"), username: None, email: None, name: None, roles: None }),
-            claims: Claims {
-                id: "/sub".to_owned(),
-                username: "/u".to_owned(),
-                email: "/e".to_owned(),
-                email_verified: "/v".to_owned(),
-                name: "/n".to_owned(),
-                roles: "/r".to_owned(),
-            },
-        },
-        users: Users {
-            match_by: vec![MatchBy::Username],
-            external_id: None,
-            adopt_unmarked: false,
-            create: true,
-            roles: vec!["user".to_owned()],
-            verified: true,
-            join_default_channels: true,
-            deny_roles: vec!["admin".to_owned(), "bot".to_owned(), "app".to_owned()],
-        },
-        cache: Caches { sessions: cache, users: cache, tokens: cache, tokens_per_user: 10 },
-        session: Session { logout_secret: None },
-        log: Log { level: "info".to_owned(), format: LogFormat::Text, access: true },
-    }
+    let mut config = crate::config::example(&[
+        ("server.public_url", "http://rocketchat:3000"),
+        ("rocketchat.user_id", SERVICE),
+        ("rocketchat.auth_token", SERVICE_TOKEN),
+        ("rocketchat.create_token_secret", MINT_SECRET),
+        ("rocketchat.timeout", "5s"),
+        ("login.timeout", "10s"),
+    ]);
+    config.cache.sessions.ttl = config.cache.users.ttl;
+    config.cache.tokens.ttl = config.cache.users.ttl;
+    config
 }
 
 /// A user as the workspace keeps it.

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A PEM file with at least one certificate.
 pub(super) fn certificates(name: &str) -> Result<PathBuf, String> {
@@ -25,4 +25,19 @@ pub(super) fn readable(name: &str) -> Result<PathBuf, String> {
         Ok(false) => Err("is not a file".into()),
         Err(error) => Err(format!("cannot be read: {error}")),
     }
+}
+
+/// A PEM file with a private key.
+pub(super) fn private_key(name: &str) -> Result<PathBuf, String> {
+    let path = readable(name)?;
+    let pem = std::fs::read(&path).map_err(|error| format!("cannot be read: {error}"))?;
+    match PrivateKeyDer::from_pem_slice(&pem) {
+        Ok(_) => Ok(path),
+        Err(_) => Err("holds no private key in PEM form (an encrypted one has to be decrypted first)".into()),
+    }
+}
+
+/// A directory that can be listed.
+pub(super) fn directory(name: &str) -> Result<PathBuf, String> {
+    std::fs::read_dir(name).map(|_| PathBuf::from(name)).map_err(|error| format!("cannot be listed as a directory: {error}"))
 }

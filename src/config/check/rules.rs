@@ -115,6 +115,45 @@ fn path(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A DNS name, in lower case, wildcards excepted.
+pub(super) fn domain(text: &str) -> Result<String, String> {
+    let name = text.to_ascii_lowercase();
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.len() > 253 || !name.split('.').all(label) || name.parse::<IpAddr>().is_ok() {
+        return Err("is not a host name; write it like chat.example.com".into());
+    }
+    Ok(name)
+}
+
+/// An e-mail address.
+pub(super) fn email(text: &str) -> Result<String, String> {
+    let address = text.strip_prefix("mailto:").unwrap_or(text);
+    match address.split_once('@') {
+        Some((local, domain)) if !local.is_empty() && !domain.is_empty() && address.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(address.to_owned())
+        }
+        _ => Err("is not an e-mail address; write it like ops@example.com".into()),
+    }
+}
+
+/// The value of `Strict-Transport-Security` (RFC 6797 §6.1).
+pub(super) fn hsts(text: &str) -> Result<http::HeaderValue, String> {
+    let directives: Vec<String> = text.split(';').map(|directive| directive.trim().to_ascii_lowercase()).collect();
+    let age = |directive: &String| {
+        directive.strip_prefix("max-age=").is_some_and(|age| !age.is_empty() && age.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let known = directives.iter().all(|directive| age(directive) || matches!(directive.as_str(), "includesubdomains" | "preload"));
+    if !known || directives.iter().filter(|directive| age(directive)).count() != 1 {
+        return Err("is not a Strict-Transport-Security value; write it like \"max-age=31536000; includeSubDomains\"".into());
+    }
+    http::HeaderValue::from_str(text).map_err(|_| "cannot stand in a header".into())
+}
+
 /// The name of a header.
 pub(super) fn header(text: &str) -> Result<HeaderName, String> {
     HeaderName::try_from(text).map_err(|_| "is not the name of a header; write it like x-forwarded-user".to_owned())

@@ -3,78 +3,11 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::config::{
-    CacheSize, Caches, Claims, Cors, Framing, HeaderIdentity, Identity, IdentitySource, Log, LogFormat, Login, MatchBy, Origin, RocketChat,
-    Server, Session, Upstream, Users,
-};
+use crate::config::Login;
 use crate::error::RefusalKind;
-use crate::secret::SecretSource;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 fn config(login: Login) -> Config {
-    let public_url = url::Url::parse("https://chat.example.com/").unwrap();
-    let size = CacheSize { capacity: 1, ttl: SECOND };
-    Config {
-        server: Server {
-            listen: ([127, 0, 0, 1], 0).into(),
-            public_origin: Origin::of(&public_url).unwrap(),
-            public_url,
-            trusted_proxies: vec![],
-            admin_listen: None,
-            workers: 1,
-            header_timeout: SECOND,
-            shutdown_grace: SECOND,
-        },
-        rocketchat: RocketChat {
-            url: url::Url::parse("http://127.0.0.1:3000").unwrap(),
-            user_id: "service".into(),
-            auth_token: SecretSource::inline("service-token-secret"),
-            create_token_secret: Some(SecretSource::inline("create-token-secret")),
-            timeout: SECOND,
-        },
-        upstream: Upstream {
-            connect_timeout: SECOND,
-            first_byte_timeout: SECOND,
-            idle_timeout: SECOND,
-            keep_alive: SECOND,
-            max_idle: 1,
-            ca_file: None,
-        },
-        framing: Framing { allowed_ancestors: vec![] },
-        cors: Cors { allowed_origins: vec![] },
-        login,
-        identity: Identity {
-            source: IdentitySource::Header(HeaderIdentity {
-                id: http::HeaderName::from_static("x-id"),
-                username: None,
-                email: None,
-                name: None,
-                roles: None,
-            }),
-            claims: Claims {
-                id: String::new(),
-                username: String::new(),
-                email: String::new(),
-                email_verified: String::new(),
-                name: String::new(),
-                roles: String::new(),
-            },
-        },
-        users: Users {
-            match_by: vec![MatchBy::Username],
-            external_id: None,
-            adopt_unmarked: false,
-            create: true,
-            roles: vec![],
-            verified: true,
-            join_default_channels: true,
-            deny_roles: vec![],
-        },
-        cache: Caches { sessions: size, users: size, tokens: size, tokens_per_user: 10 },
-        session: Session { logout_secret: None },
-        log: Log { level: "info".into(), format: LogFormat::Text, access: true },
-    }
+    Config { login, ..crate::config::example(&[("rocketchat.create_token_secret", "create-token-secret")]) }
 }
 
 fn login() -> Login {
