@@ -6,18 +6,14 @@ mod files;
 mod identity;
 mod reader;
 mod rules;
-
-use std::num::NonZeroUsize;
+mod server;
 
 use self::reader::Reader;
 use super::raw::Raw;
 use super::{
-    AccessField, Acme, AcmeChallenge, Ancestor, Audit, CacheSize, Caches, ClientAuth, Config, Cors, Framing, Http2, Log, LogFormat, Login,
-    MatchBy, Origin, PairFiles, Problem, RocketChat, Server, Session, Tls, Upstream, UpstreamTls, Users, Warning,
+    AccessField, Ancestor, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem, RocketChat,
+    Server, Session, Upstream, UpstreamTls, Users, Warning,
 };
-
-/// Let's Encrypt's staging directory.
-const STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 
 /// Rocket.Chat keeps 50 login tokens a user; past that it ends the person's own sessions. Some room is left for those.
 const MOST_TOKENS: i64 = 40;
@@ -60,7 +56,7 @@ pub fn load(
 }
 
 fn config(r: &mut Reader<'_>) -> Option<Config> {
-    let server = server(r);
+    let server = server::server(r);
     let rocketchat = rocketchat(r);
     let upstream = upstream(r);
     let framing = framing(r);
@@ -78,193 +74,6 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
     Some(Config { server, rocketchat, upstream, framing, cors, login, identity, users: users?, cache: cache?, session, log: log? })
 }
 
-fn server(r: &mut Reader<'_>) -> Option<Server> {
-    let listen = r.parse("server.listen", off_or_address);
-    let public_url = r.parse("server.public_url", rules::base_url);
-    if public_url.as_ref().is_some_and(|url| url.scheme() == "http" && !rules::is_loopback(url)) {
-        let why = "is plain http: browsers keep cookies marked Secure back and send passwords and tokens in the clear; use https";
-        r.warn("server.public_url", why);
-    }
-    let networks = r.each("server.trusted_proxies", rules::network);
-    if networks.iter().any(|(_, net)| net.prefix_len() == 0) {
-        r.warn("server.trusted_proxies", "trusts everybody: any client may then write its own X-Forwarded-For and identity headers");
-    }
-    let admin = r.parse("server.admin_listen", off_or_address);
-    if let (Some(Some(listen)), Some(Some(admin))) = (listen, admin)
-        && rules::collide(listen, admin)
-    {
-        r.problem("server.admin_listen", "is the address of server.listen too; take another port, such as 9090");
-    }
-    let acme = acme(r);
-    let tls = tls(r, acme.is_some());
-    if let Some(tls) = &tls {
-        for (other, path) in [(listen.flatten(), "server.listen"), (admin.flatten(), "server.admin_listen")] {
-            if other.is_some_and(|other| rules::collide(other, tls.listen)) {
-                r.problem("server.tls.listen", format!("is the address of {path} too; take another port, such as 8443"));
-            }
-        }
-    }
-    let unlisted = r.optional("server.tls.listen").is_none();
-    if listen == Some(None) && unlisted {
-        r.problem("server.listen", "is off, and there is no server.tls.listen: nobody could reach Gantry; set one of the two");
-    }
-    let redirect_to_https = r.bool("server.redirect_to_https");
-    if redirect_to_https == Some(true) {
-        if public_url.as_ref().is_some_and(|url| url.scheme() != "https") {
-            r.problem("server.redirect_to_https", "needs an https:// server.public_url, which is where it leads");
-        } else if unlisted {
-            r.problem("server.redirect_to_https", "needs server.tls.listen: without it every request would be sent in circles");
-        }
-    }
-    if let Some(acme) = &acme {
-        if unlisted {
-            r.problem("server.acme.domains", "needs server.tls.listen, where the certificate is shown");
-        }
-        if acme.challenge == AcmeChallenge::Http01 && listen == Some(None) {
-            r.problem("server.acme.challenge", "is http-01, which is answered on server.listen, and that is off");
-        }
-    }
-    let proxy_protocol = r.each("server.proxy_protocol", rules::network).into_iter().map(|(_, net)| net).collect();
-    let admin_token = r.secret("server.admin_token", 16);
-    let drain_delay = r.duration_or_zero("server.drain_delay");
-    let websocket_drain = r.duration_or_zero("server.websocket_drain");
-    let http2 = http2(r);
-    let workers: Option<usize> = r.integer("server.workers", 0..=1024);
-    let header_timeout = r.duration("server.header_timeout");
-    let shutdown_grace = r.duration_or_zero("server.shutdown_grace");
-    let public_url = public_url?;
-    Some(Server {
-        listen: listen?,
-        public_origin: Origin::of(&public_url)?,
-        public_url,
-        trusted_proxies: networks.into_iter().map(|(_, net)| net).collect(),
-        admin_listen: admin?,
-        workers: workers.map(|workers| if workers == 0 { cores() } else { workers })?,
-        header_timeout: header_timeout?,
-        redirect_to_https: redirect_to_https?,
-        proxy_protocol,
-        admin_token,
-        drain_delay: drain_delay?,
-        websocket_drain: websocket_drain?,
-        shutdown_grace: shutdown_grace?,
-        tls,
-        acme,
-        http2: http2?,
-    })
-}
-
-fn off_or_address(text: &str) -> Result<Option<std::net::SocketAddr>, String> {
-    if text == "off" { Ok(None) } else { rules::address(text).map(Some) }
-}
-
-fn tls(r: &mut Reader<'_>, has_acme: bool) -> Option<Tls> {
-    let listen = r.parse_optional("server.tls.listen", rules::address);
-    let pair = pair(r, "server.tls.cert_file", "server.tls.key_file");
-    let cert_dir = r.parse_optional("server.tls.cert_dir", files::directory);
-    let only_tls13 = r.one_of("server.tls.min_version").map(|word| word == "1.3");
-    let handshake_timeout = r.duration("server.tls.handshake_timeout");
-    let client_ca = r.parse_optional("server.tls.client_ca_file", files::certificates);
-    let client_auth = match r.one_of("server.tls.client_auth") {
-        Some("off") | None => Some(ClientAuth::Off),
-        Some(word) => {
-            if client_ca.is_none() && r.optional("server.tls.client_ca_file").is_none() {
-                r.problem("server.tls.client_ca_file", "is required with server.tls.client_auth: whose certificates are good?");
-            }
-            client_ca.map(|ca| if word == "required" { ClientAuth::Required(ca) } else { ClientAuth::Optional(ca) })
-        }
-    };
-    let hsts = r.parse_optional("server.tls.hsts", rules::hsts);
-    let wanted = r.optional("server.tls.listen").is_some();
-    if !wanted {
-        for path in ["server.tls.cert_file", "server.tls.cert_dir"] {
-            if r.optional(path).is_some() {
-                r.problem(path, "has no effect without server.tls.listen; set that too, such as \"0.0.0.0:8443\"");
-            }
-        }
-        return None;
-    }
-    let nothing = ["server.tls.cert_file", "server.tls.key_file", "server.tls.cert_dir"].iter().all(|path| r.optional(path).is_none());
-    if nothing && !has_acme {
-        r.problem("server.tls.cert_file", "is required with server.tls.listen, unless there is a cert_dir or [server.acme]");
-    }
-    Some(Tls {
-        listen: listen?,
-        pair,
-        cert_dir,
-        only_tls13: only_tls13?,
-        handshake_timeout: handshake_timeout?,
-        client_auth: client_auth?,
-        hsts,
-    })
-}
-
-/// A certificate file and a key file, which belong together.
-fn pair(r: &mut Reader<'_>, cert_path: &str, key_path: &str) -> Option<PairFiles> {
-    for (path, other) in [(cert_path, key_path), (key_path, cert_path)] {
-        if r.optional(path).is_none() && r.optional(other).is_some() {
-            r.problem(path, format!("is required beside {other}"));
-        }
-    }
-    let cert = r.parse_optional(cert_path, files::certificates);
-    let key = r.parse_optional(key_path, files::private_key);
-    Some(PairFiles { cert: cert?, key: key? })
-}
-
-fn acme(r: &mut Reader<'_>) -> Option<Acme> {
-    let domains: Vec<String> = r.each("server.acme.domains", rules::domain).into_iter().map(|(_, domain)| domain).collect();
-    let contact = r.parse_optional("server.acme.contact", rules::email);
-    let directory_url = r.parse("server.acme.directory_url", rules::url);
-    let staging = r.bool("server.acme.staging");
-    let challenge = r.one_of("server.acme.challenge");
-    let cache_dir = r.needed("server.acme.cache_dir").map(std::path::PathBuf::from);
-    let eab_key_id = r.optional("server.acme.eab_key_id").map(str::to_owned);
-    let eab_hmac_key = r.secret("server.acme.eab_hmac_key", 0);
-    let ca_file = r.parse_optional("server.acme.ca_file", files::certificates);
-    if staging == Some(true) && r.is_written("server.acme.directory_url") {
-        r.problem(
-            "server.acme.staging",
-            "stands beside server.acme.directory_url; keep one, since staging is Let's Encrypt's own test authority",
-        );
-    }
-    if eab_key_id.is_some() != eab_hmac_key.is_some() {
-        let missing = if eab_key_id.is_some() { "server.acme.eab_hmac_key" } else { "server.acme.eab_key_id" };
-        r.problem(missing, "is required: an External Account Binding is a key id and a MAC key");
-    }
-    if domains.is_empty() {
-        return None;
-    }
-    let directory_url = if staging == Some(true) { url::Url::parse(STAGING).ok() } else { directory_url };
-    Some(Acme {
-        domains,
-        contact,
-        directory_url: directory_url?,
-        challenge: if challenge? == "http-01" { AcmeChallenge::Http01 } else { AcmeChallenge::TlsAlpn01 },
-        cache_dir: cache_dir?,
-        eab: eab_key_id.zip(eab_hmac_key),
-        ca_file,
-    })
-}
-
-fn http2(r: &mut Reader<'_>) -> Option<Http2> {
-    let max_streams = r.integer("server.http2.max_streams", 1..=10_000);
-    let max_header_list = r.integer("server.http2.max_header_list", 4_096..=1_048_576);
-    let max_resets = r.integer("server.http2.max_resets", 1..=10_000);
-    let ping_interval = r.duration_or_zero("server.http2.ping_interval");
-    let ping_timeout = r.duration("server.http2.ping_timeout");
-    Some(Http2 {
-        max_streams: max_streams?,
-        max_header_list: max_header_list?,
-        max_resets: max_resets?,
-        ping_interval: ping_interval.map(|every| (!every.is_zero()).then_some(every))?,
-        ping_timeout: ping_timeout?,
-    })
-}
-
-/// Cores that this process may use, container limits included.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
-}
-
 fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {
     let url = r.parse("rocketchat.url", rules::base_url);
     let user_id = r.parse("rocketchat.user_id", rules::header_value);
@@ -278,7 +87,7 @@ fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {
     let create_token_secret = r.secret("rocketchat.create_token_secret", 0);
     let timeout = r.duration("rocketchat.timeout");
     let server_name = r.parse_optional("rocketchat.tls.server_name", rules::domain);
-    let client_pair = pair(r, "rocketchat.tls.client_cert_file", "rocketchat.tls.client_key_file");
+    let client_pair = server::pair(r, "rocketchat.tls.client_cert_file", "rocketchat.tls.client_key_file");
     if url.as_ref().is_some_and(|url: &url::Url| url.scheme() == "http") {
         for path in ["rocketchat.tls.server_name", "rocketchat.tls.client_cert_file"] {
             if r.optional(path).is_some() {
@@ -547,7 +356,7 @@ listen = "localhost"
 admin_listen = 9090
 trusted_proxies = ["10.0.0.0/8", "office"]
 workers = -1
-[server.tls]
+[server.tsl]
 cert_file = "x"
 [rocketchat]
 url = "ftp://user:hunter2@rocketchat"
@@ -586,7 +395,7 @@ url = "redis://:hunter2@x"
             "rocketchat.auth_token = *** (proxy.toml line 11): is set and so is rocketchat.auth_token_file (proxy.toml line 12); keep one of the two",
             "server.lisen (proxy.toml line 2): is not a known key; the nearest known one is server.listen",
             "server.admin_listen = 9090 (proxy.toml line 4): is a number without quotes: expected an IP address and a port in quotes, such as \"127.0.0.1:8080\"",
-            "server.tls (proxy.toml line 7): is not a known section; the nearest known one is [server]",
+            "server.tsl (proxy.toml line 7): is not a known section; the nearest known one is [server.tls]",
             "framing.allowed_ancestors = \"https://app.example.com\" (proxy.toml line 15): is a string: expected a list of strings, such as [\"a\", \"b\"]",
             "users.create = \"yes\" (proxy.toml line 30): is a string: expected true or false, without quotes",
             "cache.sessions.ttl = 30 (proxy.toml line 32): is a number without quotes: expected a duration with its unit, in quotes, such as \"30s\" or \"10m\"",
