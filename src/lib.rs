@@ -16,6 +16,7 @@
 //! * [`edge`]: the request path
 //! * [`admin`], [`telemetry`]: the process around it
 //! * [`app`]: the composition root
+//! * [`doctor`]: what is wrong with a set-up, and what mends it
 //! * [`demo`]: stand-ins for both apps, which are also the tests' doubles
 //! * [`cli`]: the command line
 
@@ -39,5 +40,6 @@ pub mod edge;
 pub mod admin;
 pub mod telemetry;
 pub mod app;
+pub mod doctor;
 pub mod demo;
 pub mod cli;
