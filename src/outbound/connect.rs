@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -87,6 +88,7 @@ pub struct Connector {
     /// the start.
     tls: Arc<OnceLock<Arc<ClientConfig>>>,
     ca_file: Option<Arc<Path>>,
+    verified: bool,
     timeout: Duration,
 }
 
@@ -102,7 +104,7 @@ impl Connector {
     /// # Errors
     /// `ca_file` cannot be read or holds no certificate.
     pub fn new(timeout: Duration, ca_file: Option<&Path>) -> io::Result<Self> {
-        let connector = Self { tls: Arc::default(), ca_file: ca_file.map(Arc::from), timeout };
+        let connector = Self { tls: Arc::default(), ca_file: ca_file.map(Arc::from), verified: true, timeout };
         if ca_file.is_some() {
             // Whoever names a file wants to hear now that it is no good.
             connector.tls()?;
@@ -110,11 +112,16 @@ impl Connector {
         Ok(connector)
     }
 
+    /// A connector that takes any certificate for good: for a developer's own machine and nowhere else.
+    pub fn unverified(timeout: Duration) -> Self {
+        Self { tls: Arc::default(), ca_file: None, verified: false, timeout }
+    }
+
     fn tls(&self) -> io::Result<Arc<ClientConfig>> {
         if let Some(config) = self.tls.get() {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(client_config(self.ca_file.as_deref())?);
+        let config = Arc::new(if self.verified { client_config(self.ca_file.as_deref())? } else { unverified_config()? });
         Ok(Arc::clone(self.tls.get_or_init(|| config)))
     }
 
@@ -167,6 +174,56 @@ fn client_config(ca_file: Option<&Path>) -> io::Result<ClientConfig> {
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
         .with_no_client_auth())
+}
+
+fn unverified_config() -> io::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Unverified(schemes)))
+        .with_no_client_auth())
+}
+
+/// Takes any certificate for good.
+#[derive(Debug)]
+struct Unverified(Vec<SignatureScheme>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.clone()
+    }
 }
 
 /// What every socket of ours gets: no Nagle delay, and probes that find a peer which vanished without

@@ -1,5 +1,7 @@
 //! Certificates that the TLS listener shows.
 
+mod challenges;
+
 use std::io;
 use std::sync::Arc;
 
@@ -7,6 +9,8 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+pub use challenges::{HTTP_CHALLENGE_PATH, HttpChallenges};
 
 use crate::config::{PairFiles, Tls};
 
