@@ -31,7 +31,7 @@ pub(super) fn server(r: &mut Reader<'_>) -> Option<Server> {
         r.problem("server.admin_listen", "is the address of server.listen too; take another port, such as 9090");
     }
     let acme = acme(r);
-    let tls = tls(r, acme.is_some());
+    let tls = tls(r);
     if let Some(tls) = &tls {
         for (other, path) in [(listen.flatten(), "server.listen"), (admin.flatten(), "server.admin_listen")] {
             if other.is_some_and(|other| rules::collide(other, tls.listen)) {
@@ -67,6 +67,12 @@ pub(super) fn server(r: &mut Reader<'_>) -> Option<Server> {
     let workers: Option<usize> = r.integer("server.workers", 0..=1024);
     let header_timeout = r.duration("server.header_timeout");
     let shutdown_grace = r.duration_or_zero("server.shutdown_grace");
+    if let (Some(delay), Some(spread), Some(grace)) = (drain_delay, websocket_drain, shutdown_grace)
+        && !grace.is_zero()
+        && delay + spread >= grace
+    {
+        r.warn("server.shutdown_grace", "ends before server.drain_delay and server.websocket_drain do: what is open then is cut off");
+    }
     let public_url = public_url?;
     Some(Server {
         listen: listen?,
@@ -92,7 +98,7 @@ fn off_or_address(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" { Ok(None) } else { rules::address(text).map(Some) }
 }
 
-fn tls(r: &mut Reader<'_>, has_acme: bool) -> Option<Tls> {
+fn tls(r: &mut Reader<'_>) -> Option<Tls> {
     let listen = r.parse_optional("server.tls.listen", rules::address);
     let pair = pair(r, "server.tls.cert_file", "server.tls.key_file");
     let cert_dir = r.parse_optional("server.tls.cert_dir", files::directory);
@@ -119,7 +125,7 @@ fn tls(r: &mut Reader<'_>, has_acme: bool) -> Option<Tls> {
         return None;
     }
     let nothing = ["server.tls.cert_file", "server.tls.key_file", "server.tls.cert_dir"].iter().all(|path| r.optional(path).is_none());
-    if nothing && !has_acme {
+    if nothing && r.is_blank("server.acme.domains") {
         r.problem("server.tls.cert_file", "is required with server.tls.listen, unless there is a cert_dir or [server.acme]");
     }
     Some(Tls {
@@ -198,4 +204,130 @@ fn http2(r: &mut Reader<'_>) -> Option<Http2> {
 /// Cores that this process may use, container limits included.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AccessField, Audit, Config, Problem, load};
+
+    /// A certificate and a key, as files.
+    struct Pki {
+        dir: tempfile::TempDir,
+    }
+
+    impl Pki {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let made = rcgen::generate_simple_self_signed(["chat.example.com".to_owned()]).unwrap();
+            std::fs::write(dir.path().join("tls.crt"), made.cert.pem()).unwrap();
+            std::fs::write(dir.path().join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+            std::fs::write(dir.path().join("mac"), "c2VjcmV0").unwrap();
+            Self { dir }
+        }
+
+        /// `@name` stands for a file in the directory, `@` for the directory.
+        fn load(&self, flags: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
+            let base = [
+                ("server.public_url", "https://chat.example.com"),
+                ("rocketchat.url", "http://127.0.0.1:3000"),
+                ("rocketchat.user_id", "svc"),
+                ("rocketchat.auth_token", "token"),
+                ("identity.source", "forward_auth"),
+                ("identity.forward_auth.url", "https://app.example.com/api/me"),
+            ];
+            let kept = base.iter().filter(|(key, _)| flags.iter().all(|(other, _)| other != key));
+            let value = |value: &str| match value.strip_prefix('@') {
+                Some(name) => self.dir.path().join(name).to_str().unwrap().to_owned(),
+                None => value.to_owned(),
+            };
+            let flags: Vec<_> = kept.chain(flags).map(|(key, written)| ((*key).to_owned(), value(written))).collect();
+            load(None, [], &flags).map(|loaded| loaded.config)
+        }
+    }
+
+    const TLS: [(&str, &str); 3] =
+        [("server.tls.listen", "0.0.0.0:8443"), ("server.tls.cert_file", "@tls.crt"), ("server.tls.key_file", "@tls.key")];
+
+    #[test]
+    fn a_tls_listener_with_everything() {
+        let pki = Pki::new();
+        let more = [
+            ("server.listen", "off"),
+            ("server.tls.min_version", "1.3"),
+            ("server.tls.client_auth", "optional"),
+            ("server.tls.client_ca_file", "@tls.crt"),
+            ("server.tls.hsts", "max-age=31536000; includeSubDomains"),
+            ("server.acme.domains", "Chat.Example.com, chat2.example.com"),
+            ("server.acme.contact", "mailto:ops@example.com"),
+            ("server.acme.staging", "true"),
+            ("server.acme.eab_key_id", "kid"),
+            ("server.acme.eab_hmac_key_file", "@mac"),
+            ("server.http2.ping_interval", "0s"),
+            ("log.access_fields", "status, user_agent"),
+            ("log.audit", "hashed"),
+        ];
+        let config = pki.load(&[&TLS[..], &more].concat()).unwrap();
+        assert_eq!(config.server.listen, None);
+        let tls = config.server.tls.unwrap();
+        assert!(tls.only_tls13 && tls.pair.is_some());
+        assert!(matches!(tls.client_auth, ClientAuth::Optional(_)));
+        assert_eq!(tls.hsts.unwrap(), "max-age=31536000; includeSubDomains");
+        let acme = config.server.acme.unwrap();
+        assert_eq!(acme.domains, ["chat.example.com", "chat2.example.com"]);
+        assert_eq!(acme.contact.as_deref(), Some("ops@example.com"));
+        assert_eq!(acme.directory_url.as_str(), STAGING);
+        assert_eq!(acme.eab.unwrap().1.get().expose(), "c2VjcmV0");
+        assert_eq!(config.server.http2.ping_interval, None);
+        assert_eq!(config.log.access_fields, [AccessField::Status, AccessField::UserAgent]);
+        assert_eq!(config.log.audit, Audit::Hashed);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_told_with_its_key() {
+        let pki = Pki::new();
+        let acme = ("server.acme.domains", "chat.example.com");
+        let tables: &[(&[(&str, &str)], &str)] = &[
+            (&[("server.listen", "off")], "server.listen"),
+            (&[("server.tls.listen", "0.0.0.0:8443")], "server.tls.cert_file"),
+            (&[("server.tls.cert_file", "@tls.crt"), ("server.tls.key_file", "@tls.key")], "server.tls.cert_file"),
+            (&[TLS[0], TLS[1]], "server.tls.key_file"),
+            (&[TLS[0], ("server.tls.cert_file", "@tls.key"), TLS[2]], "server.tls.cert_file"),
+            (&[TLS[0], TLS[1], ("server.tls.key_file", "@tls.crt")], "server.tls.key_file"),
+            (&[TLS[0], ("server.tls.cert_dir", "@nowhere")], "server.tls.cert_dir"),
+            (&[("server.tls.listen", "127.0.0.1:8080"), TLS[1], TLS[2]], "server.tls.listen"),
+            (&[("server.tls.listen", "127.0.0.1:9090"), TLS[1], TLS[2]], "server.tls.listen"),
+            (&[TLS[0], TLS[1], TLS[2], ("rocketchat.url", "http://127.0.0.1:8443")], "rocketchat.url"),
+            (&[TLS[0], TLS[1], TLS[2], ("server.tls.client_auth", "required")], "server.tls.client_ca_file"),
+            (&[TLS[0], TLS[1], TLS[2], ("server.tls.hsts", "31536000")], "server.tls.hsts"),
+            (&[("server.redirect_to_https", "true")], "server.redirect_to_https"),
+            (
+                &[TLS[0], TLS[1], TLS[2], ("server.redirect_to_https", "true"), ("server.public_url", "http://localhost")],
+                "server.redirect_to_https",
+            ),
+            (&[acme], "server.acme.domains"),
+            (&[TLS[0], ("server.acme.domains", "*.example.com")], "server.acme.domains"),
+            (&[TLS[0], ("server.acme.domains", "192.0.2.7")], "server.acme.domains"),
+            (&[TLS[0], acme, ("server.acme.contact", "ops")], "server.acme.contact"),
+            (&[TLS[0], acme, ("server.acme.challenge", "dns-01")], "server.acme.challenge"),
+            (&[TLS[0], acme, ("server.acme.challenge", "http-01"), ("server.listen", "off")], "server.acme.challenge"),
+            (&[TLS[0], acme, ("server.acme.eab_key_id", "kid")], "server.acme.eab_hmac_key"),
+            (
+                &[TLS[0], acme, ("server.acme.staging", "true"), ("server.acme.directory_url", "https://ca.example.com/")],
+                "server.acme.staging",
+            ),
+            (&[("server.proxy_protocol", "10.0.0.0/40")], "server.proxy_protocol"),
+            (&[("server.http2.max_streams", "0")], "server.http2.max_streams"),
+            (&[("server.http2.ping_timeout", "0s")], "server.http2.ping_timeout"),
+            (&[("rocketchat.tls.server_name", "chat.internal")], "rocketchat.tls.server_name"),
+            (&[("rocketchat.tls.client_key_file", "@tls.key")], "rocketchat.tls.client_cert_file"),
+            (&[("upstream.platform_roots", "false")], "upstream.platform_roots"),
+            (&[("log.access_fields", "id, cookie")], "log.access_fields"),
+            (&[("log.audit", "none")], "log.audit"),
+        ];
+        for (flags, key) in tables {
+            let problems = pki.load(flags).expect_err(&format!("{flags:?}"));
+            assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), [*key], "{flags:?} {problems:?}");
+        }
+    }
 }
