@@ -1,5 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed at run time, 64 bad usage or configuration.
 
+mod signals;
+
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -9,16 +11,16 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::Layer as _;
 
-use crate::app::{Bound, Running};
+use crate::app::{Activated, Bound, Running, Source, Surroundings};
 use crate::config::{self, Audit, Config, Loaded, Log, LogFormat, Problem};
 use crate::demo::events::Feed;
 use crate::demo::{Demo, Ports};
 use crate::edge::pages::Pages;
+use crate::metrics::Process;
 use crate::telemetry;
+use signals::Signals;
 
 /// Bad usage or configuration (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -84,8 +86,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
     };
     match cli.command.unwrap_or(Command::Run) {
         // Its warnings go to the log alone.
-        Command::Run => match load(&cli.config, env) {
-            Ok(loaded) => run(loaded),
+        Command::Run => match load(&cli.config, env.clone()) {
+            Ok(loaded) => run(loaded, cli.config, env),
             Err(problems) => refuse(&problems),
         },
         Command::Check => with_config(&cli.config, env, |loaded| match Pages::new(&loaded.config) {
@@ -156,11 +158,16 @@ fn load(args: &ConfigArgs, env: Vec<(String, String)>) -> Result<Loaded, Vec<Pro
     config::load(text.as_deref().map(|text| (name.as_str(), text)), env, &flags)
 }
 
-fn run(loaded: Loaded) -> ExitCode {
-    let _logs = match telemetry::init(&loaded.config.log, None) {
+fn run(loaded: Loaded, args: ConfigArgs, env: Vec<(String, String)>) -> ExitCode {
+    // Takes its variables out of the environment, so it comes before there are threads.
+    let names = env.iter().find(|(name, _)| name == "LISTEN_FDNAMES").map(|(_, names)| names.as_str());
+    let activated = Activated::of_process(names.unwrap_or_default());
+    let logs = match telemetry::init(&loaded.config.log, None) {
         Ok(guard) => guard,
         Err(why) => return fail(&why),
     };
+    let process = Process { dropped_lines: logs.dropped_lines(), ..Process::default() };
+    telemetry::panics::watch(std::sync::Arc::clone(&process.panics));
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -169,7 +176,14 @@ fn run(loaded: Loaded) -> ExitCode {
         Err(error) => return fail(&format!("signals cannot be received: {error}")),
     };
     let upstream = loaded.config.rocketchat.url.clone();
-    match Bound::bind(loaded.config).and_then(Bound::start) {
+    let config = loaded.config.clone();
+    let surroundings = Surroundings {
+        source: Some(Source::new(loaded, move || load(&args, env.clone()))),
+        logs: Some(logs.control()),
+        service: signals.service(),
+        process,
+    };
+    match activated.and_then(|activated| Bound::bind_beside(config, activated)).and_then(|bound| bound.within(surroundings).start()) {
         Ok(running) => {
             let admin = running.admin_addr().map_or_else(|| "off".to_owned(), |addr| addr.to_string());
             tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %running.public_addr(), admin, %upstream, "gantry is listening");
@@ -226,71 +240,6 @@ fn start_for_demo(toml: &str) -> std::io::Result<Running> {
         std::io::Error::other(problems.join("; "))
     })?;
     Bound::bind(loaded.config).and_then(Bound::start).map_err(std::io::Error::other)
-}
-
-/// The signals that end the program, caught from before anything listens: one that comes in the first
-/// moment must not kill what could have stopped in order.
-struct Signals {
-    runtime: Runtime,
-    term: Signal,
-    int: Signal,
-    hup: Signal,
-}
-
-impl Signals {
-    fn catch() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let entered = runtime.enter();
-        let (term, int, hup) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
-        drop(entered);
-        Ok(Self { runtime, term, int, hup })
-    }
-
-    /// Waits for a signal, drains, and ends everything at the second signal or after the grace period.
-    fn wait_for(self, running: Running) -> ExitCode {
-        let Self { runtime, mut term, mut int, mut hup } = self;
-        let (stop, grace) = (running.stop(), running.grace());
-        runtime.block_on(async move {
-            let mut ended = tokio::task::spawn_blocking(move || running.wait());
-            let outcome = loop {
-                tokio::select! {
-                    outcome = &mut ended => break outcome,
-                    _ = term.recv() => {}
-                    _ = int.recv() => {}
-                    _ = hup.recv() => {
-                        tracing::warn!("HUP is ignored: this version reads its configuration at start; secret files are re-read by themselves");
-                        continue;
-                    }
-                }
-                if stop.draining() {
-                    tracing::warn!("second signal, ending at once");
-                    stop.abort();
-                } else {
-                    tracing::info!(grace = %humantime::format_duration(grace), "stopping: what is under way may finish");
-                    stop.drain();
-                    let stop = stop.clone();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(grace).await;
-                        stop.abort();
-                    });
-                }
-            };
-            match outcome {
-                Ok(Ok(())) => {
-                    tracing::info!("stopped");
-                    ExitCode::SUCCESS
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "a thread failed");
-                    ExitCode::FAILURE
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the threads cannot be waited for");
-                    ExitCode::FAILURE
-                }
-            }
-        })
-    }
 }
 
 fn healthcheck(config: &Config, ready: bool) -> ExitCode {

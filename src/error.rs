@@ -47,6 +47,9 @@ pub enum Failure {
     /// The upstream did not take the request or begin its answer in time.
     #[error("the upstream did not begin to answer within {}", humantime::format_duration(*.0))]
     FirstByteTimeout(Duration),
+    /// A bug of ours: whatever handled the request panicked.
+    #[error("a bug in Gantry; the line that says \"panicked\" has more")]
+    Panicked,
     /// The upstream's answer is not HTTP, or the connection ended before it.
     #[error("the upstream's answer cannot be used: {0}")]
     BadAnswer(String),
@@ -64,6 +67,7 @@ impl Failure {
             Self::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout(_) | Self::FirstByteTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -77,6 +81,7 @@ impl Failure {
             | Self::ExpectationFailed
             | Self::NotFound
             | Self::RequestTimeout(_) => Fault::Client,
+            Self::Panicked => Fault::Gantry,
             Self::Unreachable(_) | Self::ConnectTimeout(_) | Self::FirstByteTimeout(_) | Self::BadAnswer(_) => Fault::Upstream,
         }
     }
@@ -94,13 +99,14 @@ impl Failure {
                 "The chat server cannot be reached right now. It may be starting; try again in a moment."
             }
             Self::FirstByteTimeout(_) => "The chat server took too long to answer.",
+            Self::Panicked => "Something went wrong here. Try again; if it stays, tell your administrator the reference.",
             Self::BadAnswer(_) => "The chat server's answer could not be used.",
         }
     }
 
     /// Whether the connection must end after the answer, since its framing cannot be trusted.
     pub fn closes(&self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::UnknownTransferCoding | Self::RequestTimeout(_))
+        matches!(self, Self::BadRequest(_) | Self::UnknownTransferCoding | Self::RequestTimeout(_) | Self::Panicked)
     }
 }
 

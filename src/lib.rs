@@ -14,7 +14,7 @@
 //! * [`certs`]: the certificates that the TLS listener shows
 //! * [`listen`]: accepting connections; knows nothing of what is answered
 //! * [`edge`]: the request path
-//! * [`admin`], [`telemetry`]: the process around it
+//! * [`telemetry`], [`admin`]: the process around it
 //! * [`app`]: the composition root
 //! * [`doctor`]: what is wrong with a set-up, and what mends it
 //! * [`demo`]: stand-ins for both apps, which are also the tests' doubles
@@ -37,8 +37,8 @@ pub mod login;
 pub mod certs;
 pub mod listen;
 pub mod edge;
-pub mod admin;
 pub mod telemetry;
+pub mod admin;
 pub mod app;
 pub mod doctor;
 pub mod demo;

@@ -3,9 +3,9 @@
 //!
 //! Labels are closed sets: no user, address, path or session ever becomes one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -62,6 +62,7 @@ pub struct Shard {
     websockets: AtomicI64,
     upstream_connections: AtomicI64,
     upstream_retries: AtomicU64,
+    requests: AtomicI64,
 }
 
 #[derive(Debug)]
@@ -97,6 +98,7 @@ impl Shard {
             websockets: AtomicI64::new(0),
             upstream_connections: AtomicI64::new(0),
             upstream_retries: AtomicU64::new(0),
+            requests: AtomicI64::new(0),
         }
     }
 
@@ -122,6 +124,11 @@ impl Shard {
         self.hold(|shard| &shard.websockets)
     }
 
+    /// A request is under way, until the guard is dropped.
+    pub fn request(self: &Arc<Self>) -> Held {
+        self.hold(|shard| &shard.requests)
+    }
+
     /// A connection to the workspace stands, until the guard is dropped.
     pub fn upstream_connection(self: &Arc<Self>) -> Held {
         self.hold(|shard| &shard.upstream_connections)
@@ -138,6 +145,24 @@ impl Shard {
     }
 }
 
+/// What is counted of the process itself, from before there is anything else to count.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// Panics, each of them a bug.
+    pub panics: Arc<AtomicU64>,
+    /// Log lines that nobody took.
+    pub dropped_lines: Arc<AtomicU64>,
+}
+
+/// What is under way at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Requests whose answers are not done.
+    pub requests: i64,
+    /// WebSockets that are open.
+    pub websockets: i64,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -152,6 +177,9 @@ pub struct Metrics {
     cache_entries: IntGaugeVec,
     api_errors: IntCounterVec,
     upstream_up: IntGauge,
+    reload_success: IntGauge,
+    reload_time: IntGauge,
+    process: Arc<OnceLock<Process>>,
 }
 
 impl Metrics {
@@ -162,6 +190,7 @@ impl Metrics {
     pub fn new(workers: usize) -> Arc<Self> {
         let shards: Arc<[_]> = (0..workers.max(1)).map(|_| Arc::new(Shard::new())).collect();
         let registry = Registry::new();
+        let process = Arc::new(OnceLock::new());
         let metrics = Self {
             logins: counters(
                 "gantry_auth_requests_total",
@@ -183,12 +212,23 @@ impl Metrics {
             api_errors: counters("gantry_rocketchat_api_errors_total", "Failed calls to Rocket.Chat's REST API.", &["endpoint", "type"]),
             upstream_up: IntGauge::new("gantry_upstream_up", "Whether the workspace answered the last time it was asked.")
                 .expect("constant name"),
+            reload_success: IntGauge::new(
+                "gantry_config_last_reload_success",
+                "Whether the configuration that was read last is the one in use.",
+            )
+            .expect("constant name"),
+            reload_time: IntGauge::new(
+                "gantry_config_last_reload_success_timestamp_seconds",
+                "When the configuration in use was read, in Unix time.",
+            )
+            .expect("constant name"),
+            process: Arc::clone(&process),
             registry,
             shards: Arc::clone(&shards),
         };
         let build = IntGaugeVec::new(Opts::new("gantry_build_info", "The version that runs."), &["version"]).expect("constant names");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 11] = [
+        let all: [Box<dyn Collector>; 13] = [
             Box::new(metrics.logins.clone()),
             Box::new(metrics.login_seconds.clone()),
             Box::new(metrics.minted.clone()),
@@ -199,12 +239,35 @@ impl Metrics {
             Box::new(metrics.api_errors.clone()),
             Box::new(metrics.upstream_up.clone()),
             Box::new(build),
-            Box::new(Shards::new(shards)),
+            Box::new(metrics.reload_success.clone()),
+            Box::new(metrics.reload_time.clone()),
+            Box::new(Shards::new(shards, process)),
         ];
         for collector in all {
             metrics.registry.register(collector).expect("no name is used twice");
         }
+        metrics.reloaded(true);
         Arc::new(metrics)
+    }
+
+    /// Counts for this process as well; the first one stays.
+    pub fn of_process(&self, process: Process) {
+        let _ = self.process.set(process);
+    }
+
+    /// The configuration was read, and taken or refused.
+    pub fn reloaded(&self, taken: bool) {
+        self.reload_success.set(i64::from(taken));
+        if taken {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.reload_time.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// What is under way at this moment.
+    pub fn under_way(&self) -> UnderWay {
+        let sum = |read: fn(&Shard) -> &AtomicI64| self.shards.iter().map(|shard| read(shard).load(Ordering::Relaxed)).sum();
+        UnderWay { requests: sum(|shard| &shard.requests), websockets: sum(|shard| &shard.websockets) }
     }
 
     /// The shard of one worker.
@@ -280,15 +343,16 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
 #[derive(Debug)]
 struct Shards {
     shards: Arc<[Arc<Shard>]>,
+    process: Arc<OnceLock<Process>>,
     descs: Vec<Desc>,
 }
 
 impl Shards {
-    fn new(shards: Arc<[Arc<Shard>]>) -> Self {
+    fn new(shards: Arc<[Arc<Shard>]>, process: Arc<OnceLock<Process>>) -> Self {
         let name = "gantry_http_requests_total".to_owned();
         let desc =
             Desc::new(name, "Requests answered.".to_owned(), vec!["route".to_owned(), "code".to_owned()], std::collections::HashMap::new());
-        Self { shards, descs: vec![desc.expect("constant names")] }
+        Self { shards, process, descs: vec![desc.expect("constant names")] }
     }
 
     fn sum(&self, read: impl Fn(&Shard) -> u64) -> u64 {
@@ -321,6 +385,7 @@ impl Collector for Shards {
         families.extend(requests.collect());
         families.extend(self.durations());
         families.extend(self.gauge("gantry_connections", "Client connections open.", |s| &s.connections));
+        families.extend(self.gauge("gantry_http_requests_in_flight", "Requests whose answers are not done.", |s| &s.requests));
         families.extend(self.gauge("gantry_websocket_connections", "WebSockets open.", |s| &s.websockets));
         families.extend(self.gauge("gantry_upstream_connections", "Connections to the workspace open.", |s| &s.upstream_connections));
         for (name, help, read) in [
@@ -329,6 +394,15 @@ impl Collector for Shards {
         ] {
             let counter = IntCounter::new(name, help).expect("constant name");
             counter.inc_by(self.sum(|shard| read(shard).load(Ordering::Relaxed)));
+            families.extend(counter.collect());
+        }
+        let process = self.process.get().cloned().unwrap_or_default();
+        for (name, help, count) in [
+            ("gantry_panics_total", "Bugs that ended a request, a connection or a task.", process.panics),
+            ("gantry_log_lines_dropped_total", "Log lines that nobody took in time.", process.dropped_lines),
+        ] {
+            let counter = IntCounter::new(name, help).expect("constant name");
+            counter.inc_by(count.load(Ordering::Relaxed));
             families.extend(counter.collect());
         }
         families

@@ -104,6 +104,14 @@ impl SecretSource {
         }
     }
 
+    /// The value that is in use, without a look at the file.
+    pub fn known(&self) -> Secret {
+        match &*self.0 {
+            Source::Inline(secret) => secret.clone(),
+            Source::File(file) => file.current.load().1.clone(),
+        }
+    }
+
     /// The file behind it, if there is one.
     pub fn path(&self) -> Option<&Path> {
         match &*self.0 {

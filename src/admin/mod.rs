@@ -1,4 +1,6 @@
-//! The admin listener: `/livez`, `/readyz`, `/metrics`. Never public.
+//! The admin listener: `/livez`, `/readyz`, `/metrics`, and the verbs below `/-/`. Never public.
+
+pub mod verbs;
 
 use std::sync::Arc;
 
@@ -39,12 +41,12 @@ impl Admin {
                 response
             }
             "/" => text(StatusCode::OK, "Gantry admin: /livez /readyz /metrics\n"),
-            _ => text(StatusCode::NOT_FOUND, "there is /livez, /readyz and /metrics\n"),
+            _ => text(StatusCode::NOT_FOUND, "there is /livez, /readyz, /metrics, /-/reload and /-/log-level\n"),
         }
     }
 
     fn ready(&self) -> Response<Full<Bytes>> {
-        let stopping = self.stop.draining();
+        let stopping = self.stop.stopping();
         let ready = !stopping && self.health.ready();
         let checks: serde_json::Map<_, _> = self
             .health

@@ -8,6 +8,8 @@ mod reader;
 mod rules;
 mod server;
 
+pub use self::rules::log_level;
+
 use self::reader::Reader;
 use super::raw::Raw;
 use super::{

@@ -4,6 +4,7 @@
 //! in; [`check`] turns that into [`Config`], and reports every problem at once. [`keys`] is the one list
 //! of keys, defaults and kinds that the file, the environment, `proxy.toml` and `print-config` share.
 
+mod changes;
 pub mod check;
 mod file;
 pub mod keys;
@@ -22,7 +23,8 @@ use http::HeaderName;
 use ipnet::IpNet;
 use url::Url;
 
-pub use check::{Loaded, load};
+pub use changes::changes;
+pub use check::{Loaded, load, log_level};
 pub use origin::{Ancestor, Origin};
 
 use crate::secret::SecretSource;

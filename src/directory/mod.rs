@@ -79,6 +79,12 @@ impl Directory {
         Self { client, users, cache, full: ArcSwapOption::empty(), metrics }
     }
 
+    /// The same memory for the same rules, with another client.
+    #[must_use]
+    pub fn renewed(&self, client: Client, users: Users) -> Self {
+        Self { client, users, cache: self.cache.clone(), full: ArcSwapOption::empty(), metrics: Arc::clone(&self.metrics) }
+    }
+
     /// The account, if it is remembered.
     pub async fn ready(&self, identity: &Identity) -> Option<Arc<Account>> {
         self.cache.get(&Key::of(identity)).await.map(|found| Arc::clone(&found.account))

@@ -38,7 +38,8 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Forwards through `pool`; tunnels are tracked in `tunnels` and end with `stop`.
+    /// Forwards through `pool`; tunnels are tracked in `tunnels` and are closed, each in its turn,
+    /// when `stop` drains.
     pub fn new(pool: Rc<Pool>, rules: Arc<Forwarding>, tunnels: TaskTracker, shard: Arc<Shard>, health: Arc<Health>, stop: Stop) -> Self {
         let host = HeaderValue::from_str(pool.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
         Self { pool, rules, host, tunnels, shard, health, stop }
@@ -49,6 +50,7 @@ impl Forward {
     /// # Errors
     /// See [`Failure`].
     pub async fn send(&self, req: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<PooledBody>, Failure> {
+        let under_way = self.shard.request();
         let (mut parts, body) = req.into_parts();
         let upgrade = hop::websocket_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
         parts.extensions.clear();
@@ -88,6 +90,7 @@ impl Forward {
                 self.health.doubt();
             }
         })?;
+        response.body_mut().hold(under_way);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(upgrade, response);
         }
@@ -114,11 +117,8 @@ impl Forward {
         self.tunnels.spawn_local(async move {
             let _held = held;
             let (Ok(client), Ok(upstream)) = (client.await, upstream.await) else { return };
-            tokio::select! {
-                ended = run(client, upstream) => if let Err(error) = ended {
-                    tracing::debug!(%error, "WebSocket ended");
-                },
-                () = stop.drained() => {}
+            if let Err(error) = run(client, upstream, stop.turn_to_leave()).await {
+                tracing::debug!(%error, "WebSocket ended");
             }
         });
         Ok(response)
@@ -153,13 +153,13 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// Takes hyper's buffers away from both connections and joins what is left.
-async fn run(client: Upgraded, upstream: Upgraded) -> std::io::Result<()> {
+async fn run(client: Upgraded, upstream: Upgraded, leave: impl Future<Output = ()>) -> std::io::Result<()> {
     let (Ok(client), Ok(upstream)) = (client.downcast::<TokioIo<ClientIo>>(), upstream.downcast::<TokioIo<Patient>>()) else {
         return Err(std::io::Error::other("a connection of unknown type was upgraded"));
     };
     let (early_client, early_upstream): (Bytes, Bytes) = (client.read_buf, upstream.read_buf);
     let (mut client, mut upstream) = (client.io.into_inner().into_tunnel(), upstream.io.into_inner().into_inner());
-    tunnel::join(&mut client, early_client, &mut upstream, early_upstream).await
+    tunnel::join(&mut client, early_client, &mut upstream, early_upstream, leave).await
 }
 
 /// Path and query, byte for byte, without the scheme and host of an absolute-form target.

@@ -2,7 +2,9 @@
 //! that our own pages and errors are decorated like everything else.
 
 pub mod callback;
+mod caught;
 pub mod forward;
+mod frames;
 pub mod pages;
 pub mod route;
 pub mod tunnel;
@@ -34,6 +36,7 @@ use crate::metrics::{Metrics, RouteLabel, Shard};
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::peer::{Peer, RequestId};
 use callback::{Asked, Callback};
+use caught::caught;
 use forward::Forward;
 use pages::Pages;
 use route::{Paths, Route};
@@ -123,17 +126,10 @@ impl Edge {
     /// THE request path.
     pub async fn handle(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
         let seen = self.look(&request, &peer);
-        let answer = match (check(&request), seen.route) {
-            // What could be read in two ways is refused before anything else looks at it.
-            (Err(failure), _) => {
-                peer.note_unread();
-                Err(failure)
-            }
-            (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&request)),
-            (Ok(()), Route::Upstream) => self.forward.send(request, &peer).await.map(|response| response.map(Body::Passed)),
-            (Ok(()), Route::Hidden) => Err(Failure::NotFound),
-            (Ok(()), _) => Ok(self.own(&seen, &peer, request).await),
-        };
+        let answer = caught(self.answer(&seen, request, &peer)).await.unwrap_or_else(|| {
+            peer.note_unread();
+            Err(Failure::Panicked)
+        });
         let (mut response, failed) = match answer {
             Ok(response) => (response, None),
             Err(failure) => (self.failure(&seen, &failure), Some(failure)),
@@ -141,6 +137,20 @@ impl Edge {
         self.decorate(&seen, &mut response);
         self.finish(&seen, failed.as_ref(), &response);
         response
+    }
+
+    async fn answer(&self, seen: &Seen, request: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<Body<PooledBody>>, Failure> {
+        match (check(&request), seen.route) {
+            // What could be read in two ways is refused before anything else looks at it.
+            (Err(failure), _) => {
+                peer.note_unread();
+                Err(failure)
+            }
+            (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&request)),
+            (Ok(()), Route::Upstream) => self.forward.send(request, peer).await.map(|response| response.map(Body::Passed)),
+            (Ok(()), Route::Hidden) => Err(Failure::NotFound),
+            (Ok(()), _) => Ok(self.own(seen, peer, request).await),
+        }
     }
 
     fn look(&self, request: &Request<Incoming>, peer: &Peer) -> Seen {
@@ -179,6 +189,7 @@ impl Edge {
     }
 
     async fn own(&self, seen: &Seen, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Body<PooledBody>> {
+        let _under_way = self.shard.request();
         let asked = Asked { route: seen.route, id: &seen.id, peer, client: seen.client };
         let response = self.policies.callback.answer(&asked, &self.policies.pages, request).await;
         seen.ours(response)
@@ -275,7 +286,7 @@ impl PassingLogout {
 
 /// The id that a trusted proxy in front has given the request, so that one id runs through all logs.
 fn given_id(request: &Request<Incoming>, peer: &Peer) -> Option<RequestId> {
-    if !peer.trusted {
+    if !peer.trusted() {
         return None;
     }
     RequestId::given(request.headers().get(&X_REQUEST_ID)?.to_str().ok()?)

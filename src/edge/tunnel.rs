@@ -1,4 +1,7 @@
 //! Upgraded connections: bytes both ways, no buffer while idle, no idle limit.
+//!
+//! When we go away ourselves, the client is told so in its own protocol: a close frame with the code 1001
+//! (RFC 6455 §7.4.1), put between two frames of the upstream's.
 
 use std::cell::RefCell;
 use std::io;
@@ -7,7 +10,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::frames::Frames;
 
 thread_local! {
     /// What a direction reads into. Bytes stay here only until they are written, within one poll; what
@@ -22,6 +27,25 @@ const TURNS: usize = 16;
 /// sending: closing with unread bytes would reset the connection, and the words could be lost.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// A close frame without a mask, as servers write it: "going away", 1001.
+const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
+
+/// How long a tunnel takes to end in order: until the frame that is under way has passed, the client has
+/// answered our close frame, and the upstream has heard of it.
+pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What becomes of what is read from the upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Going {
+    /// It passes.
+    #[default]
+    On,
+    /// It passes up to the end of the frame that is under way; our close frame comes behind it.
+    ToTheFrame,
+    /// It goes nowhere: nothing may follow a close frame.
+    Away,
+}
+
 /// One direction of a tunnel.
 #[derive(Debug)]
 struct Direction {
@@ -32,11 +56,41 @@ struct Direction {
     flush: bool,
     /// Why the other side takes nothing any more. What is read then goes nowhere.
     broken: Option<io::Error>,
+    /// The frames, in the direction that we may have to say a last one in.
+    frames: Option<Frames>,
+    going: Going,
 }
 
 impl Direction {
     fn new(pending: Bytes) -> Self {
-        Self { flush: !pending.is_empty(), pending, eof: false, shut: false, broken: None }
+        Self { flush: !pending.is_empty(), pending, eof: false, shut: false, broken: None, frames: None, going: Going::On }
+    }
+
+    /// A direction in which [`Self::go_away`] can be said.
+    fn with_frames(pending: Bytes) -> Self {
+        let mut frames = Frames::default();
+        frames.feed(&pending);
+        Self { frames: Some(frames), ..Self::new(pending) }
+    }
+
+    /// Says that we go away, as soon as a frame ends. What was read before it is still written.
+    fn go_away(&mut self) {
+        let Some(frames) = &self.frames else { return };
+        if frames.at_boundary() {
+            let unsaid = !frames.is_closed();
+            self.end_with(&[], unsaid);
+        } else {
+            self.going = Going::ToTheFrame;
+        }
+    }
+
+    /// The last that is written: what waits already, the rest of a frame, and our close frame unless the
+    /// upstream has said its own.
+    fn end_with(&mut self, rest: &[u8], ours: bool) {
+        let close: &[u8] = if ours { &GOING_AWAY } else { &[] };
+        self.pending = [&self.pending, rest, close].concat().into();
+        self.flush = true;
+        self.going = Going::Away;
     }
 
     /// Moves bytes until there are none, the other side is full, or the end has been passed on. An error
@@ -105,6 +159,19 @@ impl Direction {
                 self.eof = true;
                 return Poll::Ready(Ok(()));
             }
+            if let Some(frames) = &mut self.frames {
+                match self.going {
+                    Going::On => frames.feed(read),
+                    Going::ToTheFrame => {
+                        if let Some(end) = frames.feed_to_boundary(read) {
+                            let unsaid = !frames.is_closed();
+                            self.end_with(&read[..end], unsaid);
+                            return Poll::Ready(Ok(()));
+                        }
+                    }
+                    Going::Away => return Poll::Ready(Ok(())),
+                }
+            }
             self.flush = true;
             while !read.is_empty() && self.broken.is_none() {
                 match Pin::new(&mut *to).poll_write(cx, read) {
@@ -124,18 +191,54 @@ impl Direction {
 
 /// Joins two connections until both directions have ended. `early_client` and `early_upstream` are bytes
 /// that came behind the handshake from either side. A side that has gone ends the other, once it has been
-/// passed what that side has said.
+/// passed what that side has said. When `leave` resolves, the client is told that we go away, and has
+/// [`CLOSE_PATIENCE`] to end the WebSocket in order.
 ///
 /// # Errors
 /// Whatever ended the tunnel other than an orderly end.
-pub async fn join<C, U>(client: &mut C, early_client: Bytes, upstream: &mut U, early_upstream: Bytes) -> io::Result<()>
+pub async fn join<C, U>(
+    client: &mut C,
+    early_client: Bytes,
+    upstream: &mut U,
+    early_upstream: Bytes,
+    leave: impl Future<Output = ()>,
+) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let mut up = Direction::new(early_client);
-    let mut down = Direction::new(early_upstream);
-    let gone = std::future::poll_fn(|cx| {
+    let mut down = Direction::with_frames(early_upstream);
+    let gone = tokio::select! {
+        biased;
+        gone = both(&mut up, &mut down, client, upstream) => gone?,
+        () = leave => {
+            down.go_away();
+            let ended = tokio::time::timeout(CLOSE_PATIENCE, both(&mut up, &mut down, client, upstream)).await;
+            if let Ok(gone) = ended {
+                gone?
+            } else {
+                // Whoever has not answered by now is left without a word more.
+                let _ = tokio::time::timeout(LAST_WORDS, client.shutdown()).await;
+                return Ok(());
+            }
+        }
+    };
+    let Some(error) = gone else { return Ok(()) };
+    let clock = tokio::time::sleep(LAST_WORDS);
+    tokio::pin!(clock);
+    std::future::poll_fn(|cx| if up.poll(cx, client, upstream).is_ready() { Poll::Ready(()) } else { clock.as_mut().poll(cx) }).await;
+    Err(error)
+}
+
+/// Moves bytes until both directions have ended, or until the upstream is gone and has said its last: then
+/// why it is.
+async fn both<C, U>(up: &mut Direction, down: &mut Direction, client: &mut C, upstream: &mut U) -> io::Result<Option<io::Error>>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    std::future::poll_fn(|cx| {
         let up_ended = up.poll(cx, client, upstream)?.is_ready();
         let down_ended = down.poll(cx, upstream, client)?.is_ready();
         match (up.broken.take(), down.broken.take()) {
@@ -147,16 +250,13 @@ where
         }
         if up_ended && down_ended { Poll::Ready(Ok(None)) } else { Poll::Pending }
     })
-    .await?;
-    let Some(error) = gone else { return Ok(()) };
-    let clock = tokio::time::sleep(LAST_WORDS);
-    tokio::pin!(clock);
-    std::future::poll_fn(|cx| if up.poll(cx, client, upstream).is_ready() { Poll::Ready(()) } else { clock.as_mut().poll(cx) }).await;
-    Err(error)
+    .await
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
@@ -165,10 +265,9 @@ mod tests {
     async fn early_bytes_come_first_and_half_close_is_passed_on() {
         let (mut browser, mut client) = duplex(8);
         let (mut upstream, mut server) = duplex(8);
-        let tunnel =
-            tokio::spawn(
-                async move { join(&mut client, Bytes::from_static(b"early"), &mut upstream, Bytes::from_static(b"greeting")).await },
-            );
+        let tunnel = tokio::spawn(async move {
+            join(&mut client, Bytes::from_static(b"early"), &mut upstream, Bytes::from_static(b"greeting"), pending()).await
+        });
         // Both at once: the tunnel holds no more than one read, so neither end can run ahead of the other.
         let mut got = String::new();
         let write = async {
@@ -216,7 +315,7 @@ mod tests {
         let (upstream, mut server) = duplex(64);
         server.write_all(b"these are the last words").await.unwrap();
         drop(server);
-        let tunnel = tokio::spawn(async move { join(&mut client, Bytes::new(), &mut Deaf(upstream), Bytes::new()).await });
+        let tunnel = tokio::spawn(async move { join(&mut client, Bytes::new(), &mut Deaf(upstream), Bytes::new(), pending()).await });
         browser.write_all(b"still talking, and more than the pipe holds").await.unwrap();
         let mut got = String::new();
         browser.read_to_string(&mut got).await.unwrap();
@@ -232,7 +331,101 @@ mod tests {
         server.write_all(b"nobody will read this").await.unwrap();
         drop(browser);
         // The client reads as ended and takes nothing: the upstream must not be kept talking to nobody.
-        let ended = join(&mut Deaf(client), Bytes::new(), &mut upstream, Bytes::new()).await;
+        let ended = join(&mut Deaf(client), Bytes::new(), &mut upstream, Bytes::new(), pending()).await;
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    /// A tunnel over pipes of this size: the browser's end, the upstream's end, what makes it go away, and
+    /// what it comes to.
+    fn tunnel(size: usize) -> (DuplexStream, DuplexStream, tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<io::Result<()>>) {
+        let (browser, mut client) = duplex(size);
+        let (mut upstream, server) = duplex(size);
+        let (leave, left) = tokio::sync::oneshot::channel();
+        let joined = tokio::spawn(async move {
+            let left = async {
+                // A test that has dropped the sender does not mean it.
+                if left.await.is_err() {
+                    pending::<()>().await;
+                }
+            };
+            join(&mut client, Bytes::new(), &mut upstream, Bytes::new(), left).await
+        });
+        (browser, server, leave, joined)
+    }
+
+    async fn read<const N: usize>(from: &mut DuplexStream) -> [u8; N] {
+        let mut bytes = [0; N];
+        from.read_exact(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_told_between_two_frames_and_nothing_follows() {
+        for size in [1, 3, 64] {
+            let (mut browser, mut server, leave, joined) = tunnel(size);
+            // A ping as a whole, then half of a text.
+            let said = tokio::spawn(async move {
+                server.write_all(&[0x89, 0x00, 0x81, 0x05, b'h', b'e']).await.unwrap();
+                server
+            });
+            assert_eq!(read::<6>(&mut browser).await, [0x89, 0x00, 0x81, 0x05, b'h', b'e']);
+            leave.send(()).unwrap();
+            let mut server = said.await.unwrap();
+            // The rest of it, and a frame that comes too late.
+            let said = tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                server.write_all(&[b'l', b'l', b'o', 0x81, 0x04, b'l', b'a', b't', b'e']).await.unwrap();
+                server
+            });
+            assert_eq!(read::<7>(&mut browser).await, [b'l', b'l', b'o', 0x88, 0x02, 0x03, 0xe9]);
+            // The client's answer reaches the upstream, and the upstream's end reaches the client.
+            browser.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]).await.unwrap();
+            let mut server = said.await.unwrap();
+            assert_eq!(read::<8>(&mut server).await, [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]);
+            drop(server);
+            let mut rest = Vec::new();
+            browser.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, []);
+            drop(browser);
+            assert!(joined.await.unwrap().is_ok_and(|()| true) || size < 64, "an orderly end");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_slow_client_is_not_cut() {
+        let (mut browser, mut server, leave, joined) = tunnel(4);
+        let mut frame = vec![0x82, 100];
+        frame.extend([7; 100]);
+        let sent = frame.clone();
+        let said = tokio::spawn(async move {
+            server.write_all(&sent).await.unwrap();
+            server
+        });
+        let mut got = read::<2>(&mut browser).await.to_vec();
+        leave.send(()).unwrap();
+        got.extend(read::<104>(&mut browser).await);
+        frame.extend(GOING_AWAY);
+        assert_eq!(got, frame);
+        drop((said.await.unwrap(), browser));
+        let _ = joined.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_longer_than_is_patient() {
+        // A client that does not answer; an upstream that stops in the middle of a frame; one that has
+        // said its own close already, which is not followed by another.
+        for (said, told) in [(&[][..], &GOING_AWAY[..]), (&[0x81, 0x05, b'h'], &[]), (&[0x88, 0x02, 0x03, 0xe8], &[])] {
+            let (mut browser, mut server, leave, joined) = tunnel(64);
+            server.write_all(said).await.unwrap();
+            let mut got = vec![0; said.len()];
+            browser.read_exact(&mut got).await.unwrap();
+            leave.send(()).unwrap();
+            let began = tokio::time::Instant::now();
+            let mut rest = Vec::new();
+            browser.read_to_end(&mut rest).await.unwrap();
+            assert_eq!((got.as_slice(), rest.as_slice()), (said, told));
+            joined.await.unwrap().unwrap();
+            assert!(began.elapsed() >= CLOSE_PATIENCE && began.elapsed() <= CLOSE_PATIENCE + LAST_WORDS, "{:?}", began.elapsed());
+        }
     }
 }

@@ -50,20 +50,20 @@ impl Forwarding {
     /// `X-Forwarded-For`, `X-Real-IP` becomes [`Self::client_ip`], and proto and host stay where they are
     /// single and well-formed. Identity headers are removed from every peer, spelled with `-`, `_` or `.`.
     pub fn apply(&self, headers: &mut HeaderMap, peer: &Peer) {
-        let (forwarded_for, real_ip) = if peer.trusted {
+        let (forwarded_for, real_ip) = if peer.trusted() {
             let client = self.client_ip(headers, peer);
             let real_ip = if client == peer.ip() { peer.ip_value.clone() } else { ip_value(client) };
             (appended(headers, &peer.ip_value), real_ip)
         } else {
             (peer.ip_value.clone(), peer.ip_value.clone())
         };
-        let believed = |name: &HeaderName| single(headers, name).filter(|_| peer.trusted);
+        let believed = |name: &HeaderName| single(headers, name).filter(|_| peer.trusted());
         let proto = believed(&X_FORWARDED_PROTO)
             .filter(|v| ["http", "https"].iter().any(|scheme| v.as_bytes().eq_ignore_ascii_case(scheme.as_bytes())))
             .cloned();
         let host = believed(&X_FORWARDED_HOST).filter(|v| host::is_valid(v.as_bytes())).or_else(|| headers.get(HOST)).cloned();
 
-        self.sift(headers, peer.trusted);
+        self.sift(headers, peer.trusted());
 
         headers.insert(X_REAL_IP, real_ip);
         headers.insert(X_FORWARDED_FOR, forwarded_for);
@@ -80,7 +80,7 @@ impl Forwarding {
     /// it counts.
     pub fn client_ip(&self, headers: &HeaderMap, peer: &Peer) -> IpAddr {
         let mut client = peer.ip();
-        if !peer.trusted {
+        if !peer.trusted() {
             return client;
         }
         let fields = headers.get_all(X_FORWARDED_FOR).iter();

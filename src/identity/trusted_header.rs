@@ -34,7 +34,7 @@ impl TrustedHeader {
     }
 
     pub(super) fn credentials(&self, headers: &HeaderMap, peer: &Peer) -> Result<Credentials, Refusal> {
-        if !peer.trusted {
+        if !peer.trusted() {
             return Err(no_session(format!(
                 "identity headers are believed from server.trusted_proxies only, and the peer {} is not in it",
                 peer.ip()

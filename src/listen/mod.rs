@@ -9,7 +9,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -37,10 +37,13 @@ use stream::Stream;
 const BACKLOG: i32 = 4096;
 /// Bytes of a request head at most; more is answered with 431.
 const MAX_HEAD: usize = 64 * 1024;
-/// How long idle connections stay when draining begins: a request that is on its way by then is answered.
-const DRAIN_PAUSE: Duration = Duration::from_millis(50);
+/// How long idle connections stay when draining begins: a client that is about to use one gets its answer, and
+/// learns from that that the connection ends.
+const DRAIN_PAUSE: Duration = Duration::from_secs(1);
 /// How long accepting pauses when the process is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often the log is told so.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Binds `count` listeners to one address (`SO_REUSEPORT`), so that each worker accepts for itself.
 ///
@@ -99,12 +102,14 @@ pub struct Settings {
     pub stop: Stop,
 }
 
-/// Accepts until told to drain, then waits for what is under way. Runs inside a `LocalSet`.
+/// Accepts until `stop` drains, then waits for what is under way. Each connection goes by the `settings` of
+/// the moment at which it is accepted. Runs inside a `LocalSet`.
 ///
 /// # Errors
 /// The listener cannot be handed to the runtime.
-pub async fn serve<H, F, B>(listener: StdListener, settings: Settings, handler: H) -> io::Result<()>
+pub async fn serve<S, H, F, B>(listener: StdListener, stop: Stop, settings: S, handler: H) -> io::Result<()>
 where
+    S: Fn() -> Settings,
     H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body + 'static,
@@ -112,7 +117,8 @@ where
 {
     let listener = TcpListener::from_std(listener)?;
     let connections = TaskTracker::new();
-    let mut drained = pin!(settings.stop.drained());
+    let mut complaint = Complaint::default();
+    let mut drained = pin!(stop.drained());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -121,11 +127,11 @@ where
         };
         match accepted {
             Ok((tcp, addr)) => {
-                connections.spawn_local(connection(tcp, addr, settings.clone(), handler.clone()));
+                connections.spawn_local(connection(tcp, addr, settings(), handler.clone()));
             }
             Err(error) if is_the_connections(&error) => {}
             Err(error) => {
-                tracing::error!(%error, "connections cannot be accepted right now: raise the limit of open files if this stays");
+                complaint.say(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -134,15 +140,33 @@ where
     let listener = listener.into_std()?;
     while let Ok((tcp, addr)) = listener.accept() {
         tcp.set_nonblocking(true)?;
-        connections.spawn_local(connection(TcpStream::from_std(tcp)?, addr, settings.clone(), handler.clone()));
+        connections.spawn_local(connection(TcpStream::from_std(tcp)?, addr, settings(), handler.clone()));
     }
     drop(listener);
     connections.close();
     tokio::select! {
         () = connections.wait() => {}
-        () = settings.stop.aborted() => {}
+        () = stop.aborted() => {}
     }
     Ok(())
+}
+
+/// Says that nobody can be accepted, once in a while: it may be so for each try.
+#[derive(Debug, Default)]
+struct Complaint {
+    last: Option<Instant>,
+    since: u64,
+}
+
+impl Complaint {
+    fn say(&mut self, error: &io::Error) {
+        self.since += 1;
+        if self.last.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+            let tries = self.since;
+            tracing::error!(%error, tries, "connections cannot be accepted right now: raise the limit of open files if this stays");
+            (self.last, self.since) = (Some(Instant::now()), 0);
+        }
+    }
 }
 
 /// Errors of the connection that was being accepted, not of the listener.
@@ -188,15 +212,28 @@ where
         async move { Ok::<_, Infallible>(answer.await) }
     });
     if http2 {
-        let serving = http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(settings.http2.max_streams)
-            .max_header_list_size(settings.http2.max_header_list)
-            .max_pending_accept_reset_streams(settings.http2.max_resets)
-            .keep_alive_interval(settings.http2.ping_interval)
-            .keep_alive_timeout(settings.http2.ping_timeout)
-            .serve_connection(io, service);
-        if let Err(error) = serving.await {
+        let mut serving = pin!(
+            http2::Builder::new(LocalExecutor)
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(settings.http2.max_streams)
+                .max_header_list_size(settings.http2.max_header_list)
+                .max_pending_accept_reset_streams(settings.http2.max_resets)
+                .keep_alive_interval(settings.http2.ping_interval)
+                .keep_alive_timeout(settings.http2.ping_timeout)
+                .serve_connection(io, service)
+        );
+        let outcome = tokio::select! {
+            outcome = &mut serving => outcome,
+            () = settings.stop.drained() => {
+                // GOAWAY: what has begun is finished, and what comes too late is begun elsewhere.
+                serving.as_mut().graceful_shutdown();
+                tokio::select! {
+                    outcome = &mut serving => outcome,
+                    () = settings.stop.aborted() => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = outcome {
             tracing::debug!(peer = %peer.addr, %error, "connection ended");
         }
         return;

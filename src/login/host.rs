@@ -60,7 +60,7 @@ impl Host {
 /// The session cache in front of the host app.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    pub(super) host: Host,
+    pub(super) host: Arc<Host>,
     cache: Cache<SessionKey, Arc<Validated>>,
     metrics: Arc<Metrics>,
 }
@@ -78,13 +78,18 @@ impl Expiry<SessionKey, Arc<Validated>> for UntilExpiry {
 }
 
 impl Sessions {
-    pub(super) fn new(host: Host, size: CacheSize, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(host: Arc<Host>, size: CacheSize, metrics: Arc<Metrics>) -> Self {
         let cache = Cache::builder()
             .max_capacity(size.capacity)
             .expire_after(UntilExpiry { ttl: size.ttl })
             .support_invalidation_closures()
             .build();
         Self { host, cache, metrics }
+    }
+
+    /// The same memory, with another one to ask.
+    pub(super) fn with_host(&self, host: Arc<Host>) -> Self {
+        Self { host, cache: self.cache.clone(), metrics: Arc::clone(&self.metrics) }
     }
 
     pub(super) async fn ready(&self, session: &SessionKey) -> Option<Arc<Validated>> {

@@ -50,6 +50,17 @@ struct Inner {
     ended_identities: Cache<String, Instant>,
 }
 
+/// What of a login still holds under a new configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Whose a host session is.
+    pub sessions: bool,
+    /// Which account belongs to an identity. Only with `tokens`.
+    pub accounts: bool,
+    /// Login tokens, and who was given them: it is the same workspace.
+    pub tokens: bool,
+}
+
 /// Somebody signed in.
 #[derive(Clone, Debug)]
 pub struct SignedIn {
@@ -70,13 +81,48 @@ pub struct SignedIn {
 impl Login {
     /// Signs people in by `validator` at `client`. Whatever outlives a request runs on `control`.
     pub fn new(config: &Config, validator: Validator, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
-        Self::with_host(config, Host::Validator(validator), client, metrics, control)
+        Self::with_host(config, Arc::new(Host::Validator(validator)), client, metrics, control)
     }
 
-    fn with_host(config: &Config, host: Host, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
+    /// The login of a new configuration, with what `kept` says still holds of this one. The host app is asked
+    /// by `validator`, or by the present one when there is none. Logins under way in the old one are seen here
+    /// as well, and so are the tokens that they end with.
+    #[must_use]
+    pub fn renewed(&self, config: &Config, validator: Option<Validator>, client: Client, kept: Kept) -> Self {
+        let Inner { sessions, directory, tokens, metrics, control, users, ended_sessions, ended_identities, .. } = &*self.0;
+        let host = validator.map_or_else(|| Arc::clone(&sessions.host), |validator| Arc::new(Host::Validator(validator)));
+        let caches = &config.cache;
+        let sessions = if kept.sessions { sessions.with_host(host) } else { Sessions::new(host, caches.sessions, Arc::clone(metrics)) };
+        if !kept.tokens {
+            return Self::with_sessions(config, sessions, client, Arc::clone(metrics), control.clone());
+        }
+        Self(Arc::new(Inner {
+            sessions,
+            directory: if kept.accounts {
+                directory.renewed(client.clone(), config.users.clone())
+            } else {
+                Directory::new(client.clone(), config.users.clone(), caches.users, Arc::clone(metrics))
+            },
+            tokens: tokens.renewed(client, caches),
+            metrics: Arc::clone(metrics),
+            control: control.clone(),
+            timeout: config.login.timeout,
+            // Kept whatever identities mean now: who was given a token has to be found when it is to end.
+            users: users.clone(),
+            ended_sessions: ended_sessions.clone(),
+            ended_identities: ended_identities.clone(),
+        }))
+    }
+
+    fn with_host(config: &Config, host: Arc<Host>, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
+        let sessions = Sessions::new(host, config.cache.sessions, Arc::clone(&metrics));
+        Self::with_sessions(config, sessions, client, metrics, control)
+    }
+
+    fn with_sessions(config: &Config, sessions: Sessions, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
         let caches = &config.cache;
         Self(Arc::new(Inner {
-            sessions: Sessions::new(host, caches.sessions, Arc::clone(&metrics)),
+            sessions,
             directory: Directory::new(client.clone(), config.users.clone(), caches.users, Arc::clone(&metrics)),
             tokens: Tokens::new(client, caches, Arc::clone(&metrics), control.clone()),
             metrics,
@@ -98,7 +144,7 @@ impl Login {
     /// # Errors
     /// The request carries none, or not from whom it may come.
     pub fn credentials(&self, headers: &HeaderMap, peer: &Peer) -> Result<Credentials, Refusal> {
-        match &self.0.sessions.host {
+        match &*self.0.sessions.host {
             Host::Validator(validator) => validator.credentials(headers, peer),
             #[cfg(test)]
             Host::Scripted(_) => unreachable!("scripts have no headers"),

@@ -69,7 +69,7 @@ impl World {
         change(&mut config);
         let (fake, script) = (Fake::new(), Script::default());
         let client = fake.client(&config);
-        let login = Login::with_host(&config, Host::Scripted(script.clone()), client, Metrics::new(1), Handle::current());
+        let login = Login::with_host(&config, Arc::new(Host::Scripted(script.clone())), client, Metrics::new(1), Handle::current());
         Self { fake, script, login }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! This is the narrow interface to the upstream: send a request, get a response (or an upgrade).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -30,7 +30,7 @@ use crate::body::BodyError;
 use crate::config;
 use crate::error::Failure;
 use crate::headers::{hop, trailers};
-use crate::metrics::Shard;
+use crate::metrics::{Held, Shard};
 
 /// How long an upstream may stop reading an upload that it has answered already.
 const STALLED_UPLOAD: Duration = Duration::from_secs(2);
@@ -44,6 +44,8 @@ pub struct Pool {
     /// How long the client may pause within a request's body.
     client_patience: Duration,
     idle: RefCell<VecDeque<Idle>>,
+    /// A newer pool has taken its place: connections that come back are closed.
+    retired: Cell<bool>,
     shard: Arc<Shard>,
 }
 
@@ -72,7 +74,7 @@ struct Again {
 impl Pool {
     /// A pool of connections to `target`.
     pub fn new(target: Target, connector: Connector, limits: config::Upstream, client_patience: Duration, shard: Arc<Shard>) -> Rc<Self> {
-        Rc::new(Self { target, connector, limits, client_patience, idle: RefCell::default(), shard })
+        Rc::new(Self { target, connector, limits, client_patience, idle: RefCell::default(), retired: Cell::new(false), shard })
     }
 
     /// The upstream's own `Host`.
@@ -83,6 +85,12 @@ impl Pool {
     /// Closes connections that have been unused for too long.
     pub fn sweep(&self) {
         self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < idle.keep && !idle.line.sender.is_closed());
+    }
+
+    /// Closes every unused connection, now and from now on. What is under way goes on.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
     }
 
     /// Sends `request`, whose body has come as far as `progress` says.
@@ -187,6 +195,7 @@ impl Pool {
             progress: Rc::clone(progress),
             stalled: None,
             idle: self.limits.idle_timeout,
+            under_way: None,
         })
     }
 
@@ -203,7 +212,7 @@ impl Pool {
     }
 
     fn put(&self, lease: Lease) {
-        if lease.line.sender.is_closed() {
+        if self.retired.get() || lease.line.sender.is_closed() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -289,9 +298,15 @@ pub struct PooledBody {
     progress: Rc<Progress>,
     stalled: Option<Pin<Box<Sleep>>>,
     idle: Duration,
+    under_way: Option<Held>,
 }
 
 impl PooledBody {
+    /// Counts the request as under way until this body is done.
+    pub fn hold(&mut self, under_way: Held) {
+        self.under_way = Some(under_way);
+    }
+
     fn give_back(&mut self) {
         let Some(lease) = self.lease.take() else { return };
         // An upload that goes on after the answer holds the connection; it is not ours to give away.

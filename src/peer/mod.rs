@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::HeaderValue;
+use ipnet::IpNet;
 
 pub mod interim;
 
@@ -18,12 +19,13 @@ pub struct Peer {
     pub addr: SocketAddr,
     /// The address as a header value, prepared once.
     pub ip_value: HeaderValue,
-    /// Whether `server.trusted_proxies` lists the address: its forwarded and identity headers are believed.
-    pub trusted: bool,
     /// Whether the connection itself is TLS.
     pub tls: bool,
     /// Interim answers on their way to it.
     pub interim: Interim,
+    trusted: AtomicBool,
+    /// The generation of the configuration that `trusted` was judged by.
+    judged: AtomicU64,
     unread: AtomicBool,
     truncated: AtomicBool,
 }
@@ -37,9 +39,10 @@ impl Peer {
         Self {
             addr,
             ip_value,
-            trusted,
             tls,
             interim: Interim::default(),
+            trusted: AtomicBool::new(trusted),
+            judged: AtomicU64::new(0),
             unread: AtomicBool::new(false),
             truncated: AtomicBool::new(false),
         }
@@ -48,6 +51,21 @@ impl Peer {
     /// The peer's address.
     pub fn ip(&self) -> IpAddr {
         self.addr.ip()
+    }
+
+    /// Whether `server.trusted_proxies` lists the address: its forwarded and identity headers are believed.
+    pub fn trusted(&self) -> bool {
+        self.trusted.load(Ordering::Relaxed)
+    }
+
+    /// Judges the peer by the trusted networks of a generation of the configuration, unless that was done:
+    /// a proxy that is taken off the list must not be believed on a connection that stands already.
+    pub fn judge(&self, generation: u64, trusted: &[IpNet]) {
+        if self.judged.load(Ordering::Relaxed) != generation {
+            let ip = self.ip();
+            self.trusted.store(trusted.iter().any(|net| net.contains(&ip)), Ordering::Relaxed);
+            self.judged.store(generation, Ordering::Relaxed);
+        }
     }
 
     /// Notes that the client sends what nobody has made a whole request of yet. If the connection ends now,

@@ -1,20 +1,21 @@
 //! Logs: to stdout, as text or JSON, through a writer that never makes a request wait.
 
-use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+mod control;
+pub mod panics;
+mod writer;
 
-use tracing_subscriber::fmt::MakeWriter;
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use crate::config::{Log, LogFormat};
+pub use control::{Control, Level};
 
-/// Lines that may wait for a slow reader; beyond it they are dropped and counted.
-const QUEUE: usize = 8192;
+use crate::config::Log;
+use control::Lines;
 
 /// Sets logging up for the process. Lines are flushed when the guard is dropped.
 ///
@@ -22,93 +23,34 @@ const QUEUE: usize = 8192;
 /// Logging was set up before, or the filter is not one.
 pub fn init(log: &Log, extra: Option<Box<dyn Layer<Registry> + Send + Sync>>) -> Result<Guard, String> {
     let filter = EnvFilter::try_new(&log.level).map_err(|error| format!("log.level: {error}"))?;
-    let (writer, guard) = writer();
-    let ansi = log.format == LogFormat::Text && io::stdout().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_ansi(ansi).with_writer(writer);
-    let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
-        LogFormat::Text => lines.with_filter(filter).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter(filter).boxed(),
-    };
-    let mut layers = vec![lines];
+    let (filter, handle) = reload::Layer::new(filter);
+    let dropped = Arc::default();
+    let (writer, last) = writer::to_stdout(Arc::clone(&dropped));
+    let lines = Lines::new(log.format);
+    let control = Control::new(handle, lines.switch(), log.level.clone());
+    let layer = tracing_subscriber::fmt::layer().with_ansi(io::stdout().is_terminal()).with_writer(writer).event_format(lines);
+    let mut layers = vec![layer.with_filter(filter).boxed()];
     layers.extend(extra);
     tracing_subscriber::registry().with(layers).try_init().map_err(|error| error.to_string())?;
-    Ok(guard)
+    Ok(Guard { control, dropped, _last: last })
 }
 
-/// What the writing thread is told.
-enum Message {
-    Line(Vec<u8>),
-    End,
-}
-
-/// Ends the writing thread once everything queued is written.
+/// The logs of the process. The last lines are written when it is dropped.
 #[derive(Debug)]
 pub struct Guard {
-    sender: SyncSender<Message>,
-    thread: Option<JoinHandle<()>>,
+    control: Control,
+    dropped: Arc<AtomicU64>,
+    _last: writer::Last,
 }
 
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // Nothing is left to tell anybody if the writer has failed.
-        if self.sender.send(Message::End).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Hands lines to the writing thread.
-#[derive(Clone, Debug)]
-pub struct Queue {
-    sender: SyncSender<Message>,
-    lost: Arc<AtomicU64>,
-}
-
-fn writer() -> (Queue, Guard) {
-    let (sender, receiver) = sync_channel(QUEUE);
-    let lost = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&lost);
-    let thread = std::thread::Builder::new().name("gantry-log".into()).spawn(move || write_out(&receiver, &counted)).ok();
-    (Queue { sender: sender.clone(), lost }, Guard { sender, thread })
-}
-
-fn write_out(messages: &Receiver<Message>, lost: &AtomicU64) {
-    let mut out = io::BufWriter::with_capacity(64 * 1024, io::stdout());
-    let mut next = messages.recv().ok();
-    while let Some(Message::Line(line)) = next {
-        // A reader that has gone away must not end the proxy: the line is dropped.
-        let _ = out.write_all(&line);
-        next = messages.try_recv().ok().or_else(|| {
-            let dropped = lost.swap(0, Ordering::Relaxed);
-            if dropped > 0 {
-                let _ = writeln!(out, "gantry: {dropped} log lines were dropped, since whoever reads them is too slow");
-            }
-            let _ = out.flush();
-            messages.recv().ok()
-        });
-    }
-    let _ = out.flush();
-}
-
-impl Write for &Queue {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(Message::Line(line.to_vec())) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(line.len())
+impl Guard {
+    /// What changes the logs while the process runs.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Queue {
-    type Writer = &'a Self;
-
-    fn make_writer(&'a self) -> &'a Self {
-        self
+    /// Counts the lines that nobody took.
+    pub fn dropped_lines(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
     }
 }

@@ -52,7 +52,7 @@ pub struct Tokens {
     ttl: Duration,
     born: Instant,
     /// Milliseconds after `born` at which every token was called into doubt.
-    doubted: AtomicU64,
+    doubted: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
     control: Handle,
 }
@@ -95,10 +95,29 @@ impl Tokens {
             bound,
             ttl: caches.tokens.ttl,
             born: Instant::now(),
-            doubted: AtomicU64::new(0),
+            doubted: Arc::default(),
             metrics,
             control,
         }
+    }
+
+    /// The same tokens under a new configuration of the same workspace. A ledger is shared by both, so that
+    /// what the old one mints until it is done is known to the new one.
+    #[must_use]
+    pub fn renewed(&self, client: Client, caches: &Caches) -> Self {
+        let mut new = Self::new(client, caches, Arc::clone(&self.metrics), self.control.clone());
+        (new.born, new.doubted) = (self.born, Arc::clone(&self.doubted));
+        if new.bound == self.bound && new.ledgers.policy().max_capacity() == self.ledgers.policy().max_capacity() {
+            (new.ledgers, new.owners) = (self.ledgers.clone(), self.owners.clone());
+            (new.sessions, new.fresh) = (self.sessions.clone(), self.fresh.clone());
+        } else {
+            // A cache cannot grow or shrink: its entries move.
+            copy(&self.ledgers, &new.ledgers);
+            copy(&self.owners, &new.owners);
+            copy(&self.sessions, &new.sessions);
+            copy(&self.fresh, &new.fresh);
+        }
+        new
     }
 
     /// The session's token, if it may be handed out without asking.
@@ -275,6 +294,16 @@ async fn end_later(client: &Client, user_id: &str, token: &Secret, mut refusal: 
             Ok(()) => return,
             Err(again) => refusal = again,
         }
+    }
+}
+
+fn copy<K, V>(from: &Cache<K, V>, to: &Cache<K, V>)
+where
+    K: Clone + Eq + std::hash::Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    for (key, value) in from {
+        to.insert(K::clone(&key), value);
     }
 }
 

@@ -211,7 +211,10 @@ pub(super) fn color(text: &str) -> Result<String, String> {
 }
 
 /// A log filter. A bare word that is no level would silence everything else, so it is refused.
-pub(super) fn log_level(text: &str) -> Result<String, String> {
+///
+/// # Errors
+/// It is none; the words say what one looks like.
+pub fn log_level(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let hint = "write off, error, warn, info, debug or trace, or a filter such as gantry=debug,info";
     EnvFilter::try_new(text).map_err(|error| format!("is not a log filter ({error}); {hint}"))?;

@@ -1,44 +1,14 @@
-//! Stopping, and what readiness depends on.
+//! Stopping, reloading, what readiness depends on, and what the service manager is told.
+
+pub mod reload;
+pub mod service;
+mod stop;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
-/// How the process is told to stop: first softly (finish what is under way), then hard.
-#[derive(Clone, Debug, Default)]
-pub struct Stop {
-    soft: CancellationToken,
-    hard: CancellationToken,
-}
-
-impl Stop {
-    /// Accept nothing new and finish what is under way.
-    pub fn drain(&self) {
-        self.soft.cancel();
-    }
-
-    /// End everything now.
-    pub fn abort(&self) {
-        self.soft.cancel();
-        self.hard.cancel();
-    }
-
-    /// Whether draining has begun.
-    pub fn draining(&self) -> bool {
-        self.soft.is_cancelled()
-    }
-
-    /// Resolves when draining begins.
-    pub async fn drained(&self) {
-        self.soft.cancelled().await;
-    }
-
-    /// Resolves at the hard stop.
-    pub async fn aborted(&self) {
-        self.hard.cancelled().await;
-    }
-}
+pub use stop::{Stop, WindDown};
 
 /// One part that readiness is told about.
 #[derive(Clone, Debug, PartialEq, Eq)]

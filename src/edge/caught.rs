@@ -1,0 +1,33 @@
+//! A bug in the handling of one request ends that request and nothing else.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+
+/// What the future comes to; nothing when it panics, which is logged where panics are.
+pub(super) async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    // Nothing is left half-done for others: a worker shares borrows within one poll at most, and those end
+    // with the unwinding. The future is not polled again.
+    std::future::poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_nothing_and_all_else_is_what_it_is() {
+        assert_eq!(caught(async { 1 }).await, Some(1));
+        let late = caught(async {
+            tokio::task::yield_now().await;
+            let none: Option<u8> = None;
+            none.expect("a bug")
+        });
+        assert_eq!(late.await, None);
+    }
+}

@@ -1,0 +1,215 @@
+//! Lines go to standard output through a thread of their own, so that no request waits for whoever reads
+//! them: a pipe that nobody empties, a disk that is full.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that may wait for a slow reader; beyond it they are dropped and counted.
+const QUEUE: usize = 8192;
+/// Bytes that are written at once.
+const BATCH: usize = 64 * 1024;
+/// How long the last lines may take when the process ends. Somebody who does not read must not keep it.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// What the writing thread is told.
+enum Message {
+    Line(Vec<u8>),
+    End,
+}
+
+/// Ends the writing thread once everything queued is written, or nobody takes it.
+#[derive(Debug)]
+pub(super) struct Last {
+    sender: SyncSender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + LAST_LINES;
+        let pause = || std::thread::sleep(Duration::from_millis(5));
+        while let Err(TrySendError::Full(_)) = self.sender.try_send(Message::End) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            pause();
+        }
+        let Some(thread) = self.thread.take() else { return };
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                return;
+            }
+            pause();
+        }
+        // It does not panic, and nothing is left to tell anybody.
+        let _ = thread.join();
+    }
+}
+
+/// Hands lines to the writing thread.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    sender: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// A queue to standard output; lines that are lost are counted in `dropped`.
+pub(super) fn to_stdout(dropped: Arc<AtomicU64>) -> (Queue, Last) {
+    // Without the line buffer of `Stdout`, which keeps what could not be written.
+    let out = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    to(out.ok(), dropped)
+}
+
+fn to<W: Write + Send + 'static>(out: Option<W>, dropped: Arc<AtomicU64>) -> (Queue, Last) {
+    let (sender, receiver) = sync_channel(QUEUE);
+    let counted = Arc::clone(&dropped);
+    let write = move || match out {
+        Some(mut out) => write_out(&receiver, &mut out, &counted),
+        None => write_out(&receiver, &mut io::stdout(), &counted),
+    };
+    let thread = std::thread::Builder::new().name("gantry-log".into()).spawn(write).ok();
+    (Queue { sender: sender.clone(), dropped }, Last { sender, thread })
+}
+
+fn write_out(messages: &Receiver<Message>, out: &mut impl Write, dropped: &AtomicU64) {
+    let (mut batch, mut lines, mut told) = (Vec::with_capacity(BATCH), 0, 0);
+    while let Ok(Message::Line(line)) = messages.recv() {
+        let mut next = Some(Message::Line(line));
+        while let Some(Message::Line(line)) = next {
+            batch.extend_from_slice(&line);
+            lines += 1;
+            next = if batch.len() < BATCH { messages.try_recv().ok() } else { None };
+        }
+        let lost = dropped.load(Ordering::Relaxed);
+        if lost > told {
+            let words = format!("gantry: {} log lines were dropped, since whoever takes them is too slow or full\n", lost - told);
+            batch.extend_from_slice(words.as_bytes());
+        }
+        // A reader that has gone away must not end the proxy: the lines are lost.
+        match out.write_all(&batch).and_then(|()| out.flush()) {
+            Ok(()) => told = lost,
+            Err(_) => {
+                dropped.fetch_add(lines, Ordering::Relaxed);
+            }
+        }
+        batch.clear();
+        lines = 0;
+        if matches!(next, Some(Message::End)) {
+            return;
+        }
+    }
+}
+
+impl Write for &Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.sender.try_send(Message::Line(line.to_vec())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> &'a Self {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+
+    use super::*;
+
+    /// Standard output as it can be: `Err` is a full disk, a closed gate a pipe that nobody empties.
+    #[derive(Clone, Default)]
+    struct Out(Arc<(Mutex<State>, Condvar)>);
+
+    #[derive(Default)]
+    struct State {
+        written: Vec<u8>,
+        full: bool,
+        shut: bool,
+    }
+
+    impl Out {
+        fn set(&self, change: impl FnOnce(&mut State)) {
+            change(&mut self.0.0.lock().unwrap());
+            self.0.1.notify_all();
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(self.0.0.lock().unwrap().written.clone()).unwrap()
+        }
+    }
+
+    impl Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut state = self.0.1.wait_while(self.0.0.lock().unwrap(), |state| state.shut).unwrap();
+            if state.full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            state.written.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn say(queue: &Queue, line: &str) {
+        let mut queue = queue;
+        queue.write_all(line.as_bytes()).unwrap();
+    }
+
+    fn until(what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < deadline, "waited in vain: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_takes_are_counted_and_told_of_later() {
+        let (out, dropped) = (Out::default(), Arc::new(AtomicU64::new(0)));
+        let (queue, last) = to(Some(out.clone()), Arc::clone(&dropped));
+        out.set(|state| state.full = true);
+        say(&queue, "one\n");
+        say(&queue, "two\n");
+        until("both are lost", || dropped.load(Ordering::Relaxed) == 2);
+        out.set(|state| state.full = false);
+        say(&queue, "three\n");
+        drop(last);
+        assert!(out.text().starts_with("three\ngantry: 2 log lines were dropped"), "{}", out.text());
+    }
+
+    #[test]
+    fn a_reader_that_never_reads_keeps_nobody() {
+        let (out, dropped) = (Out::default(), Arc::new(AtomicU64::new(0)));
+        out.set(|state| state.shut = true);
+        let (queue, last) = to(Some(out.clone()), Arc::clone(&dropped));
+        for _ in 0..3 * QUEUE {
+            say(&queue, "a line that is long enough to be one\n");
+        }
+        assert!(dropped.load(Ordering::Relaxed) >= QUEUE as u64);
+        drop(last);
+        assert_eq!(out.text(), "");
+        out.set(|state| state.shut = false);
+    }
+}
