@@ -18,12 +18,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
 use crate::body::Body;
-use crate::certs::Certificates;
+use crate::certs::{Certificates, HttpChallenges};
 use crate::config::{Config, Http2};
 use crate::edge::{Edge, Policies};
 use crate::identity::Validator;
 use crate::lifecycle::{Health, Stop};
-use crate::listen::{self, Settings, TlsSettings};
+use crate::listen::{self, ProxyPeers, Settings, TlsSettings};
 use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::outbound::api::Api;
@@ -118,8 +118,9 @@ impl Bound {
         let client = Client::new(&config, api.clone(), Arc::clone(&metrics));
         let validator = Validator::new(&config.identity, api);
         let login = Login::new(&config, validator, client.clone(), Arc::clone(&metrics), control.handle().clone());
-        let policies =
-            Policies::new(&config, login, Arc::clone(&metrics), Arc::clone(&health)).map_err(|why| StartError::new("login", why))?;
+        let challenges = HttpChallenges::default();
+        let policies = Policies::new(&config, login, Arc::clone(&metrics), Arc::clone(&health), challenges)
+            .map_err(|why| StartError::new("login", why))?;
         let policies = Arc::new(policies);
 
         let mut threads = Vec::new();
@@ -220,10 +221,14 @@ impl Worker {
                     pool.sweep();
                 }
             });
+            let tls = self.config.server.tls.as_ref();
+            let handshake_timeout = tls.map_or(self.config.server.header_timeout, |tls| tls.handshake_timeout);
             let settings = Settings {
                 trusted: self.config.server.trusted_proxies.into(),
                 header_timeout: self.config.server.header_timeout,
                 shard,
+                proxies: ProxyPeers::new(self.config.server.proxy_protocol),
+                handshake_timeout,
                 tls: None,
                 http2: self.config.server.http2,
                 stop: self.stop.clone(),
@@ -232,10 +237,7 @@ impl Worker {
                 let edge = std::rc::Rc::clone(&edge);
                 async move { edge.handle(request, peer).await }
             };
-            let tls = self.config.server.tls.as_ref().zip(self.certificates).map(|(tls, certificates)| Settings {
-                tls: Some(TlsSettings { certificates, handshake_timeout: tls.handshake_timeout }),
-                ..settings.clone()
-            });
+            let tls = self.certificates.map(|certificates| Settings { tls: Some(TlsSettings { certificates }), ..settings.clone() });
             let plain_served = serve(self.plain, Some(settings), handler.clone());
             let tls_served = serve(self.tls, tls, handler);
             let (plain_served, tls_served) = tokio::join!(plain_served, tls_served);
@@ -316,6 +318,8 @@ fn control_loop(
                 trusted: Arc::from([]),
                 header_timeout: Duration::from_secs(10),
                 shard: metrics.detached_shard(),
+                proxies: ProxyPeers::new(Vec::new()),
+                handshake_timeout: Duration::from_secs(10),
                 tls: None,
                 http2,
                 // Probes are answered until the very end.
