@@ -29,6 +29,9 @@ pub enum Failure {
     /// A method that a proxy must not forward (`CONNECT`, `TRACE`).
     #[error("method not allowed")]
     MethodNotAllowed,
+    /// An extended CONNECT for something other than a WebSocket (RFC 8441 §4, RFC 9220 §3).
+    #[error("the protocol that CONNECT asks for is not implemented")]
+    UnknownProtocol,
     /// An expectation other than `100-continue` (RFC 9110 §10.1.1).
     #[error("expectation failed")]
     ExpectationFailed,
@@ -60,7 +63,7 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::UnknownTransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::UnknownTransferCoding | Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -78,6 +81,7 @@ impl Failure {
             Self::BadRequest(_)
             | Self::UnknownTransferCoding
             | Self::MethodNotAllowed
+            | Self::UnknownProtocol
             | Self::ExpectationFailed
             | Self::NotFound
             | Self::RequestTimeout(_) => Fault::Client,
@@ -92,6 +96,7 @@ impl Failure {
             Self::BadRequest(why) => why,
             Self::UnknownTransferCoding => "This transfer coding is not supported.",
             Self::MethodNotAllowed => "This method is not allowed here.",
+            Self::UnknownProtocol => "Only WebSockets can be opened here.",
             Self::ExpectationFailed => "The request expects something that is not supported here.",
             Self::NotFound => "There is nothing here.",
             Self::RequestTimeout(_) => "The request did not arrive in time.",

@@ -49,6 +49,54 @@ impl RouteLabel {
     }
 }
 
+/// How a TLS handshake ended: the `outcome` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// Well.
+    Done,
+    /// Not in time.
+    Timeout,
+    /// The client spoke plain HTTP.
+    PlainHttp,
+    /// No version, cipher or protocol that both sides know.
+    Incompatible,
+    /// The client's certificate is missing or no good.
+    ClientCertificate,
+    /// The client does not take our certificate, or gave another alert.
+    Alert,
+    /// The client went away.
+    Aborted,
+    /// Anything else that is not TLS.
+    Malformed,
+}
+
+impl Handshake {
+    const ALL: [Self; 8] = [
+        Self::Done,
+        Self::Timeout,
+        Self::PlainHttp,
+        Self::Incompatible,
+        Self::ClientCertificate,
+        Self::Alert,
+        Self::Aborted,
+        Self::Malformed,
+    ];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "ok",
+            Self::Timeout => "timeout",
+            Self::PlainHttp => "plain_http",
+            Self::Incompatible => "incompatible",
+            Self::ClientCertificate => "client_certificate",
+            Self::Alert => "alert",
+            Self::Aborted => "aborted",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
 /// Upper bounds of the duration histogram, in microseconds.
 const BUCKETS: [u64; 11] = [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 30_000_000];
 const CODES: usize = 500;
@@ -63,6 +111,8 @@ pub struct Shard {
     upstream_connections: AtomicI64,
     upstream_retries: AtomicU64,
     requests: AtomicI64,
+    handshakes: [AtomicU64; Handshake::ALL.len()],
+    proxy_headers_refused: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -99,6 +149,8 @@ impl Shard {
             upstream_connections: AtomicI64::new(0),
             upstream_retries: AtomicU64::new(0),
             requests: AtomicI64::new(0),
+            handshakes: std::array::from_fn(|_| AtomicU64::new(0)),
+            proxy_headers_refused: AtomicU64::new(0),
         }
     }
 
@@ -137,6 +189,16 @@ impl Shard {
     /// A request was sent again because the pooled connection had gone stale.
     pub fn upstream_retry(&self) {
         self.upstream_retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A TLS handshake ended.
+    pub fn handshake(&self, outcome: Handshake) {
+        self.handshakes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was closed because it did not begin with the PROXY protocol header that it owes.
+    pub fn proxy_header_refused(&self) {
+        self.proxy_headers_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     fn hold(self: &Arc<Self>, gauge: fn(&Self) -> &AtomicI64) -> Held {
@@ -384,6 +446,12 @@ impl Collector for Shards {
         }
         families.extend(requests.collect());
         families.extend(self.durations());
+        let handshakes = counters("gantry_tls_handshakes_total", "TLS handshakes, by how they ended.", &["outcome"]);
+        for outcome in Handshake::ALL {
+            let count = self.sum(|shard| shard.handshakes[outcome as usize].load(Ordering::Relaxed));
+            handshakes.with_label_values(&[outcome.as_str()]).inc_by(count);
+        }
+        families.extend(handshakes.collect());
         families.extend(self.gauge("gantry_connections", "Client connections open.", |s| &s.connections));
         families.extend(self.gauge("gantry_http_requests_in_flight", "Requests whose answers are not done.", |s| &s.requests));
         families.extend(self.gauge("gantry_websocket_connections", "WebSockets open.", |s| &s.websockets));
@@ -391,6 +459,9 @@ impl Collector for Shards {
         for (name, help, read) in [
             ("gantry_connections_total", "Client connections accepted.", (|s| &s.connections_total) as fn(&Shard) -> &AtomicU64),
             ("gantry_upstream_retries_total", "Requests sent again because a pooled connection had gone stale.", |s| &s.upstream_retries),
+            ("gantry_proxy_headers_refused_total", "Connections closed for a missing or malformed PROXY protocol header.", |s| {
+                &s.proxy_headers_refused
+            }),
         ] {
             let counter = IntCounter::new(name, help).expect("constant name");
             counter.inc_by(self.sum(|shard| read(shard).load(Ordering::Relaxed)));
@@ -468,6 +539,12 @@ mod tests {
         assert!(text.contains("gantry_http_request_duration_seconds_bucket{route=\"upstream\",le=\"0.0025\"} 1"), "{text}");
         assert!(text.contains("gantry_http_request_duration_seconds_count{route=\"upstream\"} 2"), "{text}");
         assert!(text.contains("gantry_websocket_connections 1"), "{text}");
+        metrics.shard(0).handshake(Handshake::Done);
+        metrics.shard(1).handshake(Handshake::Timeout);
+        let text = metrics.exposition();
+        for (outcome, count) in [("ok", 1), ("timeout", 1), ("alert", 0)] {
+            assert!(text.contains(&format!("gantry_tls_handshakes_total{{outcome=\"{outcome}\"}} {count}\n")), "{text}");
+        }
         drop(held);
         assert!(metrics.exposition().contains("gantry_websocket_connections 0"));
     }

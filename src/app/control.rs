@@ -17,7 +17,7 @@ use crate::admin::Admin;
 use crate::admin::verbs::Verbs;
 use crate::lifecycle::service::{Heartbeats, ServiceManager};
 use crate::lifecycle::{Health, Stop};
-use crate::listen::{self, Settings};
+use crate::listen::{self, ProxyPeers, Settings};
 use crate::metrics::Metrics;
 use crate::rocketchat::Client;
 
@@ -63,6 +63,8 @@ async fn serve_admin(listener: TcpListener, admin: Admin, verbs: Verbs, metrics:
         trusted: Arc::from([]),
         header_timeout: Duration::from_secs(10),
         shard: metrics.detached_shard(),
+        proxies: ProxyPeers::new(Vec::new()),
+        handshake_timeout: Duration::from_secs(10),
         tls: None,
         http2: verbs.http2(),
         // Probes are answered until the very end.

@@ -26,6 +26,7 @@ pub use sockets::Activated;
 
 use crate::admin::Admin;
 use crate::admin::verbs::Verbs;
+use crate::certs::HttpChallenges;
 use crate::config::Config;
 use crate::lifecycle::service::ServiceManager;
 use crate::lifecycle::{Health, Stop, reload as reloading};
@@ -130,7 +131,12 @@ impl Bound {
         metrics.of_process(process);
         let health = Health::new(&[("rocketchat", true), ("service_account", false)]);
         let control = runtime().map_err(thread_words)?;
-        let lasting = Lasting { metrics: Arc::clone(&metrics), health: Arc::clone(&health), control: control.handle().clone() };
+        let lasting = Lasting {
+            metrics: Arc::clone(&metrics),
+            health: Arc::clone(&health),
+            challenges: HttpChallenges::default(),
+            control: control.handle().clone(),
+        };
         let site = Arc::new(ArcSwap::from_pointee(Site::new(config, None, &lasting)?));
         let watchdog = Watchdog::new(service, count);
         let (reloads, asked) = reloading::channel();

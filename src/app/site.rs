@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::StartError;
-use crate::certs::Certificates;
+use crate::certs::{Certificates, HttpChallenges};
 use crate::config::Config;
 use crate::edge::Policies;
 use crate::identity::Validator;
@@ -22,6 +22,7 @@ use crate::rocketchat::Client;
 pub(super) struct Lasting {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
+    pub(super) challenges: HttpChallenges,
     pub(super) control: Handle,
 }
 
@@ -82,7 +83,7 @@ impl<'a> Before<'a> {
 impl Site {
     /// Builds a generation: from nothing, or as the successor of another.
     pub(super) fn new(config: Config, before: Option<Before<'_>>, lasting: &Lasting) -> Result<Self, StartError> {
-        let Lasting { metrics, health, control } = lasting;
+        let Lasting { metrics, health, challenges, control } = lasting;
         let kept = |keys: &[&str]| before.as_ref().and_then(|before| before.unless(keys));
         let way = match kept(&Way::KEYS).filter(|_| !Way::reads_files(&config)) {
             Some(old) => Arc::clone(&old.way),
@@ -111,8 +112,8 @@ impl Site {
                 Login::new(&config, validator, client.clone(), Arc::clone(metrics), control.clone())
             }
         };
-        let policies =
-            Policies::new(&config, login.clone(), Arc::clone(metrics), Arc::clone(health)).map_err(|why| StartError::new("login", why))?;
+        let policies = Policies::new(&config, login.clone(), Arc::clone(metrics), Arc::clone(health), challenges.clone())
+            .map_err(|why| StartError::new("login", why))?;
         let certificates = certificates(&config, before.as_ref())?;
         let generation = before.map_or(0, |before| before.site.generation) + 1;
         Ok(Self { generation, config, policies: Arc::new(policies), way, certificates, client, login })

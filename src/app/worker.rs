@@ -22,7 +22,7 @@ use crate::body::Body;
 use crate::edge::Edge;
 use crate::lifecycle::service::Heartbeats;
 use crate::lifecycle::{Health, Stop};
-use crate::listen::{self, Settings, TlsSettings};
+use crate::listen::{self, ProxyPeers, Settings, TlsSettings};
 use crate::metrics::Shard;
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::peer::Peer;
@@ -217,14 +217,13 @@ impl Generation {
             trusted: server.trusted_proxies.clone().into(),
             header_timeout: server.header_timeout,
             shard: Arc::clone(shard),
+            proxies: ProxyPeers::new(server.proxy_protocol.clone()),
+            handshake_timeout: server.tls.as_ref().map_or(server.header_timeout, |tls| tls.handshake_timeout),
             tls: None,
             http2: server.http2,
             stop: stop.clone(),
         };
-        let tls = server.tls.as_ref().zip(site.certificates.clone()).map(|(tls, certificates)| Settings {
-            tls: Some(TlsSettings { certificates, handshake_timeout: tls.handshake_timeout }),
-            ..plain.clone()
-        });
+        let tls = site.certificates.clone().map(|certificates| Settings { tls: Some(TlsSettings { certificates }), ..plain.clone() });
         Self { site, pool, edge, plain, tls }
     }
 }

@@ -4,22 +4,18 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, SEC_WEBSOCKET_ACCEPT, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
 
-use super::tunnel;
+use super::websocket::Handshake;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
 use crate::headers::hop;
 use crate::lifecycle::{Health, Stop};
-use crate::listen::client::ClientIo;
 use crate::metrics::Shard;
-use crate::outbound::patient::Patient;
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::outbound::upload::Upload;
 use crate::peer::Peer;
@@ -52,10 +48,10 @@ impl Forward {
     pub async fn send(&self, req: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<PooledBody>, Failure> {
         let under_way = self.shard.request();
         let (mut parts, body) = req.into_parts();
-        let upgrade = hop::websocket_upgrade(&parts).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
+        let websocket = Handshake::take(&mut parts);
         parts.extensions.clear();
         hop::strip_request(&mut parts.headers);
-        if upgrade.is_some() {
+        if websocket.is_some() {
             hop::restore_upgrade(&mut parts.headers);
         }
         self.rules.apply(&mut parts.headers, peer);
@@ -63,11 +59,18 @@ impl Forward {
             let target = parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
             parts.headers.insert(HOST, target.unwrap_or_else(|| self.host.clone()));
         }
-        if parts.version == Version::HTTP_11 {
-            peer.interim.open();
-        } else {
+        match parts.version {
+            Version::HTTP_11 => peer.interim.open(),
+            Version::HTTP_2 => {
+                if !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) {
+                    // The end of the stream is the end of the body there; hyper's client needs the order.
+                    parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
+            }
             // HTTP/1.0 knows no interim answers, so that it cannot wait for one (RFC 9110 §10.1.1).
-            parts.headers.remove(EXPECT);
+            _ => {
+                parts.headers.remove(EXPECT);
+            }
         }
         parts.version = Version::HTTP_11;
         origin_form(&mut parts.uri);
@@ -92,7 +95,10 @@ impl Forward {
         })?;
         response.body_mut().hold(under_way);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(upgrade, response);
+            return self.switch(websocket, response);
+        }
+        if let Some(websocket) = &websocket {
+            websocket.declined(response.status())?;
         }
         known_framing(response.headers())?;
         hop::strip_response(response.headers_mut());
@@ -101,23 +107,17 @@ impl Forward {
         Ok(response)
     }
 
-    /// Both sides agreed: a task of its own joins them once the 101 is on its way.
-    fn switch(&self, client: Option<OnUpgrade>, mut response: Response<PooledBody>) -> Result<Response<PooledBody>, Failure> {
-        let Some(client) = client else {
+    /// Both sides agreed: a task of its own joins them once the client has its answer.
+    fn switch(&self, asked: Option<Handshake>, mut response: Response<PooledBody>) -> Result<Response<PooledBody>, Failure> {
+        let Some(asked) = asked else {
             return Err(Failure::BadAnswer("it switched protocols without being asked".into()));
         };
-        if !is_websocket(response.headers()) || !response.headers().contains_key(SEC_WEBSOCKET_ACCEPT) {
-            return Err(Failure::BadAnswer("it switched to another protocol than the one asked for".into()));
-        }
-        let upstream = hyper::upgrade::on(&mut response);
-        hop::strip_response(response.headers_mut());
-        hop::restore_upgrade(response.headers_mut());
+        let joint = asked.switched(&mut response)?;
         let held = self.shard.websocket();
         let stop = self.stop.clone();
         self.tunnels.spawn_local(async move {
             let _held = held;
-            let (Ok(client), Ok(upstream)) = (client.await, upstream.await) else { return };
-            if let Err(error) = run(client, upstream, stop.turn_to_leave()).await {
+            if let Err(error) = joint.run(stop.turn_to_leave()).await {
                 tracing::debug!(%error, "WebSocket ended");
             }
         });
@@ -145,21 +145,6 @@ fn known_framing(headers: &HeaderMap) -> Result<(), Failure> {
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
         _ => Err(Failure::BadAnswer("its transfer coding is not chunked".into())),
     }
-}
-
-fn is_websocket(headers: &HeaderMap) -> bool {
-    let mut protocols = headers.get_all(UPGRADE).iter();
-    protocols.next().is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) && protocols.next().is_none()
-}
-
-/// Takes hyper's buffers away from both connections and joins what is left.
-async fn run(client: Upgraded, upstream: Upgraded, leave: impl Future<Output = ()>) -> std::io::Result<()> {
-    let (Ok(client), Ok(upstream)) = (client.downcast::<TokioIo<ClientIo>>(), upstream.downcast::<TokioIo<Patient>>()) else {
-        return Err(std::io::Error::other("a connection of unknown type was upgraded"));
-    };
-    let (early_client, early_upstream): (Bytes, Bytes) = (client.read_buf, upstream.read_buf);
-    let (mut client, mut upstream) = (client.io.into_inner().into_tunnel(), upstream.io.into_inner().into_inner());
-    tunnel::join(&mut client, early_client, &mut upstream, early_upstream, leave).await
 }
 
 /// Path and query, byte for byte, without the scheme and host of an absolute-form target.

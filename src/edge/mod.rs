@@ -6,8 +6,10 @@ mod caught;
 pub mod forward;
 mod frames;
 pub mod pages;
+pub mod plain;
 pub mod route;
 pub mod tunnel;
+mod websocket;
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -15,19 +17,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CONNECTION, ORIGIN, RETRY_AFTER, UPGRADE};
+use http::header::{ACCEPT, ALLOW, CONNECTION, ORIGIN, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
+use crate::certs::HttpChallenges;
 use crate::config::Config;
 use crate::error::{Failure, Fault};
 use crate::headers::cors::CorsPolicy;
 use crate::headers::forwarded::Forwarding;
 use crate::headers::framing::FramingPolicy;
+use crate::headers::http2::ExtendedConnect;
 use crate::headers::watch::Flaw;
 use crate::headers::{redact, request};
 use crate::lifecycle::{Health, Stop};
@@ -39,6 +44,7 @@ use callback::{Asked, Callback};
 use caught::caught;
 use forward::Forward;
 use pages::Pages;
+use plain::PlainDoor;
 use route::{Paths, Route};
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -51,6 +57,8 @@ pub struct Policies {
     framing: FramingPolicy,
     cors: CorsPolicy,
     callback: Callback,
+    plain: PlainDoor,
+    hsts: Option<HeaderValue>,
     pages: Pages,
     login: Login,
     access_log: bool,
@@ -61,13 +69,21 @@ impl Policies {
     ///
     /// # Errors
     /// A file of `[login]` cannot be used; the words name it.
-    pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>, health: Arc<Health>) -> Result<Self, String> {
+    pub fn new(
+        config: &Config,
+        login: Login,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+        challenges: HttpChallenges,
+    ) -> Result<Self, String> {
         Ok(Self {
             paths: Paths::new(&config.login),
             forwarding: Arc::new(Forwarding::new(config)),
             framing: FramingPolicy::new(&config.framing),
             cors: CorsPolicy::new(&config.cors.allowed_origins),
             callback: Callback::new(config, login.clone(), metrics, health),
+            plain: PlainDoor::new(&config.server, challenges),
+            hsts: config.server.tls.as_ref().and_then(|tls| tls.hsts.clone()),
             pages: Pages::new(config).map_err(|error| error.to_string())?,
             login,
             access_log: config.log.access,
@@ -94,6 +110,10 @@ struct Seen {
     accept: Option<HeaderValue>,
     client: IpAddr,
     id: RequestId,
+    /// Opens a WebSocket over HTTP/2.
+    connect: bool,
+    http1: bool,
+    tls: bool,
     /// A preflight that is answered here: its grants stand already.
     preflight: bool,
     logout: Option<PassingLogout>,
@@ -146,18 +166,23 @@ impl Edge {
                 peer.note_unread();
                 Err(failure)
             }
+            (Ok(()), Route::Redirect) => Ok(seen.ours(self.policies.plain.redirect(request.uri()))),
+            (Ok(()), Route::Challenge) => Ok(seen.ours(self.policies.plain.challenge(request.method(), request.uri()))),
             (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&request)),
             (Ok(()), Route::Upstream) => self.forward.send(request, peer).await.map(|response| response.map(Body::Passed)),
             (Ok(()), Route::Hidden) => Err(Failure::NotFound),
+            // A success would open a tunnel that leads nowhere.
+            (Ok(()), _) if seen.connect => Err(Failure::MethodNotAllowed),
             (Ok(()), _) => Ok(self.own(seen, peer, request).await),
         }
     }
 
     fn look(&self, request: &Request<Incoming>, peer: &Peer) -> Seen {
         let path = request.uri().path();
-        let route = self.policies.paths.route(path);
         let headers = request.headers();
-        let websocket = route == Route::Upstream && headers.contains_key(UPGRADE);
+        let route = self.policies.plain.route(peer, request.uri(), headers).unwrap_or_else(|| self.policies.paths.route(path));
+        let connect = request.extensions().get::<ExtendedConnect>().is_some();
+        let websocket = route == Route::Upstream && (connect || headers.contains_key(UPGRADE));
         Seen {
             started: Instant::now(),
             route,
@@ -168,6 +193,9 @@ impl Edge {
             accept: headers.get(ACCEPT).cloned(),
             client: self.policies.forwarding.client_ip(headers, peer),
             id: given_id(request, peer).unwrap_or_else(RequestId::random),
+            connect,
+            http1: request.version() < Version::HTTP_2,
+            tls: peer.tls,
             preflight: *request.method() == Method::OPTIONS && self.origins(route).preflight(headers).is_some(),
             logout: PassingLogout::of(request),
         }
@@ -204,15 +232,24 @@ impl Edge {
         if matches!(failure, Failure::MethodNotAllowed) {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
-        if failure.closes() {
+        // A stream of HTTP/2 ends by itself.
+        if failure.closes() && seen.http1 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         seen.ours(response)
     }
 
     fn decorate(&self, seen: &Seen, response: &mut Response<Body<PooledBody>>) {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS || (seen.connect && response.status().is_success()) {
             return;
+        }
+        if let Some(hsts) = &self.policies.hsts {
+            // Over plain HTTP it must not be said (RFC 6797 §7.2), by whomever.
+            if seen.tls {
+                response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+            } else {
+                response.headers_mut().remove(STRICT_TRANSPORT_SECURITY);
+            }
         }
         self.policies.framing.apply(seen.path(), response.headers_mut());
         if !seen.preflight {
@@ -295,6 +332,9 @@ fn given_id(request: &Request<Incoming>, peer: &Peer) -> Option<RequestId> {
 fn check<B>(request: &Request<B>) -> Result<(), Failure> {
     if let Some(flaw) = request.extensions().get::<Flaw>() {
         return Err(flaw.failure());
+    }
+    if *request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_some() {
+        return Err(Failure::UnknownProtocol);
     }
     request::check(request.method(), request.uri(), request.version(), request.headers())
 }

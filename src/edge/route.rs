@@ -18,6 +18,10 @@ pub enum Route {
     Logout,
     /// Under our prefix, and nothing there.
     Nowhere,
+    /// On the plain listener: a challenge of a certificate authority.
+    Challenge,
+    /// On the plain listener: to be asked for over https.
+    Redirect,
     /// Rocket.Chat's, and kept from the public.
     Hidden,
     /// Rocket.Chat's.
@@ -32,7 +36,7 @@ impl Route {
             Self::Login => RouteLabel::Login,
             Self::Session => RouteLabel::Session,
             Self::Logout => RouteLabel::Logout,
-            Self::Nowhere => RouteLabel::Own,
+            Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
             Self::Hidden | Self::Upstream => RouteLabel::Upstream,
         }
     }

@@ -385,7 +385,7 @@ mod tests {
             drop(server);
             let mut rest = Vec::new();
             browser.read_to_end(&mut rest).await.unwrap();
-            assert_eq!(rest, []);
+            assert!(rest.is_empty());
             drop(browser);
             assert!(joined.await.unwrap().is_ok_and(|()| true) || size < 64, "an orderly end");
         }

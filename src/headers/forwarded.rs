@@ -108,6 +108,11 @@ impl Forwarding {
     }
 }
 
+/// Whether a trusted peer says that its own client came by https.
+pub fn says_https(headers: &HeaderMap, peer: &Peer) -> bool {
+    peer.trusted() && single(headers, &X_FORWARDED_PROTO).is_some_and(|proto| trim(proto.as_bytes()).eq_ignore_ascii_case(b"https"))
+}
+
 fn ip_value(ip: IpAddr) -> HeaderValue {
     HeaderValue::try_from(ip.to_string()).expect("an address is made of digits, letters, dots and colons")
 }

@@ -3,7 +3,7 @@
 //! Every rule is a plain function, or a policy object that is prepared once at start and then only read.
 //! They run on each proxied request, so that a request which needs no change is not copied.
 //!
-//! Towards the workspace, in this order: [`request::check`], [`hop::strip_request`],
+//! Towards the workspace, in this order: [`http2::prepare`] for a request in HTTP/2, [`request::check`], [`hop::strip_request`],
 //! [`forwarded::Forwarding::apply`], and [`hop::restore_upgrade`] for a WebSocket. On the way back:
 //! [`hop::strip_response`], [`framing::FramingPolicy::apply`], [`cors::CorsPolicy::apply`].
 
@@ -13,6 +13,7 @@ pub mod forwarded;
 pub mod framing;
 pub mod hop;
 mod host;
+pub mod http2;
 pub mod redact;
 pub mod request;
 mod sieve;

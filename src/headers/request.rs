@@ -78,7 +78,7 @@ fn target(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> 
     }
     match host {
         Some(host) if !host::is_valid(host) => return Err(Failure::BadRequest("Host is not a host name")),
-        None if version == Version::HTTP_11 => return Err(Failure::BadRequest("Host is missing")),
+        None if version >= Version::HTTP_11 => return Err(Failure::BadRequest("Host is missing")),
         _ => {}
     }
     if uri.path() == "*" && method != Method::OPTIONS {
@@ -205,7 +205,8 @@ mod tests {
         ] {
             assert_eq!(outcome(method, target, Version::HTTP_11, &[HOST_A]), expected, "{method} {target}");
         }
-        assert_eq!(outcome("GET", "https://a.example/", Version::HTTP_2, &[]), None);
+        assert_eq!(outcome("GET", "https://a.example/", Version::HTTP_2, &[HOST_A]), None);
+        assert_eq!(outcome("GET", "https://a.example/", Version::HTTP_2, &[]), Some(StatusCode::BAD_REQUEST));
     }
 
     #[test]

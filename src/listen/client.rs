@@ -50,10 +50,16 @@ impl Flaws {
 pub struct ClientIo {
     stream: Stream,
     peer: Arc<Peer>,
-    watch: Watch,
-    flaws: Arc<Flaws>,
+    /// The second look at requests; HTTP/2 frames need none.
+    second_look: Option<SecondLook>,
     lingering: Option<Lingering>,
     tunnel: bool,
+}
+
+#[derive(Debug)]
+struct SecondLook {
+    watch: Watch,
+    flaws: Arc<Flaws>,
 }
 
 #[derive(Debug)]
@@ -63,8 +69,16 @@ struct Lingering {
 }
 
 impl ClientIo {
-    pub(super) fn new(stream: Stream, peer: Arc<Peer>, flaws: Arc<Flaws>) -> Self {
-        Self { stream, peer, watch: Watch::default(), flaws, lingering: None, tunnel: false }
+    /// A connection that speaks HTTP/1.1.
+    pub(super) fn http1(stream: Stream, peer: Arc<Peer>, flaws: Arc<Flaws>) -> Self {
+        let second_look = Some(SecondLook { watch: Watch::default(), flaws });
+        Self { stream, peer, second_look, lingering: None, tunnel: false }
+    }
+
+    /// A connection that speaks HTTP/2. What is unread or broken off there concerns a stream, never `peer`,
+    /// so that it does not linger: what had come by then is read, and that is all.
+    pub(super) fn http2(stream: Stream, peer: Arc<Peer>) -> Self {
+        Self { stream, peer, second_look: None, lingering: None, tunnel: false }
     }
 
     /// Writes the interim answers that wait; what hyper writes comes behind them.
@@ -77,6 +91,7 @@ impl ClientIo {
     #[must_use]
     pub fn into_tunnel(mut self) -> Self {
         self.tunnel = true;
+        self.second_look = None;
         self
     }
 }
@@ -96,13 +111,15 @@ impl AsyncRead for ClientIo {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         let read = &buf.filled()[before..];
-        if !this.tunnel && !read.is_empty() {
+        if let Some(SecondLook { watch, flaws }) = &mut this.second_look
+            && !read.is_empty()
+        {
             this.peer.note_unread();
-            this.watch.feed(read);
-            if let Some(flaw) = this.watch.flaw() {
-                this.flaws.note(flaw);
+            watch.feed(read);
+            if let Some(flaw) = watch.flaw() {
+                flaws.note(flaw);
             }
-            if this.watch.is_broken() {
+            if watch.is_broken() {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
         }
@@ -151,7 +168,9 @@ impl AsyncWrite for ClientIo {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    this.peer.note_unread();
+                    if this.second_look.is_some() {
+                        this.peer.note_unread();
+                    }
                     let quiet = Instant::now() + LINGER_QUIET;
                     lingering.quiet.as_mut().reset(quiet.min(lingering.until));
                     // A client that never stops sending is not read from for ever.

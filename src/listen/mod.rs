@@ -1,10 +1,16 @@
-//! Accepting connections and speaking HTTP/1.1 on them. Knows nothing of what is answered.
+//! Accepting connections and speaking HTTP on them. Knows nothing of what is answered.
+//!
+//! A connection is a task of its worker from the moment it is accepted: [`handshake`] opens it, then
+//! [`http1`] or [`http2`] speaks on it.
 
 pub mod client;
-pub mod stream;
+mod handshake;
+mod http1;
+mod http2;
+mod proxy_protocol;
+mod stream;
+pub mod tunnel;
 
-use std::cell::Cell;
-use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
@@ -14,13 +20,9 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::body::BodyError;
@@ -30,13 +32,12 @@ use crate::lifecycle::Stop;
 use crate::metrics::Shard;
 use crate::outbound::connect::tune;
 use crate::peer::Peer;
-use client::{ClientIo, Flaws};
-use stream::Stream;
+use handshake::Opened;
+pub use proxy_protocol::ProxyPeers;
+use stream::Speaks;
 
 /// Connections that the kernel may queue for us.
 const BACKLOG: i32 = 4096;
-/// Bytes of a request head at most; more is answered with 431.
-const MAX_HEAD: usize = 64 * 1024;
 /// How long idle connections stay when draining begins: a client that is about to use one gets its answer, and
 /// learns from that that the connection ends.
 const DRAIN_PAUSE: Duration = Duration::from_secs(1);
@@ -81,8 +82,6 @@ fn socket(addr: SocketAddr, shared: bool) -> io::Result<StdListener> {
 pub struct TlsSettings {
     /// What is shown.
     pub certificates: Certificates,
-    /// Until a handshake is done.
-    pub handshake_timeout: Duration,
 }
 
 /// What a listener needs beyond its handler.
@@ -94,6 +93,10 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// Where connections are counted.
     pub shard: Arc<Shard>,
+    /// Peers whose connections begin with a PROXY protocol header.
+    pub proxies: ProxyPeers,
+    /// How long that header and the TLS handshake may take together.
+    pub handshake_timeout: Duration,
     /// TLS, unless the listener is a plain one.
     pub tls: Option<TlsSettings>,
     /// Limits of HTTP/2 connections.
@@ -183,89 +186,20 @@ where
 {
     let _held = settings.shard.connection();
     tune(&tcp);
+    let opened = tokio::select! {
+        opened = handshake::open(tcp, addr, &settings) => opened,
+        () = settings.stop.aborted() => None,
+    };
+    let Some(Opened { stream, addr }) = opened else { return };
     let ip = addr.ip().to_canonical();
     let trusted = settings.trusted.iter().any(|net| net.contains(&ip));
-    let stream = match &settings.tls {
-        None => Stream::Plain(tcp),
-        Some(tls) => {
-            let handshake = TlsAcceptor::from(tls.certificates.server_config()).accept(tcp);
-            match tokio::time::timeout(tls.handshake_timeout, handshake).await {
-                Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
-                Ok(Err(error)) => return tracing::debug!(peer = %addr, %error, "TLS handshake failed"),
-                Err(_) => return tracing::debug!(peer = %addr, "TLS handshake took too long"),
-            }
-        }
-    };
-    let http2 = stream.speaks_http2();
     let peer = Arc::new(Peer::new(addr, trusted, stream.is_tls()));
-    let flaws = Arc::new(Flaws::default());
-    let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&peer), Arc::clone(&flaws)));
-    let requests = Cell::new(0);
-    let service = service_fn(|mut request: Request<Incoming>| {
-        if let Some(flaw) = flaws.of(requests.replace(requests.get() + 1)) {
-            request.extensions_mut().insert(flaw);
-        }
-        if request.body().is_end_stream() {
-            peer.note_read();
-        }
-        let answer = handler(request, Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
-    if http2 {
-        let mut serving = pin!(
-            http2::Builder::new(LocalExecutor)
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(settings.http2.max_streams)
-                .max_header_list_size(settings.http2.max_header_list)
-                .max_pending_accept_reset_streams(settings.http2.max_resets)
-                .keep_alive_interval(settings.http2.ping_interval)
-                .keep_alive_timeout(settings.http2.ping_timeout)
-                .serve_connection(io, service)
-        );
-        let outcome = tokio::select! {
-            outcome = &mut serving => outcome,
-            () = settings.stop.drained() => {
-                // GOAWAY: what has begun is finished, and what comes too late is begun elsewhere.
-                serving.as_mut().graceful_shutdown();
-                tokio::select! {
-                    outcome = &mut serving => outcome,
-                    () = settings.stop.aborted() => Ok(()),
-                }
-            }
-        };
-        if let Err(error) = outcome {
-            tracing::debug!(peer = %peer.addr, %error, "connection ended");
-        }
-        return;
-    }
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout)
-        .max_header_size(MAX_HEAD)
-        .serve_connection(io, service)
-        .with_upgrades();
-    let mut serving = pin!(serving);
-    let outcome = tokio::select! {
-        outcome = &mut serving => outcome,
-        () = async { settings.stop.drained().await; tokio::time::sleep(DRAIN_PAUSE).await } => {
-            serving.as_mut().graceful_shutdown();
-            tokio::select! {
-                outcome = &mut serving => outcome,
-                () = settings.stop.aborted() => Ok(()),
-            }
-        }
+    let outcome = match stream.speaks() {
+        Speaks::Http1 => http1::serve(stream, peer, settings, handler).await,
+        Speaks::Http2 => http2::serve(stream, peer, settings, handler).await,
+        Speaks::Nothing => Ok(()),
     };
     if let Err(error) = outcome {
-        tracing::debug!(peer = %peer.addr, %error, "connection ended");
-    }
-}
-
-/// Runs what hyper starts for a connection on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        tracing::debug!(peer = %addr, %error, "connection ended");
     }
 }

@@ -17,6 +17,17 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// HTTP/1.1, and 1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Nothing: the handshake was a challenge of a certificate authority (RFC 8737), and it is over.
+    Nothing,
+}
+
 impl Stream {
     /// The TCP connection underneath.
     pub(super) fn tcp(&self) -> &TcpStream {
@@ -31,11 +42,15 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
-    /// Whether both sides agreed on HTTP/2 (ALPN).
-    pub(super) fn speaks_http2(&self) -> bool {
+    /// What both sides agreed on (ALPN).
+    pub(super) fn speaks(&self) -> Speaks {
         match self {
-            Self::Plain(_) => false,
-            Self::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Self::Plain(_) => Speaks::Http1,
+            Self::Tls(tls) => match tls.get_ref().1.alpn_protocol() {
+                Some(b"h2") => Speaks::Http2,
+                Some(b"acme-tls/1") => Speaks::Nothing,
+                _ => Speaks::Http1,
+            },
         }
     }
 }

@@ -15,7 +15,8 @@ use interim::Interim;
 /// The peer of an accepted connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// The socket's remote address, IPv4-mapped addresses unmapped.
+    /// The remote address, IPv4-mapped addresses unmapped: the socket's, or the one that a PROXY protocol
+    /// header told.
     pub addr: SocketAddr,
     /// The address as a header value, prepared once.
     pub ip_value: HeaderValue,
@@ -43,6 +44,22 @@ impl Peer {
             interim: Interim::default(),
             trusted: AtomicBool::new(trusted),
             judged: AtomicU64::new(0),
+            unread: AtomicBool::new(false),
+            truncated: AtomicBool::new(false),
+        }
+    }
+
+    /// The same peer for one stream of an HTTP/2 connection: what is noted of a request or of its answer
+    /// concerns no other stream.
+    #[must_use]
+    pub fn stream(&self) -> Self {
+        Self {
+            addr: self.addr,
+            ip_value: self.ip_value.clone(),
+            tls: self.tls,
+            interim: Interim::default(),
+            trusted: AtomicBool::new(self.trusted()),
+            judged: AtomicU64::new(self.judged.load(Ordering::Relaxed)),
             unread: AtomicBool::new(false),
             truncated: AtomicBool::new(false),
         }

@@ -2,10 +2,12 @@
 
 pub mod audit;
 pub mod browser;
+pub mod http2;
 pub mod keys;
 pub mod origin;
 pub mod proxy;
 pub mod stage;
+pub mod tls;
 pub mod wire;
 pub mod world;
 

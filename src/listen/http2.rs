@@ -1,0 +1,175 @@
+//! HTTP/2 on an accepted connection (RFC 9113).
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http2::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
+
+use super::client::ClientIo;
+use super::stream::Stream;
+use super::{DRAIN_PAUSE, Settings};
+use crate::body::BodyError;
+use crate::headers::http2::prepare;
+use crate::peer::Peer;
+
+/// Bytes of a request body that a client may send before we have read any: on one stream, and on the whole
+/// connection. The second bounds what a connection can make us hold.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of an answer that wait on a stream for a client that does not read.
+const SEND_BUFFER: usize = 64 * 1024;
+/// How long a client that was told to go away may take to say that it has heard, while nothing is under way.
+const GOODBYE: Duration = Duration::from_secs(10);
+
+/// Serves a connection until it ends. A connection without a request under way ends after the time that an
+/// idle one of HTTP/1.1 has, by GOAWAY, as does one that never begins to speak HTTP/2.
+///
+/// # Errors
+/// Why it ended, other than in order.
+pub(super) async fn serve<H, F, B>(stream: Stream, peer: Arc<Peer>, settings: Settings, handler: H) -> hyper::Result<()>
+where
+    H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body + 'static,
+    B::Error: Into<BodyError>,
+{
+    let limits = settings.http2;
+    let tasks = Tasks::default();
+    let io = TokioIo::new(ClientIo::http2(stream, Arc::clone(&peer)));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        prepare(&mut request);
+        let answer = handler(request, Arc::new(peer.stream()));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let serving = Builder::new(tasks.clone())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.max_header_list)
+        .max_pending_accept_reset_streams(limits.max_resets)
+        .max_local_error_reset_streams(limits.max_resets)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.ping_timeout)
+        .enable_connect_protocol()
+        .serve_connection(io, service);
+    let mut serving = pin!(serving);
+    tokio::select! {
+        outcome = &mut serving => return outcome,
+        () = async { settings.stop.drained().await; tokio::time::sleep(DRAIN_PAUSE).await } => {}
+        () = tasks.idle_for(settings.header_timeout) => {}
+    }
+    // Streams that are open go on; no new ones are taken.
+    serving.as_mut().graceful_shutdown();
+    tokio::select! {
+        outcome = &mut serving => outcome,
+        () = settings.stop.aborted() => Ok(()),
+        () = tasks.idle_for(GOODBYE) => Ok(()),
+    }
+}
+
+/// Runs what hyper starts for a connection on the worker's own thread, and knows how much of it there is: a
+/// task for each request, which lives until its answer is sent, and one for each tunnel.
+#[derive(Clone, Debug, Default)]
+struct Tasks(Rc<Running>);
+
+#[derive(Debug)]
+struct Running {
+    count: Cell<usize>,
+    /// When the last one began or ended.
+    changed: Cell<Instant>,
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Self { count: Cell::new(0), changed: Cell::new(Instant::now()) }
+    }
+}
+
+impl Running {
+    fn change(&self, count: usize) {
+        self.count.set(count);
+        self.changed.set(Instant::now());
+    }
+}
+
+/// One task; it counts until it is dropped.
+struct Counted(Rc<Running>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.change(self.0.count.get() - 1);
+    }
+}
+
+impl Tasks {
+    /// Resolves once there has been no task for this long, from now on.
+    async fn idle_for(&self, time: Duration) {
+        let mut due = Instant::now() + time;
+        loop {
+            tokio::time::sleep_until(due).await;
+            due = if self.0.count.get() > 0 { Instant::now() } else { self.0.changed.get() } + time;
+            if due <= Instant::now() {
+                return;
+            }
+        }
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, future: F) {
+        self.0.change(self.0.count.get() + 1);
+        let counted = Counted(Rc::clone(&self.0));
+        tokio::task::spawn_local(async move {
+            let _counted = counted;
+            future.await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::rt::Executor;
+    use tokio::sync::oneshot;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_is_when_nothing_has_been_under_way_for_that_long() {
+        let minute = Duration::from_mins(1);
+        LocalSet::new()
+            .run_until(async {
+                let (tasks, begun) = (Tasks::default(), Instant::now());
+                tasks.idle_for(minute).await;
+                assert_eq!(begun.elapsed(), minute);
+                let (end, ended) = oneshot::channel::<()>();
+                tasks.execute(async move {
+                    let _ = ended.await;
+                });
+                assert!(tokio::time::timeout(minute * 10, tasks.idle_for(minute)).await.is_err(), "a request is under way");
+                let ending = Instant::now();
+                let last = tasks.clone();
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(minute / 2).await;
+                    drop(end);
+                    tokio::time::sleep(minute / 2).await;
+                    last.execute(async {});
+                });
+                tasks.idle_for(minute).await;
+                assert_eq!(ending.elapsed(), minute * 2, "a short one counts from its end");
+            })
+            .await;
+    }
+}
