@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
 use crate::body::Body;
-use crate::certs::Certificates;
+use crate::certs::{self, Certificates, Flaw, HttpChallenges, acme};
 use crate::config::{Config, Http2};
 use crate::edge::{Edge, Policies};
 use crate::identity::Validator;
@@ -102,21 +102,33 @@ impl Bound {
     pub fn start(self) -> Result<Running, StartError> {
         let (public_addr, tls_addr, admin_addr) = (self.public_addr(), self.tls_addr(), self.admin_addr());
         let Self { config, plain, tls, admin, .. } = self;
-        let certificates = match &config.server.tls {
-            None => None,
-            Some(tls) => Some(Certificates::load(tls).map_err(|why| StartError::new("server.tls", why))?),
-        };
         let stop = Stop::default();
         let metrics = Metrics::new(config.server.workers);
-        let health = Health::new(&[("rocketchat", true), ("service_account", false)]);
-        let connector = Connector::new(config.upstream.connect_timeout, config.upstream.ca_file.as_deref())
-            .map_err(|error| StartError::new("upstream.ca_file", error.to_string()))?;
+        let mut checks = vec![("rocketchat", true), ("service_account", false)];
+        checks.extend(config.server.tls.as_ref().map(|_| (certs::CHECK, false)));
+        let health = Health::new(&checks);
+        let connector = Connector::of(&config.upstream).map_err(|error| StartError::new("upstream.ca_file", error.to_string()))?;
+        let to_workspace = connector
+            .for_workspace(&config.rocketchat.tls)
+            .map_err(|error| StartError::new("rocketchat.tls.client_cert_file", error.to_string()))?;
         let target = Target::of(&config.rocketchat.url).map_err(|why| StartError::new("rocketchat.url", why))?;
         let control = runtime().map_err(thread_words)?;
 
-        let api = Api::new(connector.clone(), control.handle().clone());
-        let client = Client::new(&config, api.clone(), Arc::clone(&metrics));
-        let validator = Validator::new(&config.identity, api);
+        let certificates = match &config.server.tls {
+            None => None,
+            Some(_) => Some(Certificates::load(&config.server).map_err(|flaws| flaw_words(&flaws))?),
+        };
+        let http_challenges = HttpChallenges::default();
+        let keeper = match config.server.acme.as_ref().zip(certificates.clone()) {
+            None => None,
+            Some((acme, shown)) => {
+                let made = acme::Keeper::new(acme, shown, http_challenges, Arc::clone(&metrics), control.handle().clone());
+                Some(made.map_err(|flaw| flaw_words(&[flaw]))?)
+            }
+        };
+
+        let client = Client::new(&config, Api::new(to_workspace.clone(), control.handle().clone()), Arc::clone(&metrics));
+        let validator = Validator::new(&config.identity, Api::new(connector, control.handle().clone()));
         let login = Login::new(&config, validator, client.clone(), Arc::clone(&metrics), control.handle().clone());
         let policies =
             Policies::new(&config, login, Arc::clone(&metrics), Arc::clone(&health)).map_err(|why| StartError::new("login", why))?;
@@ -131,7 +143,7 @@ impl Bound {
                 certificates: certificates.clone(),
                 config: config.clone(),
                 policies: Arc::clone(&policies),
-                connector: connector.clone(),
+                connector: to_workspace.clone(),
                 target: target.clone(),
                 metrics: Arc::clone(&metrics),
                 health: Arc::clone(&health),
@@ -142,10 +154,11 @@ impl Bound {
         }
         let (finished, wait) = oneshot::channel();
         let watch = Watch { client, health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
+        let shown = Shown { certificates, keeper, health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
         let admin = admin.map(|listener| (listener, Admin { metrics: Arc::clone(&metrics), health, stop: stop.clone() }));
         let admin_metrics = Arc::clone(&metrics);
         let http2 = config.server.http2;
-        let control_thread = spawn("gantry-control".into(), move || control_loop(&control, watch, admin, &admin_metrics, http2, wait))
+        let control_thread = spawn("gantry-control".into(), move || control_loop(&control, watch, shown, admin, &admin_metrics, http2, wait))
             .map_err(thread_words)?;
         Ok(Running {
             stop,
@@ -175,6 +188,11 @@ fn bind_words(addr: SocketAddr, error: &io::Error) -> String {
         _ => "choose another address",
     };
     format!("cannot listen on {addr}: {error}; {hint}")
+}
+
+/// The first flaw; `gantry check` tells all of them.
+fn flaw_words(flaws: &[Flaw]) -> StartError {
+    flaws.first().map_or_else(|| StartError::new("server.tls", "cannot be used"), |flaw| StartError::new(flaw.key, flaw.why.clone()))
 }
 
 fn thread_words(error: impl std::fmt::Display) -> StartError {
@@ -300,9 +318,31 @@ impl Watch {
     }
 }
 
+/// Keeps the certificates as they should be.
+struct Shown {
+    certificates: Option<Certificates>,
+    keeper: Option<acme::Keeper>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl Shown {
+    async fn keep(self) {
+        let Some(certificates) = self.certificates else { return };
+        let watching = certificates.watch(self.metrics, self.health);
+        match self.keeper {
+            Some(keeper) => {
+                tokio::join!(watching, keeper.run());
+            }
+            None => watching.await,
+        }
+    }
+}
+
 fn control_loop(
     control: &Runtime,
     watch: Watch,
+    shown: Shown,
     admin: Option<(TcpListener, Admin)>,
     metrics: &Arc<Metrics>,
     http2: Http2,
@@ -311,6 +351,7 @@ fn control_loop(
     let local = LocalSet::new();
     local.block_on(control, async move {
         tokio::task::spawn_local(watch.run());
+        tokio::task::spawn_local(shown.keep());
         if let Some((listener, admin)) = admin {
             let settings = Settings {
                 trusted: Arc::from([]),
