@@ -107,10 +107,8 @@ impl Bound {
         let mut checks = vec![("rocketchat", true), ("service_account", false)];
         checks.extend(config.server.tls.as_ref().map(|_| (certs::CHECK, false)));
         let health = Health::new(&checks);
-        let connector = Connector::of(&config.upstream).map_err(|error| StartError::new("upstream.ca_file", error.to_string()))?;
-        let to_workspace = connector
-            .for_workspace(&config.rocketchat.tls)
-            .map_err(|error| StartError::new("rocketchat.tls.client_cert_file", error.to_string()))?;
+        let connector = Connector::of(&config.upstream).map_err(|bad| StartError::new(bad.key, bad.why))?;
+        let to_workspace = connector.for_workspace(&config.rocketchat.tls).map_err(|bad| StartError::new(bad.key, bad.why))?;
         let target = Target::of(&config.rocketchat.url).map_err(|why| StartError::new("rocketchat.url", why))?;
         let control = runtime().map_err(thread_words)?;
 
@@ -118,11 +116,11 @@ impl Bound {
             None => None,
             Some(_) => Some(Certificates::load(&config.server).map_err(|flaws| flaw_words(&flaws))?),
         };
-        let http_challenges = HttpChallenges::default();
+        let challenges = HttpChallenges::default();
         let keeper = match config.server.acme.as_ref().zip(certificates.clone()) {
             None => None,
             Some((acme, shown)) => {
-                let made = acme::Keeper::new(acme, shown, http_challenges, Arc::clone(&metrics), control.handle().clone());
+                let made = acme::Keeper::new(acme, shown, challenges, Arc::clone(&metrics), control.handle().clone());
                 Some(made.map_err(|flaw| flaw_words(&[flaw]))?)
             }
         };

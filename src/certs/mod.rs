@@ -32,9 +32,10 @@ use self::client_auth::ClientCas;
 use self::slot::Report;
 use self::state::State;
 use self::table::Resolver;
-use crate::config::{PairFiles, Server};
+use crate::config::{Config, PairFiles, Server};
 use crate::lifecycle::Health;
 use crate::metrics::Metrics;
+use crate::outbound::connect::Connector;
 use crate::outbound::tls::provider;
 
 /// How often the files are looked at.
@@ -204,7 +205,14 @@ impl Certificates {
 
 /// Everything that is wrong with the certificates of a configuration, and everything that is suspicious, for
 /// `gantry check`.
-pub fn check(server: &Server) -> (Vec<Flaw>, Vec<Flaw>) {
+pub fn check(config: &Config) -> (Vec<Flaw>, Vec<Flaw>) {
+    let (mut flaws, warnings) = check_server(&config.server);
+    let upstream = Connector::of(&config.upstream).and_then(|connector| connector.for_workspace(&config.rocketchat.tls));
+    flaws.extend(upstream.err().map(|bad| Flaw::new(bad.key, bad.why)));
+    (flaws, warnings)
+}
+
+fn check_server(server: &Server) -> (Vec<Flaw>, Vec<Flaw>) {
     let Some(tls) = &server.tls else { return (Vec::new(), Vec::new()) };
     let (mut flaws, mut warnings) = (Vec::new(), Vec::new());
     let mut look = |name: &str, source: Source, files: &PairFiles| match Pair::read(name, source, files) {

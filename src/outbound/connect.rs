@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Url;
 
-use super::tls::{ClientTls, Keys, Trust, words};
+use super::tls::{BadFile, ClientTls, Keys, Trust, words};
 use crate::config::{Upstream, UpstreamTls};
 
 /// Where a connection goes to.
@@ -106,7 +106,7 @@ impl Connector {
     ///
     /// # Errors
     /// `ca_file` cannot be read or holds no certificate.
-    pub fn new(timeout: Duration, ca_file: Option<&Path>) -> io::Result<Self> {
+    pub fn new(timeout: Duration, ca_file: Option<&Path>) -> Result<Self, BadFile> {
         Self::trusting(timeout, true, ca_file, OTHERS)
     }
 
@@ -114,7 +114,7 @@ impl Connector {
     ///
     /// # Errors
     /// `upstream.ca_file` cannot be read or holds no certificate.
-    pub fn of(upstream: &Upstream) -> io::Result<Self> {
+    pub fn of(upstream: &Upstream) -> Result<Self, BadFile> {
         Self::trusting(upstream.connect_timeout, upstream.platform_roots, upstream.ca_file.as_deref(), OTHERS)
     }
 
@@ -122,7 +122,7 @@ impl Connector {
     ///
     /// # Errors
     /// `ca_file` cannot be read or holds no certificate.
-    pub fn to_authority(timeout: Duration, ca_file: Option<&Path>) -> io::Result<Self> {
+    pub fn to_authority(timeout: Duration, ca_file: Option<&Path>) -> Result<Self, BadFile> {
         Self::trusting(timeout, true, ca_file, AUTHORITY)
     }
 
@@ -131,11 +131,9 @@ impl Connector {
     ///
     /// # Errors
     /// The client certificate and its key cannot be used.
-    pub fn for_workspace(&self, tls: &UpstreamTls) -> io::Result<Self> {
-        let server_name = match &tls.server_name {
-            Some(name) => Some(ServerName::try_from(name.clone()).map_err(|error| io::Error::other(format!("{name}: {error}")))?),
-            None => None,
-        };
+    pub fn for_workspace(&self, tls: &UpstreamTls) -> Result<Self, BadFile> {
+        let named = tls.server_name.clone().map(ServerName::try_from).transpose();
+        let server_name = named.map_err(|error| BadFile { key: "rocketchat.tls.server_name", why: error.to_string() })?;
         Self { tls: Arc::new(self.tls.with(tls.client_pair.clone(), WORKSPACE)), server_name, timeout: self.timeout }.ready()
     }
 
@@ -144,12 +142,12 @@ impl Connector {
         Self { tls: Arc::new(ClientTls::new(Trust::Blind, None, OTHERS)), server_name: None, timeout }
     }
 
-    fn trusting(timeout: Duration, platform: bool, ca_file: Option<&Path>, keys: Keys) -> io::Result<Self> {
+    fn trusting(timeout: Duration, platform: bool, ca_file: Option<&Path>, keys: Keys) -> Result<Self, BadFile> {
         let trust = Trust::Roots { platform, ca_file: ca_file.map(Path::to_owned) };
         Self { tls: Arc::new(ClientTls::new(trust, None, keys)), server_name: None, timeout }.ready()
     }
 
-    fn ready(self) -> io::Result<Self> {
+    fn ready(self) -> Result<Self, BadFile> {
         if self.tls.has_files() {
             // Whoever names a file wants to hear now that it is no good.
             self.tls.config()?;

@@ -85,8 +85,7 @@ impl Keeper {
         control: Handle,
     ) -> Result<Self, Flaw> {
         external_account(acme)?;
-        let connector = Connector::to_authority(CONNECT_TIMEOUT, acme.ca_file.as_deref())
-            .map_err(|error| Flaw::new("server.acme.ca_file", error.to_string()))?;
+        let connector = Connector::to_authority(CONNECT_TIMEOUT, acme.ca_file.as_deref()).map_err(|bad| Flaw::new(bad.key, bad.why))?;
         let cache = Cache::new(acme);
         if let Err(flaw) = cache.prepare() {
             tracing::error!("{flaw}");

@@ -4,7 +4,6 @@
 
 mod words;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,6 +18,28 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use crate::config::PairFiles;
 pub(super) use words::words;
+
+/// A file of the configuration that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {why}")]
+pub struct BadFile {
+    /// The key, dotted.
+    pub key: &'static str,
+    /// What is wrong, with the file's name.
+    pub why: String,
+}
+
+impl BadFile {
+    fn new(key: &'static str, why: impl Into<String>) -> Self {
+        Self { key, why: why.into() }
+    }
+}
+
+impl From<BadFile> for std::io::Error {
+    fn from(bad: BadFile) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, bad)
+    }
+}
 
 /// How often the files are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -72,7 +93,7 @@ struct Generation {
     stamps: Vec<Option<Stamp>>,
     config: Arc<ClientConfig>,
     /// Of the files as they are now, where they are no good.
-    flaw: Option<String>,
+    flaw: Option<BadFile>,
 }
 
 /// What tells one generation of a file from the next; follows symbolic links.
@@ -111,7 +132,7 @@ impl ClientTls {
     ///
     /// # Errors
     /// There is nothing good yet; the words name the file.
-    pub(super) fn config(&self) -> io::Result<Arc<ClientConfig>> {
+    pub(super) fn config(&self) -> Result<Arc<ClientConfig>, BadFile> {
         let Some(known) = self.current.load_full() else {
             // The platform's roots take longer to read than all the rest of the start, so this waits for the first
             // connection that needs them.
@@ -135,8 +156,7 @@ impl ClientTls {
                 tracing::info!(files = ?self.files(), "changed certificates are in use for connections to others");
                 Generation { stamps, config, flaw: None }
             }
-            Err(error) => {
-                let flaw = error.to_string();
+            Err(flaw) => {
                 if known.flaw.as_ref() != Some(&flaw) {
                     tracing::error!("{flaw}; the last good files stay in use");
                 }
@@ -149,8 +169,10 @@ impl ClientTls {
         Ok(config)
     }
 
-    fn build(&self) -> io::Result<Arc<ClientConfig>> {
-        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(io::Error::other)?;
+    fn build(&self) -> Result<Arc<ClientConfig>, BadFile> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider knows the default versions");
         let builder = match &self.trust {
             Trust::Roots { platform, ca_file } => builder.with_root_certificates(self.roots(*platform, ca_file.as_deref())?),
             Trust::Blind => {
@@ -159,38 +181,35 @@ impl ClientTls {
             }
         };
         let Some(PairFiles { cert, key }) = &self.client_pair else { return Ok(Arc::new(builder.with_no_client_auth())) };
-        let client = self.keys.client.unwrap_or("the client certificate");
+        let bad = |why: String| BadFile::new(self.keys.client.unwrap_or_default(), why);
         let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
             .and_then(Iterator::collect::<Result<_, _>>)
-            .map_err(|error| invalid(format!("{client}: {} cannot be used: {error}", cert.display())))?;
+            .map_err(|error| bad(format!("{} cannot be used: {error}", cert.display())))?;
         if chain.is_empty() {
-            return Err(invalid(format!("{client}: {} holds no certificate in PEM form", cert.display())));
+            return Err(bad(format!("{} holds no certificate in PEM form", cert.display())));
         }
-        let private = PrivateKeyDer::from_pem_file(key)
-            .map_err(|error| invalid(format!("{client}: {} cannot be used as its key: {error}", key.display())))?;
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(format!("{} cannot be used as its key: {error}", key.display())))?;
         let config = builder.with_client_auth_cert(chain, private).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
-                invalid(format!("{client}: the key in {} does not belong to the certificate in {}", key.display(), cert.display()))
+                bad(format!("the key in {} does not belong to the certificate in {}", key.display(), cert.display()))
             }
-            other => invalid(format!("{client}: {} and {} cannot be used: {other}", cert.display(), key.display())),
+            other => bad(format!("{} and {} cannot be used: {other}", cert.display(), key.display())),
         })?;
         Ok(Arc::new(config))
     }
 
-    fn roots(&self, platform: bool, ca_file: Option<&Path>) -> io::Result<RootCertStore> {
+    fn roots(&self, platform: bool, ca_file: Option<&Path>) -> Result<RootCertStore, BadFile> {
         let mut roots = if platform { self.platform.get_or_init(platform_roots).clone() } else { RootCertStore::empty() };
-        if let Some(path) = ca_file {
-            let bad = |why: String| invalid(format!("{}: {} {why}", self.keys.ca_file, path.display()));
-            let mut added = 0;
-            let pem = std::fs::read(path).map_err(|error| bad(format!("cannot be read: {error}")))?;
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|error| bad(format!("is not PEM: {error}")))?;
-                roots.add(certificate).map_err(|error| bad(format!("holds a certificate that cannot be used: {error}")))?;
-                added += 1;
-            }
-            if added == 0 {
-                return Err(bad("holds no certificate in PEM form".into()));
-            }
+        let Some(path) = ca_file else { return Ok(roots) };
+        let bad = |why: String| BadFile::new(self.keys.ca_file, format!("{} {why}", path.display()));
+        let pem = std::fs::read(path).map_err(|error| bad(format!("cannot be read: {error}")))?;
+        let before = roots.len();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|error| bad(format!("is not PEM: {error}")))?;
+            roots.add(certificate).map_err(|error| bad(format!("holds a certificate that cannot be used: {error}")))?;
+        }
+        if roots.len() == before {
+            return Err(bad("holds no certificate in PEM form".into()));
         }
         Ok(roots)
     }
@@ -204,10 +223,6 @@ fn platform_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(platform.certs);
     roots
-}
-
-fn invalid(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -2,8 +2,10 @@
 
 pub mod audit;
 pub mod browser;
+pub mod handshake;
 pub mod keys;
 pub mod origin;
+pub mod pebble;
 pub mod proxy;
 pub mod stage;
 pub mod wire;

@@ -9,6 +9,7 @@ use gantry::config;
 pub struct Proxy {
     pub addr: SocketAddr,
     pub admin: SocketAddr,
+    tls: Option<SocketAddr>,
     running: Option<Running>,
 }
 
@@ -48,7 +49,17 @@ impl Proxy {
         let loaded = config::load(None, [], &settings).unwrap_or_else(|problems| panic!("{problems:#?}"));
         let bound = Bound::bind(loaded.config).expect("port 0 is always free");
         let running = bound.start().expect("the configuration is sound");
-        Self { addr: running.public_addr(), admin: running.admin_addr().expect("not off"), running: Some(running) }
+        Self {
+            addr: running.public_addr(),
+            admin: running.admin_addr().expect("not off"),
+            tls: running.tls_addr(),
+            running: Some(running),
+        }
+    }
+
+    /// Where it speaks TLS, with `server.tls.listen` among its keys.
+    pub fn tls_addr(&self) -> SocketAddr {
+        self.tls.expect("server.tls.listen was set")
     }
 
     /// Tells it to drain, as TERM does.
