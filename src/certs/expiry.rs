@@ -61,3 +61,50 @@ impl Told {
         due
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certs::testing;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn told(pair: Pair, days: &[i64]) -> Vec<String> {
+        let end = pair.not_after;
+        let pairs = [Arc::new(pair)];
+        let mut told = Told::default();
+        let at = |days: i64| {
+            let span = DAY * u32::try_from(days.unsigned_abs()).unwrap();
+            if days < 0 { end + span } else { end - span }
+        };
+        days.iter().flat_map(|days| told.due(&pairs, at(*days) + Duration::from_secs(1))).collect()
+    }
+
+    #[test]
+    fn each_of_the_days_is_told_once() {
+        let pair = testing::pair(&["a.example"], testing::days(300, 100));
+        let said = told(pair.clone(), &[60, 22, 21, 21, 20, 8, 7, 7, 6, 3, 3, 1, 1, -1, -1, -5]);
+        assert_eq!(said.len(), 5, "{said:#?}");
+        assert!(said[0].contains("in 20 days") && said[3].contains("in 23 hours") && said[4].contains("expired"), "{said:#?}");
+        assert_eq!(told(pair, &[5]).len(), 1, "what is loaded late is told once and not three times");
+    }
+
+    #[test]
+    fn a_short_life_of_an_authoritys_certificate_is_no_reason() {
+        let pair = Pair { source: Source::Acme, ..testing::pair(&["a.example"], testing::days(0, 6)) };
+        assert_eq!(told(pair.clone(), &[6, 3]), [""; 0]);
+        assert_eq!(told(pair, &[6, 3, 1]).len(), 1, "but the end is, when it was not renewed");
+        let long = Pair { source: Source::Acme, ..testing::pair(&["a.example"], testing::days(0, 90)) };
+        assert_eq!(told(long, &[30, 22, 21, 7]).len(), 2);
+    }
+
+    #[test]
+    fn a_replacement_begins_anew() {
+        let old = Arc::new(testing::pair(&["a.example"], testing::days(300, 5)));
+        let new = Arc::new(Pair { name: old.name.clone(), ..testing::pair(&["a.example"], testing::days(0, 6)) });
+        let (mut told, now) = (Told::default(), SystemTime::now());
+        assert_eq!(told.due(&[Arc::clone(&old)], now).len(), 1);
+        assert_eq!(told.due(&[old], now).len(), 0);
+        assert_eq!(told.due(&[new], now).len(), 1);
+    }
+}

@@ -81,3 +81,31 @@ fn pairs_in(dir: &Path, prefix: &str, found: &mut BTreeMap<String, PairFiles>) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_found_as_everybody_names_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        };
+        for name in [
+            "tls.crt", "tls.key", "ca.crt", "a.example.crt", "a.example.key", "b.pem", "b.key", "c.pem", "c-key.pem", "alone.crt", "alone.pem", "x.key",
+            "le/fullchain.pem", "le/privkey.pem", "le/cert.pem", "le/chain.pem", "sub/tls.crt", "sub/tls.key", "sub/deep/tls.crt", "sub/deep/tls.key",
+            "..2026_01_01/tls.crt", "..2026_01_01/tls.key", "notes.txt",
+        ] {
+            write(name);
+        }
+        let found = scan(dir.path()).unwrap();
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        assert_eq!(names, ["a.example.crt", "b.pem", "c.pem", "le/fullchain.pem", "sub/tls.crt", "tls.crt"]);
+        assert!(found["le/fullchain.pem"].key.ends_with("le/privkey.pem") && found["c.pem"].key.ends_with("c-key.pem"));
+        let flaw = scan(&dir.path().join("nothing")).unwrap_err();
+        assert!(flaw.key == "server.tls.cert_dir" && flaw.why.contains("nothing cannot be listed"), "{flaw}");
+    }
+}

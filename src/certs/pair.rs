@@ -254,3 +254,112 @@ fn beside(cert: &Path, issuer: &(Vec<u8>, String)) -> bool {
         parsed(&der).is_some_and(|authority| authority.subject().as_raw() == issuer.0 && authority.issuer().as_raw() == issuer.0)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+    use super::*;
+    use crate::certs::testing::{days, pair, pem};
+
+    /// A root, an intermediate and a leaf for `a.example`, as PEM, and the leaf's key.
+    fn chain() -> ([String; 3], String) {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params
+        };
+        let (root_key, middle_key, leaf_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let root = Issuer::new(authority("root"), &root_key);
+        let root_pem = authority("root").self_signed(&root_key).unwrap().pem();
+        let middle_pem = authority("middle").signed_by(&middle_key, &root).unwrap().pem();
+        let middle = Issuer::new(authority("middle"), &middle_key);
+        let leaf = CertificateParams::new(["a.example".to_owned()]).unwrap().signed_by(&leaf_key, &middle).unwrap();
+        ([leaf.pem(), middle_pem, root_pem], leaf_key.serialize_pem())
+    }
+
+    fn parse(certificate: &str, key: &str) -> Result<Pair, Flaw> {
+        let paths = [Path::new("/etc/tls.crt"), Path::new("/etc/tls.key")];
+        Pair::parse("tls.crt", Source::Files, (certificate.as_bytes(), paths[0]), (key.as_bytes(), paths[1]))
+    }
+
+    #[test]
+    fn a_pair_that_cannot_be_used_is_told_with_its_key_and_file() {
+        let (certificate, key) = pem(&["a.example"], |_| {});
+        let (_, other) = pem(&["a.example"], |_| {});
+        let cut = &certificate[..certificate.len() / 2];
+        for (certificate, key, at, words) in [
+            (certificate.as_str(), other.as_str(), "server.tls.key_file", &["/etc/tls.key", "/etc/tls.crt", "does not belong"][..]),
+            ("", &key, "server.tls.cert_file", &["/etc/tls.crt", "no certificate"]),
+            (cut, &key, "server.tls.cert_file", &["/etc/tls.crt"]),
+            (&certificate, "", "server.tls.key_file", &["/etc/tls.key", "no private key"]),
+            (&certificate, &certificate, "server.tls.key_file", &["no private key"]),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &key, "server.tls.cert_file", &["number 1", "cannot be read"]),
+        ] {
+            let flaw = parse(certificate, key).unwrap_err();
+            assert!(flaw.key == at && words.iter().all(|word| flaw.why.contains(word)), "{flaw}");
+        }
+    }
+
+    #[test]
+    fn a_chain_is_shown_leaf_first_whatever_its_file_says() {
+        let ([leaf, middle, root], key) = chain();
+        let ordered = parse(&format!("{leaf}{middle}{root}"), &key).unwrap();
+        assert_eq!(ordered.warnings, [""; 0]);
+        for text in [format!("{root}{middle}{leaf}"), format!("{middle}{root}{leaf}"), format!("{leaf}{root}{middle}")] {
+            let pair = parse(&text, &key).unwrap();
+            assert!(pair.same(&ordered), "the order is mended");
+            assert!(pair.warnings.len() == 1 && pair.warnings[0].contains("not in order"), "{:?}", pair.warnings);
+        }
+    }
+
+    #[test]
+    fn a_missing_intermediate_is_a_warning_unless_the_issuer_is_the_authority_itself() {
+        let ([leaf, middle, root], key) = chain();
+        let dir = tempfile::tempdir().unwrap();
+        let files = PairFiles { cert: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
+        std::fs::write(&files.key, key).unwrap();
+        let warnings = |certificate: &str| {
+            std::fs::write(&files.cert, certificate).unwrap();
+            Pair::read("tls.crt", Source::Files, &files).unwrap().warnings
+        };
+        let told = warnings(&leaf);
+        assert!(told.len() == 1 && told[0].contains("\"CN=middle\"") && told[0].contains("intermediate"), "{told:?}");
+        assert_eq!(warnings(&format!("{leaf}{root}")).len(), 1, "another certificate is not the issuer's");
+        assert_eq!(warnings(&format!("{leaf}{middle}")), [""; 0], "the root need not be there");
+        // As cert-manager leaves it: the certificate of a root that signs directly.
+        let (own, own_key) = pem(&["a.example"], |_| {});
+        std::fs::write(dir.path().join("ca.crt"), &root).unwrap();
+        assert_eq!(warnings(&leaf).len(), 1, "that root did not sign it");
+        std::fs::write(&files.key, own_key).unwrap();
+        assert_eq!(warnings(&own), [""; 0], "a self-signed one has no issuer");
+    }
+
+    #[test]
+    fn names_and_times_are_read() {
+        let named = pair(&["Chat.Example", "*.apps.example", "192.0.2.7", "2001:db8::1"], days(1, 30));
+        assert_eq!(named.names, ["chat.example", "*.apps.example"]);
+        for (host, covered) in [
+            ("chat.example", true),
+            ("CHAT.example", true),
+            ("www.chat.example", false),
+            ("a.apps.example", true),
+            ("apps.example", false),
+            ("a.b.apps.example", false),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("[2001:db8::1]", true),
+        ] {
+            assert_eq!(named.covers(host), covered, "{host}");
+        }
+        let now = SystemTime::now();
+        assert_eq!(named.untimely(now), None);
+        let expired = pair(&["a.example"], days(30, -1)).untimely(now).unwrap();
+        assert!(expired.contains("expired on"), "{expired}");
+        let early = named.untimely(now - Duration::from_hours(72)).unwrap();
+        assert!(early.contains("clock"), "{early}");
+        let none = pair(&[], |_| {});
+        assert!(none.warnings[0].contains("names no host"), "{:?}", none.warnings);
+    }
+}

@@ -117,3 +117,78 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::certs::testing::pem;
+
+    fn slot(dir: &Path) -> Slot {
+        Slot::new("tls.crt".into(), Source::Files, PairFiles { cert: dir.join("tls.crt"), key: dir.join("tls.key") })
+    }
+
+    fn names(slot: &Slot) -> &[String] {
+        &slot.pair.as_ref().unwrap().names
+    }
+
+    #[test]
+    fn a_half_written_pair_is_waited_for_and_the_last_good_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let (certificate, key) = pem(&["one.example"], |_| {});
+        write("tls.crt", &certificate);
+        write("tls.key", &key);
+        let mut slot = slot(dir.path());
+        assert!(slot.look(Report::Now));
+        assert!(!slot.look(Report::Later), "nothing changed");
+        // The certificate is new, and the key still the old one.
+        let (certificate, key) = pem(&["two.example"], |_| {});
+        write("tls.crt", &certificate);
+        for _ in 1..PATIENCE {
+            assert!(!slot.look(Report::Later));
+            assert_eq!(slot.flaw(), None, "not yet");
+        }
+        assert_eq!(names(&slot), ["one.example"]);
+        write("tls.key", &key);
+        assert!(slot.look(Report::Later));
+        assert_eq!(names(&slot), ["two.example"]);
+        // Now it stays bad.
+        write("tls.key", "gone wrong");
+        for _ in 0..PATIENCE {
+            slot.look(Report::Later);
+        }
+        assert!(slot.flaw().unwrap().why.contains("no private key"), "{:?}", slot.flaw());
+        assert_eq!(names(&slot), ["two.example"]);
+        write("tls.key", &key);
+        assert!(!slot.look(Report::Later), "the same as before");
+        assert_eq!(slot.flaw(), None);
+        // Who asks wants to know at once.
+        std::fs::remove_file(dir.path().join("tls.crt")).unwrap();
+        assert!(!slot.look(Report::Now));
+        assert!(slot.flaw().unwrap().why.contains("cannot be read"), "{:?}", slot.flaw());
+    }
+
+    #[test]
+    fn a_swapped_link_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        // As the kubelet mounts a secret.
+        for (generation, name) in [("..1", "one.example"), ("..2", "two.example")] {
+            let (certificate, key) = pem(&[name], |_| {});
+            std::fs::create_dir(dir.path().join(generation)).unwrap();
+            std::fs::write(dir.path().join(generation).join("tls.crt"), certificate).unwrap();
+            std::fs::write(dir.path().join(generation).join("tls.key"), key).unwrap();
+        }
+        let link = |from: &str, to: &str| std::os::unix::fs::symlink(from, dir.path().join(to)).unwrap();
+        link("..1", "..data");
+        link("..data/tls.crt", "tls.crt");
+        link("..data/tls.key", "tls.key");
+        let mut slot = slot(dir.path());
+        slot.look(Report::Now);
+        link("..2", "..data_tmp");
+        std::fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+        assert!(slot.look(Report::Later));
+        assert_eq!(names(&slot), ["two.example"]);
+    }
+}

@@ -103,3 +103,98 @@ impl ResolvesServerCert for Resolver {
         self.table.load().find(hello.server_name(), hello.signature_schemes()).map(|pair| Arc::clone(&pair.certified))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, PKCS_RSA_SHA256};
+
+    use super::*;
+    use crate::certs::testing::{self, days};
+
+    const BOTH: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256];
+    const RSA: &[SignatureScheme] = &[SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256];
+
+    fn pair(name: &str, source: Source, names: &[&str], last: i64) -> Pair {
+        Pair { name: name.into(), source, ..testing::pair(names, days(60, last)) }
+    }
+
+    fn rsa(name: &str, names: &[&str]) -> Pair {
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        let params = rcgen::CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        let (certificate, key) = (params.self_signed(&key).unwrap().pem(), key.serialize_pem());
+        let path = std::path::Path::new("rsa.pem");
+        Pair::parse(name, Source::Directory, (certificate.as_bytes(), path), (key.as_bytes(), path)).unwrap()
+    }
+
+    fn table(pairs: Vec<Pair>, public_host: &str) -> Table {
+        Table::new(pairs.into_iter().map(Arc::new).collect(), public_host, SystemTime::now())
+    }
+
+    fn found<'a>(table: &'a Table, name: Option<&str>, schemes: &[SignatureScheme]) -> &'a str {
+        table.find(name, schemes).map_or("", |pair| &pair.name)
+    }
+
+    #[test]
+    fn the_name_decides_exact_before_wildcard() {
+        let table = table(
+            vec![
+                pair("exact", Source::Directory, &["a.apps.example"], 90),
+                pair("wild", Source::Directory, &["*.apps.example"], 90),
+                pair("wilder", Source::Directory, &["*.b.apps.example"], 90),
+                pair("default", Source::Files, &["chat.example"], 90),
+            ],
+            "chat.example",
+        );
+        for (name, expected) in [
+            (Some("a.apps.example"), "exact"),
+            (Some("A.Apps.Example"), "exact"),
+            (Some("z.apps.example"), "wild"),
+            (Some("x.b.apps.example"), "wilder"),
+            (Some("apps.example"), "default"),
+            (Some("x.y.z.example"), "default"),
+            (Some("example"), "default"),
+            (None, "default"),
+        ] {
+            assert_eq!(found(&table, name, BOTH), expected, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_for_one_name_the_client_gets_the_cheaper_one_that_it_can_verify() {
+        let both = table(vec![rsa("rsa", &["chat.example"]), pair("ecdsa", Source::Directory, &["chat.example"], 90)], "chat.example");
+        assert_eq!(found(&both, Some("chat.example"), BOTH), "ecdsa");
+        assert_eq!(found(&both, Some("chat.example"), RSA), "rsa");
+        // One that the client cannot verify is better than one for another name.
+        let one = table(vec![rsa("rsa", &["other.example"]), pair("ecdsa", Source::Directory, &["chat.example"], 90)], "chat.example");
+        assert_eq!(found(&one, Some("chat.example"), RSA), "ecdsa");
+    }
+
+    #[test]
+    fn what_is_good_now_goes_before_what_is_not_and_files_before_the_rest() {
+        let names = &["chat.example"];
+        let with = |last| table(vec![pair("files", Source::Files, names, last), pair("acme", Source::Acme, names, 30)], "chat.example");
+        assert_eq!(found(&with(90), Some("chat.example"), BOTH), "files");
+        assert_eq!(found(&with(-1), Some("chat.example"), BOTH), "acme", "the expired one is not shown to whom a good one fits");
+        assert_eq!(found(&with(-1), None, BOTH), "files", "but stays the default");
+        let longer = table(vec![pair("a", Source::Directory, names, 30), pair("b", Source::Directory, names, 60)], "x");
+        assert_eq!(found(&longer, Some("chat.example"), BOTH), "b", "the one that lasts longer");
+    }
+
+    #[test]
+    fn the_default_is_the_configured_pair_else_the_public_hosts_else_the_authoritys_else_the_first() {
+        let files = || pair("files", Source::Files, &["f.example"], 90);
+        let directory = |name: &str, host: &str| pair(name, Source::Directory, &[host], 90);
+        let acme = || pair("acme", Source::Acme, &["acme.example"], 90);
+        let placeholder = || pair("placeholder", Source::Placeholder, &["chat.example"], 90);
+        for (pairs, expected) in [
+            (vec![directory("a", "chat.example"), acme(), files()], "files"),
+            (vec![directory("b", "b.example"), directory("c", "*.example"), acme()], "c"),
+            (vec![directory("b", "b.test"), acme(), placeholder()], "acme"),
+            (vec![directory("z", "z.test"), directory("b", "b.test"), placeholder()], "b"),
+            (vec![placeholder()], "placeholder"),
+            (vec![], ""),
+        ] {
+            assert_eq!(found(&table(pairs, "chat.example"), None, BOTH), expected);
+        }
+    }
+}

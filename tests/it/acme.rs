@@ -85,6 +85,7 @@ async fn a_certificate_is_issued_by_tls_alpn_01_and_kept_over_a_restart() {
     // Other domains are another order.
     let mut changed = keys;
     changed[1].1 = "other.test".to_owned();
+    pebble.validates_later();
     let third = proxy(&changed).await;
     pebble.validates_at(third.tls_addr());
     eventually("the new name", async || is_trusted(&pebble, &third, "other.test").await).await;
