@@ -14,6 +14,7 @@ use clap_complete::Shell;
 use tracing_subscriber::Layer as _;
 
 use crate::app::{Activated, Bound, Running, Source, Surroundings};
+use crate::certs::{self, Flaw};
 use crate::config::{self, Audit, Config, Loaded, Log, LogFormat, Problem};
 use crate::demo::events::Feed;
 use crate::demo::{Demo, Ports};
@@ -90,16 +91,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
             Ok(loaded) => run(loaded, cli.config, env),
             Err(problems) => refuse(&problems),
         },
-        Command::Check => with_config(&cli.config, env, |loaded| match Pages::new(&loaded.config) {
-            Ok(_) => {
-                say("The configuration is sound.");
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                complain(&format!("error: {error}"));
-                ExitCode::from(USAGE)
-            }
-        }),
+        Command::Check => with_config(&cli.config, env, |loaded| check(&loaded)),
         Command::PrintConfig => with_config(&cli.config, env, |loaded| {
             say(&config::print::print(&loaded));
             ExitCode::SUCCESS
@@ -123,6 +115,33 @@ fn with_config(args: &ConfigArgs, env: Vec<(String, String)>, go_on: impl FnOnce
             go_on(loaded)
         }
         Err(problems) => refuse(&problems),
+    }
+}
+
+/// What only shows when the files are read: the loading page, and the certificates.
+fn check(loaded: &Loaded) -> ExitCode {
+    let problem = |flaw: Flaw| {
+        let written = loaded.raw.get(flaw.key);
+        let place = written.map(|entry| entry.place.to_string()).unwrap_or_default();
+        let value = written.map(|entry| entry.written.clone()).unwrap_or_default();
+        Problem { key: flaw.key.into(), value, place, why: flaw.why }
+    };
+    let (flaws, warnings) = certs::check(&loaded.config);
+    for warning in warnings {
+        complain(&format!("warning: {}", problem(warning)));
+    }
+    let problems: Vec<Problem> = flaws.into_iter().map(problem).collect();
+    let pages = Pages::new(&loaded.config);
+    if let Err(error) = &pages {
+        complain(&format!("error: {error}"));
+    }
+    match (problems.is_empty(), pages) {
+        (true, Ok(_)) => {
+            say("The configuration is sound.");
+            ExitCode::SUCCESS
+        }
+        (true, Err(_)) => ExitCode::from(USAGE),
+        (false, _) => refuse(&problems),
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Labels are closed sets: no user, address, path or session ever becomes one.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -242,6 +243,9 @@ pub struct Metrics {
     reload_success: IntGauge,
     reload_time: IntGauge,
     process: Arc<OnceLock<Process>>,
+    certificate_expiry: IntGaugeVec,
+    certificates_reloaded: IntGauge,
+    acme_orders: IntCounterVec,
 }
 
 impl Metrics {
@@ -285,12 +289,25 @@ impl Metrics {
             )
             .expect("constant name"),
             process: Arc::clone(&process),
+            certificate_expiry: IntGaugeVec::new(
+                Opts::new("gantry_tls_certificate_expiry_seconds", "When a certificate that is shown ends, in seconds since 1970."),
+                &["name"],
+            )
+            .expect("constant names"),
+            certificates_reloaded: IntGauge::new(
+                "gantry_tls_last_reload_success",
+                "Whether all files of certificates were good the last time they were looked at.",
+            )
+            .expect("constant name"),
+            acme_orders: counters("gantry_acme_orders_total", "Certificates asked for by ACME, by outcome.", &["outcome"]),
             registry,
             shards: Arc::clone(&shards),
         };
+        // Where there are none, nothing is wrong.
+        metrics.certificates_reloaded.set(1);
         let build = IntGaugeVec::new(Opts::new("gantry_build_info", "The version that runs."), &["version"]).expect("constant names");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 13] = [
+        let all: Vec<Box<dyn Collector>> = vec![
             Box::new(metrics.logins.clone()),
             Box::new(metrics.login_seconds.clone()),
             Box::new(metrics.minted.clone()),
@@ -300,6 +317,9 @@ impl Metrics {
             Box::new(metrics.cache_entries.clone()),
             Box::new(metrics.api_errors.clone()),
             Box::new(metrics.upstream_up.clone()),
+            Box::new(metrics.certificate_expiry.clone()),
+            Box::new(metrics.certificates_reloaded.clone()),
+            Box::new(metrics.acme_orders.clone()),
             Box::new(build),
             Box::new(metrics.reload_success.clone()),
             Box::new(metrics.reload_time.clone()),
@@ -382,6 +402,29 @@ impl Metrics {
     /// Whether the workspace answers.
     pub fn upstream_up(&self, up: bool) {
         self.upstream_up.set(i64::from(up));
+    }
+
+    /// The certificates that are shown now, by name, and when each ends. Of two with one name the earlier end counts.
+    pub fn certificates<'a>(&self, shown: impl Iterator<Item = (&'a str, SystemTime)>) {
+        let mut ends: HashMap<&str, SystemTime> = HashMap::new();
+        for (name, end) in shown {
+            ends.entry(name).and_modify(|known| *known = end.min(*known)).or_insert(end);
+        }
+        self.certificate_expiry.reset();
+        for (name, end) in ends {
+            let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            self.certificate_expiry.with_label_values(&[name]).set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Whether all files of certificates are good.
+    pub fn certificates_reloaded(&self, ok: bool) {
+        self.certificates_reloaded.set(i64::from(ok));
+    }
+
+    /// An order at a certificate authority ended.
+    pub fn acme_order(&self, ok: bool) {
+        self.acme_orders.with_label_values(&[outcome(ok)]).inc();
     }
 
     /// Everything in the text format of Prometheus, version 0.0.4.

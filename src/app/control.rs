@@ -12,9 +12,11 @@ use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
 use super::reload::Reloader;
-use super::site::Site;
+use super::site::{Lasting, Site};
 use crate::admin::Admin;
 use crate::admin::verbs::Verbs;
+use crate::certs::{Certificates, acme};
+use crate::config::Acme;
 use crate::lifecycle::service::{Heartbeats, ServiceManager};
 use crate::lifecycle::{Health, Stop};
 use crate::listen::{self, ProxyPeers, Settings};
@@ -25,6 +27,8 @@ use crate::rocketchat::Client;
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// How often while it does not, or a request could not reach it.
 const PING_WHEN_DOWN: Duration = Duration::from_secs(1);
+/// How often it is looked whether a reload concerns the certificates.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Before a task of this thread that panicked is begun again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -32,6 +36,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Control {
     pub(super) watch: Watch,
+    pub(super) lasting: Lasting,
     pub(super) admin: Option<(TcpListener, Admin, Verbs)>,
     pub(super) reloader: Reloader,
     pub(super) watchdog: Option<Watchdog>,
@@ -41,9 +46,11 @@ pub(super) struct Control {
 impl Control {
     /// Runs until `finished` is used or dropped.
     pub(super) fn run(self, runtime: &Runtime, finished: oneshot::Receiver<()>) -> io::Result<()> {
-        let Self { watch, admin, reloader, watchdog, metrics } = self;
+        let Self { watch, lasting, admin, reloader, watchdog, metrics } = self;
         LocalSet::new().block_on(runtime, async move {
+            let site = Arc::clone(&watch.site);
             tokio::task::spawn_local(again_after_panics(move || watch.clone().run()));
+            tokio::task::spawn_local(again_after_panics(move || keep_certificates(Arc::clone(&site), lasting.clone())));
             tokio::task::spawn_local(reloader.run());
             if let Some(watchdog) = watchdog {
                 tokio::task::spawn_local(watchdog.run());
@@ -87,6 +94,40 @@ async fn serve_admin(listener: TcpListener, admin: Admin, verbs: Verbs, metrics:
     if let Err(error) = served.await {
         tracing::error!(%error, "the admin listener ended");
     }
+}
+
+/// Watches the files of certificates, and has certificates ordered as `[server.acme]` says at the moment.
+async fn keep_certificates(site: Arc<ArcSwap<Site>>, lasting: Lasting) {
+    let Some(certificates) = site.load().certificates.clone() else { return };
+    let watching = certificates.clone().watch(Arc::clone(&lasting.metrics), Arc::clone(&lasting.health));
+    let ordering = async {
+        loop {
+            let current = site.load_full();
+            let since = current.acme_since;
+            let changed = async {
+                while site.load().acme_since == since {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            };
+            tokio::select! {
+                () = order(current.config.server.acme.as_ref(), &certificates, &lasting) => {}
+                () = changed => {}
+            }
+        }
+    };
+    tokio::join!(watching, ordering);
+}
+
+/// Has certificates ordered, for ever.
+async fn order(acme: Option<&Acme>, certificates: &Certificates, lasting: &Lasting) {
+    if let Some(acme) = acme {
+        let Lasting { metrics, challenges, control, .. } = lasting;
+        match acme::Keeper::new(acme, certificates.clone(), challenges.clone(), Arc::clone(metrics), control.clone()) {
+            Ok(keeper) => keeper.run().await,
+            Err(flaw) => tracing::error!(%flaw, "no certificate can be ordered"),
+        }
+    }
+    std::future::pending().await
 }
 
 /// A bug in a task of this thread must not silence it for good.

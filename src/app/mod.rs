@@ -26,7 +26,7 @@ pub use sockets::Activated;
 
 use crate::admin::Admin;
 use crate::admin::verbs::Verbs;
-use crate::certs::HttpChallenges;
+use crate::certs::{self, HttpChallenges};
 use crate::config::Config;
 use crate::lifecycle::service::ServiceManager;
 use crate::lifecycle::{Health, Stop, reload as reloading};
@@ -129,7 +129,9 @@ impl Bound {
         let stop = Stop::default();
         let metrics = Metrics::new(count);
         metrics.of_process(process);
-        let health = Health::new(&[("rocketchat", true), ("service_account", false)]);
+        let mut checks = vec![("rocketchat", true), ("service_account", false)];
+        checks.extend(config.server.tls.as_ref().map(|_| (certs::CHECK, false)));
+        let health = Health::new(&checks);
         let control = runtime().map_err(thread_words)?;
         let lasting = Lasting {
             metrics: Arc::clone(&metrics),
@@ -164,11 +166,20 @@ impl Bound {
             (listener, admin, Verbs::new(reloads, logs.clone(), Arc::clone(&admin_token), site.load().config.server.http2))
         });
         let status = format!("serving on {public_addr}");
-        let reloader =
-            Reloader { source, asked, site: Arc::clone(&site), lasting, logs, service, status: status.clone(), admin_token, stop };
+        let reloader = Reloader {
+            source,
+            asked,
+            site: Arc::clone(&site),
+            lasting: lasting.clone(),
+            logs,
+            service,
+            status: status.clone(),
+            admin_token,
+            stop,
+        };
         let watch = Watch { site, health, metrics: Arc::clone(&metrics) };
         let (finished, wait) = oneshot::channel();
-        let thread = Control { watch, admin, reloader, watchdog, metrics };
+        let thread = Control { watch, lasting, admin, reloader, watchdog, metrics };
         let thread = spawn("gantry-control".into(), move || thread.run(&control, wait)).map_err(thread_words)?;
         running.control = Some((finished, thread));
         service.ready(&status);

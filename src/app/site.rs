@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::StartError;
-use crate::certs::{Certificates, HttpChallenges};
+use crate::certs::{Certificates, Flaw, HttpChallenges, acme};
 use crate::config::Config;
 use crate::edge::Policies;
 use crate::identity::Validator;
@@ -31,6 +31,8 @@ pub(super) struct Lasting {
 pub(super) struct Site {
     /// Counted from 1.
     pub(super) generation: u64,
+    /// The generation from which `[server.acme]` has been as it is.
+    pub(super) acme_since: u64,
     pub(super) config: Config,
     pub(super) policies: Arc<Policies>,
     pub(super) way: Arc<Way>,
@@ -43,8 +45,10 @@ pub(super) struct Site {
 #[derive(Debug)]
 pub(super) struct Way {
     pub(super) target: Target,
+    /// To the workspace.
     pub(super) connector: Connector,
-    api: Api,
+    workspace: Api,
+    host_app: Api,
 }
 
 impl Way {
@@ -52,11 +56,11 @@ impl Way {
     const KEYS: [&str; 4] = ["rocketchat.url", "rocketchat.tls.", "upstream.", "server.header_timeout"];
 
     fn new(config: &Config, control: &Handle) -> Result<Self, StartError> {
-        let connector = Connector::new(config.upstream.connect_timeout, config.upstream.ca_file.as_deref())
-            .map_err(|error| StartError::new("upstream.ca_file", error.to_string()))?;
+        let to_others = Connector::of(&config.upstream).map_err(|bad| StartError::new(bad.key, bad.why))?;
+        let connector = to_others.for_workspace(&config.rocketchat.tls).map_err(|bad| StartError::new(bad.key, bad.why))?;
         let target = Target::of(&config.rocketchat.url).map_err(|why| StartError::new("rocketchat.url", why))?;
-        let api = Api::new(connector.clone(), control.clone());
-        Ok(Self { target, connector, api })
+        let (workspace, host_app) = (Api::new(connector.clone(), control.clone()), Api::new(to_others, control.clone()));
+        Ok(Self { target, connector, workspace, host_app })
     }
 
     /// Whether it was made from files, which may have changed though no key has.
@@ -92,7 +96,7 @@ impl Site {
         let same_way = before.as_ref().is_some_and(|before| Arc::ptr_eq(&before.site.way, &way));
         let client = match kept(&["rocketchat.", "login.timeout"]).filter(|_| same_way) {
             Some(old) => old.client.clone(),
-            None => Client::new(&config, way.api.clone(), Arc::clone(metrics)),
+            None => Client::new(&config, way.workspace.clone(), Arc::clone(metrics)),
         };
         let login = match before.as_ref().map(|before| &before.site.login) {
             Some(old) => {
@@ -104,11 +108,11 @@ impl Site {
                     tokens: same_workspace,
                 };
                 // Its keys stay in memory unless something about it is new.
-                let validator = (!same_identity || !same_way).then(|| Validator::new(&config.identity, way.api.clone()));
+                let validator = (!same_identity || !same_way).then(|| Validator::new(&config.identity, way.host_app.clone()));
                 old.renewed(&config, validator, client.clone(), held)
             }
             None => {
-                let validator = Validator::new(&config.identity, way.api.clone());
+                let validator = Validator::new(&config.identity, way.host_app.clone());
                 Login::new(&config, validator, client.clone(), Arc::clone(metrics), control.clone())
             }
         };
@@ -116,12 +120,27 @@ impl Site {
             .map_err(|why| StartError::new("login", why))?;
         let certificates = certificates(&config, before.as_ref())?;
         let generation = before.map_or(0, |before| before.site.generation) + 1;
-        Ok(Self { generation, config, policies: Arc::new(policies), way, certificates, client, login })
+        let acme_since = kept(&["server.acme."]).map_or(generation, |old| old.acme_since);
+        Ok(Self { generation, acme_since, config, policies: Arc::new(policies), way, certificates, client, login })
     }
 }
 
-/// The certificates of a generation: read again in any case, so that a reload is a way to have them looked at.
-fn certificates(config: &Config, _before: Option<&Before<'_>>) -> Result<Option<Certificates>, StartError> {
-    let load = |tls| Certificates::load(tls).map_err(|why| StartError::new("server.tls", why));
-    config.server.tls.as_ref().map(load).transpose()
+/// The certificates of a generation. The last step that may fail, since those in use change with it.
+fn certificates(config: &Config, before: Option<&Before<'_>>) -> Result<Option<Certificates>, StartError> {
+    if config.server.tls.is_none() {
+        return Ok(None);
+    }
+    if let Some(acme) = &config.server.acme {
+        acme::check(acme).map_err(|flaw| first(&[flaw]))?;
+    }
+    if let Some(shown) = before.and_then(|before| before.site.certificates.clone()) {
+        shown.configure(&config.server).map_err(|flaws| first(&flaws))?;
+        return Ok(Some(shown));
+    }
+    Certificates::load(&config.server).map(Some).map_err(|flaws| first(&flaws))
+}
+
+/// The first flaw; `gantry check` tells all of them.
+fn first(flaws: &[Flaw]) -> StartError {
+    flaws.first().map_or_else(|| StartError::new("server.tls", "cannot be used"), |flaw| StartError::new(flaw.key, flaw.why.clone()))
 }

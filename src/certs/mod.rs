@@ -1,18 +1,48 @@
-//! Certificates that the TLS listener shows.
+//! Certificates that the TLS listener shows: read from files or ordered from an authority ([`acme`]), chosen by the
+//! name that a client asks for, replaced while connections go on.
 
+pub mod acme;
 mod challenges;
+mod client_auth;
+mod expiry;
+mod files;
+mod flaw;
+mod pair;
+mod slot;
+mod state;
+mod table;
+#[cfg(test)]
+mod testing;
 
-use std::io;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 
 pub use challenges::{HTTP_CHALLENGE_PATH, HttpChallenges};
+pub use flaw::Flaw;
+pub use pair::{Pair, Source};
+pub use table::ACME_ALPN;
 
-use crate::config::{PairFiles, Tls};
+use self::client_auth::ClientCas;
+use self::slot::Report;
+use self::state::State;
+use self::table::Resolver;
+use crate::config::{Config, PairFiles, Server};
+use crate::lifecycle::Health;
+use crate::metrics::Metrics;
+use crate::outbound::connect::Connector;
+use crate::outbound::tls::provider;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The name of our check on `/readyz`.
+pub const CHECK: &str = "certificate";
 
 /// The certificates in use. Cheap to clone; every clone sees a new generation at once.
 #[derive(Clone, Debug)]
@@ -21,35 +51,247 @@ pub struct Certificates(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     current: ArcSwap<ServerConfig>,
+    resolver: Arc<Resolver>,
+    /// What new generations are made from. Taken by whoever looks at the files, never by a handshake.
+    state: Mutex<State>,
+}
+
+/// One certificate in use, for metrics and the status page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// A file's or a domain's name.
+    pub name: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// The host names that it is good for.
+    pub names: Vec<String>,
+    /// Until when it is good.
+    pub not_after: SystemTime,
+    /// Whether clients get it that ask for an unknown name, or for none.
+    pub default: bool,
+}
+
+/// What a look at the files found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    shown: Vec<Shown>,
+    flaws: Vec<Flaw>,
+    verdict: Result<(), String>,
 }
 
 impl Certificates {
-    /// Reads the pairs that the configuration names.
+    /// Reads everything that the configuration names.
+    ///
+    /// A bad pair of `server.tls.cert_dir` is left out with an error in the log as long as another certificate can be
+    /// shown: the hosts of the others are not to suffer.
     ///
     /// # Errors
-    /// A pair cannot be used; the words name the file and what to do.
-    pub fn load(tls: &Tls) -> Result<Self, String> {
-        let pair = tls.pair.as_ref().ok_or("no certificate is configured")?;
-        let config = server_config(pair).map_err(|error| format!("{}: {error}", pair.cert.display()))?;
-        Ok(Self(Arc::new(Inner { current: ArcSwap::from_pointee(config) })))
+    /// What cannot be used, with its key.
+    pub fn load(server: &Server) -> Result<Self, Vec<Flaw>> {
+        let state = State::read(server)?;
+        let resolver = Arc::new(Resolver::default());
+        let config = server_config(&state, &resolver, tickets()?);
+        let this = Self(Arc::new(Inner { current: ArcSwap::from_pointee(config), resolver, state: Mutex::new(state) }));
+        this.arrange(&mut this.state());
+        Ok(this)
+    }
+
+    /// Takes another configuration over, for a reload. Last good pairs stay where the files are the same; nothing
+    /// changes when there is an error. Session tickets stay good unless other clients are let in.
+    ///
+    /// # Errors
+    /// What cannot be used, with its key.
+    pub fn configure(&self, server: &Server) -> Result<(), Vec<Flaw>> {
+        let mut state = self.state();
+        let new = state.succeed(server)?;
+        let same_clients = match (&state.clients, &new.clients) {
+            (None, None) => true,
+            (Some(old), Some(new)) => old.same(new),
+            _ => false,
+        };
+        let tickets = if same_clients { Arc::clone(&self.0.current.load().ticketer) } else { tickets()? };
+        *state = new;
+        self.0.current.store(Arc::new(server_config(&state, &self.0.resolver, tickets)));
+        self.arrange(&mut state);
+        Ok(())
     }
 
     /// What new handshakes go by.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         self.0.current.load_full()
     }
+
+    /// What is in use.
+    pub fn shown(&self) -> Vec<Shown> {
+        self.state().shown(self.0.resolver.table.load().for_unknown())
+    }
+
+    /// Looks at all files at once, as a reload does. Blocks on the disk.
+    ///
+    /// # Errors
+    /// What is no good now; the last good ones stay in use.
+    pub fn refresh(&self) -> Result<(), Vec<Flaw>> {
+        let found = self.look(Report::Now);
+        if found.flaws.is_empty() { Ok(()) } else { Err(found.flaws) }
+    }
+
+    /// Looks at the files about once a second, for ever.
+    pub async fn watch(self, metrics: Arc<Metrics>, health: Arc<Health>) {
+        let mut known = None;
+        loop {
+            let this = self.clone();
+            let look = tokio::task::spawn_blocking(move || this.look(Report::Later)).await;
+            if let Ok(found) = look
+                && known.as_ref() != Some(&found)
+            {
+                let issued = found.shown.iter().filter(|shown| shown.source != Source::Placeholder);
+                metrics.certificates(issued.map(|shown| (shown.name.as_str(), shown.not_after)));
+                metrics.certificates_reloaded(found.flaws.is_empty());
+                health.set(CHECK, found.verdict.clone());
+                known = Some(found);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Shows a certificate that an authority has issued, instead of the one before. Files of the same name go first.
+    pub(crate) fn issue(&self, pair: Pair) {
+        let mut state = self.state();
+        state.issued = Some(Arc::new(pair));
+        self.arrange(&mut state);
+    }
+
+    /// Says on `/readyz` why there is no certificate of the authority's yet; `None` when nothing is wrong.
+    pub(crate) fn acme_trouble(&self, why: Option<String>) {
+        self.state().acme_trouble = why;
+    }
+
+    /// Shows these certificates for `acme-tls/1`, by domain, and offers the protocol as long as there are some.
+    pub(crate) fn answer_challenges(&self, answers: HashMap<String, Arc<rustls::sign::CertifiedKey>>) {
+        let _held = self.state();
+        let open = !answers.is_empty();
+        self.0.resolver.challenges.store(Arc::new(answers));
+        let mut config = ServerConfig::clone(&self.0.current.load());
+        config.alpn_protocols = protocols(open);
+        self.0.current.store(Arc::new(config));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look(&self, report: Report) -> Found {
+        let mut state = self.state();
+        let changed = state.look(report);
+        if changed.clients {
+            // A ticket stands for a client certificate that was good then: whoever holds one has to show it again.
+            match tickets() {
+                Ok(tickets) => self.0.current.store(Arc::new(server_config(&state, &self.0.resolver, tickets))),
+                Err(flaws) => tracing::error!(flaw = %flaws[0], "the new client authorities cannot be used yet"),
+            }
+        }
+        if changed.pairs {
+            self.arrange(&mut state);
+        }
+        state.warn_of_expiry(SystemTime::now());
+        let default = self.0.resolver.table.load().for_unknown().cloned();
+        Found { shown: state.shown(default.as_ref()), flaws: state.flaws(), verdict: state.verdict(default.as_deref(), SystemTime::now()) }
+    }
+
+    fn arrange(&self, state: &mut State) {
+        self.0.resolver.table.store(Arc::new(state.table(SystemTime::now())));
+    }
 }
 
-fn server_config(pair: &PairFiles) -> io::Result<ServerConfig> {
-    let chain = CertificateDer::pem_file_iter(&pair.cert).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(io::Error::other)?;
-    let key = PrivateKeyDer::from_pem_file(&pair.key).map_err(io::Error::other)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(io::Error::other)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+/// Everything that is wrong with the certificates of a configuration, and everything that is suspicious, for
+/// `gantry check`.
+pub fn check(config: &Config) -> (Vec<Flaw>, Vec<Flaw>) {
+    let (mut flaws, warnings) = check_server(&config.server);
+    let upstream = Connector::of(&config.upstream).and_then(|connector| connector.for_workspace(&config.rocketchat.tls));
+    flaws.extend(upstream.err().map(|bad| Flaw::new(bad.key, bad.why)));
+    (flaws, warnings)
+}
+
+fn check_server(server: &Server) -> (Vec<Flaw>, Vec<Flaw>) {
+    let Some(tls) = &server.tls else { return (Vec::new(), Vec::new()) };
+    let (mut flaws, mut warnings) = (Vec::new(), Vec::new());
+    let mut look = |name: &str, source: Source, files: &PairFiles| match Pair::read(name, source, files) {
+        Ok(pair) => {
+            let words = pair.warnings.iter().cloned().chain(expiry::warning(&pair, SystemTime::now()));
+            warnings.extend(words.map(|why| Flaw::new(source.cert_key(), why)));
+            Some(pair)
+        }
+        Err(flaw) => {
+            flaws.push(flaw);
+            None
+        }
+    };
+    let mut covered = Vec::new();
+    if let Some(files) = &tls.pair {
+        covered.extend(look(&state::file_name(&files.cert), Source::Files, files));
+    }
+    let scanned = tls.cert_dir.as_deref().map(files::scan);
+    if let Some(Ok(found)) = &scanned {
+        for (name, files) in found {
+            covered.extend(look(name, Source::Directory, files));
+        }
+    }
+    let bad_pairs = !flaws.is_empty();
+    match scanned {
+        Some(Err(flaw)) => flaws.push(flaw),
+        Some(Ok(found)) if found.is_empty() => {
+            let empty = state::no_pair(tls.cert_dir.as_deref().unwrap_or(Path::new("")));
+            if tls.pair.is_none() && server.acme.is_none() { flaws.push(empty) } else { warnings.push(empty) }
+        }
+        _ => {}
+    }
+    flaws.extend(ClientCas::read(&tls.client_auth).err());
+    let host = server.public_url.host_str().unwrap_or_default();
+    let by_acme = server.acme.as_ref().is_some_and(|acme| acme.domains.iter().any(|domain| domain == host));
+    if !bad_pairs && !by_acme && !covered.is_empty() && !covered.iter().any(|pair| pair.covers(host)) {
+        let names: Vec<&str> = covered.iter().flat_map(|pair| pair.names.iter().map(String::as_str)).collect();
+        warnings.push(Flaw::new(
+            "server.public_url",
+            format!("no certificate is good for {host}, only for {}: browsers will refuse it", names.join(", ")),
+        ));
+    }
+    if let Some(acme) = &server.acme {
+        match acme::check(acme) {
+            Ok(Some(warning)) => warnings.push(warning),
+            Ok(None) => {}
+            Err(flaw) => flaws.push(flaw),
+        }
+    }
+    (flaws, warnings)
+}
+
+/// Keys for session tickets (RFC 5077, RFC 8446 §4.6.1): made here, changed every six hours, and good for two changes.
+fn tickets() -> Result<Arc<dyn ProducesTickets>, Vec<Flaw>> {
+    rustls::crypto::aws_lc_rs::Ticketer::new()
+        .map_err(|error| vec![Flaw::new("server.tls.listen", format!("no keys for session tickets can be made: {error}"))])
+}
+
+fn protocols(challenges_open: bool) -> Vec<Vec<u8>> {
+    let mut protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if challenges_open {
+        protocols.push(ACME_ALPN.to_vec());
+    }
+    protocols
+}
+
+fn server_config(state: &State, resolver: &Arc<Resolver>, tickets: Arc<dyn ProducesTickets>) -> ServerConfig {
+    let versions: &[_] = if state.only_tls13 { &[&rustls::version::TLS13] } else { &[&rustls::version::TLS13, &rustls::version::TLS12] };
+    let verifier = state.clients.as_ref().map_or_else(WebPkiClientVerifier::no_client_auth, |clients| Arc::clone(&clients.verifier));
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .expect("the provider knows both versions")
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::clone(resolver) as _);
+    config.alpn_protocols = protocols(!resolver.challenges.load().is_empty());
+    // Tickets alone: nothing to keep here, and one key for all workers.
+    config.ticketer = tickets;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // Early data could be replayed.
+    config.max_early_data_size = 0;
+    config
 }

@@ -1,24 +1,23 @@
 //! One way to open a connection: TCP, then TLS where the URL says so, under one deadline.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufReader};
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Url;
+
+use super::tls::{BadFile, ClientTls, Keys, Trust, words};
+use crate::config::{Upstream, UpstreamTls};
 
 /// Where a connection goes to.
 #[derive(Clone, Debug)]
@@ -84,11 +83,9 @@ pub enum ConnectError {
 /// Opens connections.
 #[derive(Clone)]
 pub struct Connector {
-    /// Made when the first TLS connection is: the platform's roots take longer to read than all the rest of
-    /// the start.
-    tls: Arc<OnceLock<Arc<ClientConfig>>>,
-    ca_file: Option<Arc<Path>>,
-    verified: bool,
+    tls: Arc<ClientTls>,
+    /// The name that certificates are checked against, and that is asked for, instead of the target's.
+    server_name: Option<ServerName<'static>>,
     timeout: Duration,
 }
 
@@ -98,31 +95,64 @@ impl fmt::Debug for Connector {
     }
 }
 
+/// The keys for connections to the host app and whatever else is not the workspace.
+const OTHERS: Keys = Keys { ca_file: "upstream.ca_file", name: None, client: None };
+const WORKSPACE: Keys =
+    Keys { ca_file: "upstream.ca_file", name: Some("rocketchat.tls.server_name"), client: Some("rocketchat.tls.client_cert_file") };
+const AUTHORITY: Keys = Keys { ca_file: "server.acme.ca_file", name: None, client: None };
+
 impl Connector {
     /// A connector that trusts the platform's roots and those in `ca_file`.
     ///
     /// # Errors
     /// `ca_file` cannot be read or holds no certificate.
-    pub fn new(timeout: Duration, ca_file: Option<&Path>) -> io::Result<Self> {
-        let connector = Self { tls: Arc::default(), ca_file: ca_file.map(Arc::from), verified: true, timeout };
-        if ca_file.is_some() {
-            // Whoever names a file wants to hear now that it is no good.
-            connector.tls()?;
-        }
-        Ok(connector)
+    pub fn new(timeout: Duration, ca_file: Option<&Path>) -> Result<Self, BadFile> {
+        Self::trusting(timeout, true, ca_file, OTHERS)
+    }
+
+    /// The connector that `[upstream]` describes.
+    ///
+    /// # Errors
+    /// `upstream.ca_file` cannot be read or holds no certificate.
+    pub fn of(upstream: &Upstream) -> Result<Self, BadFile> {
+        Self::trusting(upstream.connect_timeout, upstream.platform_roots, upstream.ca_file.as_deref(), OTHERS)
+    }
+
+    /// The connector to a certificate authority: `ca_file` is `server.acme.ca_file`.
+    ///
+    /// # Errors
+    /// `ca_file` cannot be read or holds no certificate.
+    pub fn to_authority(timeout: Duration, ca_file: Option<&Path>) -> Result<Self, BadFile> {
+        Self::trusting(timeout, true, ca_file, AUTHORITY)
+    }
+
+    /// This connector with what `[rocketchat.tls]` says. For the workspace alone: nobody else gets to see our
+    /// certificate or is called by that name.
+    ///
+    /// # Errors
+    /// The client certificate and its key cannot be used.
+    pub fn for_workspace(&self, tls: &UpstreamTls) -> Result<Self, BadFile> {
+        let named = tls.server_name.clone().map(ServerName::try_from).transpose();
+        let server_name = named.map_err(|error| BadFile { key: "rocketchat.tls.server_name", why: error.to_string() })?;
+        Self { tls: Arc::new(self.tls.with(tls.client_pair.clone(), WORKSPACE)), server_name, timeout: self.timeout }.ready()
     }
 
     /// A connector that takes any certificate for good: for a developer's own machine and nowhere else.
     pub fn unverified(timeout: Duration) -> Self {
-        Self { tls: Arc::default(), ca_file: None, verified: false, timeout }
+        Self { tls: Arc::new(ClientTls::new(Trust::Blind, None, OTHERS)), server_name: None, timeout }
     }
 
-    fn tls(&self) -> io::Result<Arc<ClientConfig>> {
-        if let Some(config) = self.tls.get() {
-            return Ok(Arc::clone(config));
+    fn trusting(timeout: Duration, platform: bool, ca_file: Option<&Path>, keys: Keys) -> Result<Self, BadFile> {
+        let trust = Trust::Roots { platform, ca_file: ca_file.map(Path::to_owned) };
+        Self { tls: Arc::new(ClientTls::new(trust, None, keys)), server_name: None, timeout }.ready()
+    }
+
+    fn ready(self) -> Result<Self, BadFile> {
+        if self.tls.has_files() {
+            // Whoever names a file wants to hear now that it is no good.
+            self.tls.config()?;
         }
-        let config = Arc::new(if self.verified { client_config(self.ca_file.as_deref())? } else { unverified_config()? });
-        Ok(Arc::clone(self.tls.get_or_init(|| config)))
+        Ok(self)
     }
 
     /// Opens a connection to `target`.
@@ -131,98 +161,20 @@ impl Connector {
     /// See [`ConnectError`].
     pub async fn connect(&self, target: &Target) -> Result<Stream, ConnectError> {
         match tokio::time::timeout(self.timeout, self.open(target)).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(ConnectError::Unreachable(error.to_string())),
+            Ok(outcome) => outcome.map_err(ConnectError::Unreachable),
             Err(_) => Err(ConnectError::Timeout(self.timeout)),
         }
     }
 
-    async fn open(&self, target: &Target) -> io::Result<Stream> {
-        let tcp = TcpStream::connect((target.host.as_str(), target.port)).await?;
+    async fn open(&self, target: &Target) -> Result<Stream, String> {
+        let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|error| error.to_string())?;
         tune(&tcp);
-        match &target.tls {
-            None => Ok(Stream::Plain(tcp)),
-            Some(name) => {
-                let tls = TlsConnector::from(self.tls()?).connect(name.clone(), tcp).await?;
-                Ok(Stream::Tls(Box::new(tls)))
-            }
-        }
-    }
-}
-
-fn client_config(ca_file: Option<&Path>) -> io::Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    let platform = rustls_native_certs::load_native_certs();
-    for error in &platform.errors {
-        tracing::warn!(%error, "a root certificate of the platform cannot be read");
-    }
-    roots.add_parsable_certificates(platform.certs);
-    if let Some(path) = ca_file {
-        let mut added = 0;
-        for certificate in CertificateDer::pem_reader_iter(BufReader::new(File::open(path)?)) {
-            let certificate = certificate.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("not PEM: {e}")))?;
-            roots.add(certificate).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            added += 1;
-        }
-        if added == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "holds no certificate in PEM form"));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
-}
-
-fn unverified_config() -> io::Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unverified(schemes)))
-        .with_no_client_auth())
-}
-
-/// Takes any certificate for good.
-#[derive(Debug)]
-struct Unverified(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
+        let Some(name) = &target.tls else { return Ok(Stream::Plain(tcp)) };
+        let name = self.server_name.as_ref().unwrap_or(name);
+        let config = self.tls.config().map_err(|error| error.to_string())?;
+        let connecting = TlsConnector::from(config).connect(name.clone(), tcp).await;
+        let stream = connecting.map_err(|error| words(&error, &name.to_str(), self.tls.keys))?;
+        Ok(Stream::Tls(Box::new(TlsUpstream { stream, keys: self.tls.keys })))
     }
 }
 
@@ -241,7 +193,25 @@ pub enum Stream {
     /// TCP.
     Plain(TcpStream),
     /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsUpstream>),
+}
+
+/// A TLS connection that says in words why the other side ended it.
+#[derive(Debug)]
+pub struct TlsUpstream {
+    stream: TlsStream<TcpStream>,
+    keys: Keys,
+}
+
+impl TlsUpstream {
+    /// In TLS 1.3 a server refuses our certificate, or the lack of one, when we have long begun to talk.
+    fn explain(&self, error: io::Error) -> io::Error {
+        let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if !matches!(alert, Some(rustls::Error::AlertReceived(_))) {
+            return error;
+        }
+        io::Error::new(error.kind(), words(&error, "", self.keys))
+    }
 }
 
 impl Stream {
@@ -249,7 +219,7 @@ impl Stream {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0,
+            Self::Tls(tls) => tls.stream.get_ref().0,
         }
     }
 }
@@ -258,7 +228,7 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(&mut io.stream).poll_read(cx, buf).map_err(|error| io.explain(error)),
         }
     }
 }
@@ -267,35 +237,35 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
-            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(&mut io.stream).poll_write(cx, buf),
         }
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(&mut io.stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
-            Self::Tls(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
-            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(&mut io.stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
-            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(&mut io.stream).poll_shutdown(cx),
         }
     }
 }

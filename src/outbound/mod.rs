@@ -1,10 +1,11 @@
 //! Outgoing connections: small calls ([`api`]) and forwarded requests ([`pool`]), over one way to
-//! connect ([`connect`]).
+//! connect ([`connect`], with TLS as [`tls`] says).
 
 pub mod api;
 pub mod connect;
 pub mod patient;
 pub mod pool;
+pub mod tls;
 pub mod upload;
 
 /// hyper's words and those of the cause, which are the useful ones.

@@ -2,9 +2,11 @@
 
 pub mod audit;
 pub mod browser;
+pub mod handshake;
 pub mod http2;
 pub mod keys;
 pub mod origin;
+pub mod pebble;
 pub mod proxy;
 pub mod stage;
 pub mod tls;
