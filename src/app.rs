@@ -31,6 +31,7 @@ use crate::outbound::connect::{Connector, Target};
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::peer::Peer;
 use crate::rocketchat::Client;
+use crate::telemetry::otel::{self, Traces};
 
 /// How often the workspace is asked while it answers. Its own limit is ten calls a minute.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -38,6 +39,9 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_WHEN_DOWN: Duration = Duration::from_secs(1);
 /// How often unused connections are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// How long the last spans may take to be sent at the end.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// Why the proxy does not start, with the key to change.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,7 @@ pub struct Bound {
     tls: Vec<TcpListener>,
     admin: Option<TcpListener>,
     public_addr: SocketAddr,
+    traces: Option<otel::Settings>,
 }
 
 impl Bound {
@@ -77,7 +82,14 @@ impl Bound {
         let admin = bind("server.admin_listen", server.admin_listen, 1)?.into_iter().next();
         let public_addr = addr_of(plain.first()).or_else(|| addr_of(tls.first()));
         let public_addr = public_addr.ok_or_else(|| StartError::new("server.listen", "is off, and there is no server.tls.listen"))?;
-        Ok(Self { config, plain, tls, admin, public_addr })
+        Ok(Self { config, plain, tls, admin, public_addr, traces: None })
+    }
+
+    /// The same, exporting traces where there are settings for that.
+    #[must_use]
+    pub fn traced(mut self, traces: Option<otel::Settings>) -> Self {
+        self.traces = traces;
+        self
     }
 
     /// Where the public side listens: in plain HTTP, or, where that is off, in TLS.
@@ -101,7 +113,7 @@ impl Bound {
     /// A file that the configuration names cannot be used, or threads cannot be started.
     pub fn start(self) -> Result<Running, StartError> {
         let (public_addr, tls_addr, admin_addr) = (self.public_addr(), self.tls_addr(), self.admin_addr());
-        let Self { config, plain, tls, admin, .. } = self;
+        let Self { config, plain, tls, admin, traces, .. } = self;
         let certificates = match &config.server.tls {
             None => None,
             Some(tls) => Some(Certificates::load(tls).map_err(|why| StartError::new("server.tls", why))?),
@@ -114,13 +126,15 @@ impl Bound {
         let target = Target::of(&config.rocketchat.url).map_err(|why| StartError::new("rocketchat.url", why))?;
         let control = runtime().map_err(thread_words)?;
 
+        let traces = traces.map(|settings| Traces::start(settings, control.handle(), Arc::clone(&metrics))).transpose();
+        let traces = traces.map_err(|why| StartError::new("OTEL_", why))?;
         let api = Api::new(connector.clone(), control.handle().clone());
         let client = Client::new(&config, api.clone(), Arc::clone(&metrics));
         let validator = Validator::new(&config.identity, api);
         let login = Login::new(&config, validator, client.clone(), Arc::clone(&metrics), control.handle().clone());
         let policies =
             Policies::new(&config, login, Arc::clone(&metrics), Arc::clone(&health)).map_err(|why| StartError::new("login", why))?;
-        let policies = Arc::new(policies);
+        let policies = Arc::new(policies.traced(traces.as_ref().map(Traces::tracer)));
 
         let mut threads = Vec::new();
         let (mut plain, mut tls) = (plain.into_iter(), tls.into_iter());
@@ -155,6 +169,7 @@ impl Bound {
             admin_addr,
             workers: threads,
             control: Some((finished, control_thread)),
+            traces,
         })
     }
 }
@@ -284,7 +299,11 @@ impl Watch {
             }
             // Remembered for a minute by the client, so that it costs next to nothing.
             if up {
+                if let Some(version) = self.client.version().await {
+                    self.metrics.rocketchat_version(&version.to_string());
+                }
                 let account = self.client.check_service_account().await;
+                self.metrics.service_account_up(account.is_ok());
                 let changed = self.health.set("service_account", account.clone());
                 match account {
                     Err(why) if changed => tracing::error!(%why, "the service account cannot be used: nobody can be signed in"),
@@ -342,6 +361,7 @@ pub struct Running {
     admin_addr: Option<SocketAddr>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     control: Option<(oneshot::Sender<()>, JoinHandle<io::Result<()>>)>,
+    traces: Option<Traces>,
 }
 
 impl Running {
@@ -379,6 +399,10 @@ impl Running {
         for worker in self.workers.drain(..) {
             let ended = worker.join().unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
             outcome = outcome.and(ended);
+        }
+        if let Some(traces) = self.traces.take() {
+            // The control thread still runs, and sends them.
+            traces.flush(LAST_SPANS);
         }
         if let Some((finished, control)) = self.control.take() {
             drop(finished);

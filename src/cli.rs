@@ -18,7 +18,7 @@ use crate::config::{self, Audit, Config, Loaded, Log, LogFormat, Problem};
 use crate::demo::events::Feed;
 use crate::demo::{Demo, Ports};
 use crate::edge::pages::Pages;
-use crate::telemetry;
+use crate::telemetry::{self, otel};
 
 /// Bad usage or configuration (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -84,8 +84,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
     };
     match cli.command.unwrap_or(Command::Run) {
         // Its warnings go to the log alone.
-        Command::Run => match load(&cli.config, env) {
-            Ok(loaded) => run(loaded),
+        Command::Run => match load(&cli.config, env.clone()) {
+            Ok(loaded) => run(loaded, &env),
             Err(problems) => refuse(&problems),
         },
         Command::Check => with_config(&cli.config, env, |loaded| match Pages::new(&loaded.config) {
@@ -156,7 +156,7 @@ fn load(args: &ConfigArgs, env: Vec<(String, String)>) -> Result<Loaded, Vec<Pro
     config::load(text.as_deref().map(|text| (name.as_str(), text)), env, &flags)
 }
 
-fn run(loaded: Loaded) -> ExitCode {
+fn run(loaded: Loaded, env: &[(String, String)]) -> ExitCode {
     let _logs = match telemetry::init(&loaded.config.log, None) {
         Ok(guard) => guard,
         Err(why) => return fail(&why),
@@ -164,12 +164,16 @@ fn run(loaded: Loaded) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    let (traces, complaints) = otel::Settings::from_env(env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    for complaint in complaints {
+        tracing::warn!("{complaint}");
+    }
     let signals = match Signals::catch() {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("signals cannot be received: {error}")),
     };
     let upstream = loaded.config.rocketchat.url.clone();
-    match Bound::bind(loaded.config).and_then(Bound::start) {
+    match Bound::bind(loaded.config).and_then(|bound| bound.traced(traces).start()) {
         Ok(running) => {
             let admin = running.admin_addr().map_or_else(|| "off".to_owned(), |addr| addr.to_string());
             tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %running.public_addr(), admin, %upstream, "gantry is listening");
@@ -213,6 +217,9 @@ fn run_demo(port: u16) -> ExitCode {
     match (started, running) {
         (Ok(demo), Some(running)) => {
             say(&format!("Open {}/ in a browser. Ctrl-C ends the demo.", demo.address()));
+            if let Some(admin) = running.admin_addr() {
+                say(&format!("Gantry's status page: http://{admin}/"));
+            }
             signals.wait_for(running)
         }
         (Err(error), _) => fail(&format!("the demo does not start: {error}; is port {port} taken? --port 0 chooses a free one")),

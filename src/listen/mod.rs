@@ -27,7 +27,7 @@ use crate::body::BodyError;
 use crate::certs::Certificates;
 use crate::config::Http2;
 use crate::lifecycle::Stop;
-use crate::metrics::Shard;
+use crate::metrics::{Shard, Spoken};
 use crate::outbound::connect::tune;
 use crate::peer::Peer;
 use client::{ClientIo, Flaws};
@@ -173,6 +173,7 @@ where
         }
     };
     let http2 = stream.speaks_http2();
+    let _speaks = settings.shard.speaks(if http2 { Spoken::Http2 } else { Spoken::Http1 });
     let peer = Arc::new(Peer::new(addr, trusted, stream.is_tls()));
     let flaws = Arc::new(Flaws::default());
     let io = TokioIo::new(ClientIo::new(stream, Arc::clone(&peer), Arc::clone(&flaws)));

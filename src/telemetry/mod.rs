@@ -1,5 +1,8 @@
 //! Logs: to stdout, as text or JSON, through a writer that never makes a request wait.
 
+pub mod access;
+pub mod otel;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +30,10 @@ pub fn init(log: &Log, extra: Option<Box<dyn Layer<Registry> + Send + Sync>>) ->
     let lines = tracing_subscriber::fmt::layer().with_ansi(ansi).with_writer(writer);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
         LogFormat::Text => lines.with_filter(filter).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter(filter).boxed(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            lines.map_event_format(access::JsonLines).with_filter(filter).boxed()
+        }
     };
     let mut layers = vec![lines];
     layers.extend(extra);
