@@ -270,7 +270,7 @@ impl Metrics {
         };
         let build = IntGaugeVec::new(Opts::new("gantry_build_info", "The version that runs."), &["version"]).expect("constant names");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let all: [Box<dyn Collector>; 17] = [
+        let all: Vec<Box<dyn Collector>> = vec![
             Box::new(metrics.logins.clone()),
             Box::new(metrics.login_seconds.clone()),
             Box::new(metrics.minted.clone()),

@@ -1,4 +1,8 @@
-//! The admin listener: `/livez`, `/readyz`, `/metrics`. Never public.
+//! The admin listener: `/livez`, `/readyz`, `/metrics`, and the status page. Never public.
+
+mod page;
+mod reading;
+pub mod status;
 
 use std::sync::Arc;
 
@@ -38,8 +42,8 @@ impl Admin {
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
                 response
             }
-            "/" => text(StatusCode::OK, "Gantry admin: /livez /readyz /metrics\n"),
-            _ => text(StatusCode::NOT_FOUND, "there is /livez, /readyz and /metrics\n"),
+            "/" | "/status.json" => status::answer(self, request),
+            _ => text(StatusCode::NOT_FOUND, "there is /, /status.json, /livez, /readyz and /metrics\n"),
         }
     }
 

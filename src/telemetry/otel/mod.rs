@@ -6,8 +6,8 @@
 mod export;
 mod settings;
 
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
@@ -33,7 +33,8 @@ pub struct Traces {
     /// Keeps the spans' processor alive.
     _provider: SdkTracerProvider,
     end: CancellationToken,
-    ended: mpsc::Receiver<()>,
+    /// Waited on once; the lock is what lets the whole be shared.
+    ended: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Traces {
@@ -63,7 +64,7 @@ impl Traces {
             // Whoever waited may have given up.
             let _ = tell.send(());
         });
-        Ok(Self { tracer, _provider: provider, end, ended })
+        Ok(Self { tracer, _provider: provider, end, ended: Mutex::new(ended) })
     }
 
     /// What begins spans.
@@ -74,7 +75,8 @@ impl Traces {
     /// Sends what is left, and waits for that no longer than this. Blocks.
     pub fn flush(&self, patience: Duration) {
         self.end.cancel();
-        if self.ended.recv_timeout(patience).is_err() {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(patience).is_err() {
             tracing::warn!(patience = %humantime::format_duration(patience), "the last spans could not be exported in time");
         }
     }
