@@ -20,7 +20,7 @@ use crate::demo::events::Feed;
 use crate::demo::{Demo, Ports};
 use crate::edge::pages::Pages;
 use crate::metrics::Process;
-use crate::telemetry;
+use crate::telemetry::{self, otel};
 use signals::Signals;
 
 /// Bad usage or configuration (`EX_USAGE` of sysexits.h).
@@ -190,6 +190,10 @@ fn run(loaded: Loaded, args: ConfigArgs, env: Vec<(String, String)>) -> ExitCode
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    let (traces, complaints) = otel::Settings::from_env(env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    for complaint in complaints {
+        tracing::warn!("{complaint}");
+    }
     let signals = match Signals::catch() {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("signals cannot be received: {error}")),
@@ -201,6 +205,7 @@ fn run(loaded: Loaded, args: ConfigArgs, env: Vec<(String, String)>) -> ExitCode
         logs: Some(logs.control()),
         service: signals.service(),
         process,
+        traces,
     };
     match activated.and_then(|activated| Bound::bind_beside(config, activated)).and_then(|bound| bound.within(surroundings).start()) {
         Ok(running) => {
@@ -246,6 +251,9 @@ fn run_demo(port: u16) -> ExitCode {
     match (started, running) {
         (Ok(demo), Some(running)) => {
             say(&format!("Open {}/ in a browser. Ctrl-C ends the demo.", demo.address()));
+            if let Some(admin) = running.admin_addr() {
+                say(&format!("Gantry's status page: http://{admin}/"));
+            }
             signals.wait_for(running)
         }
         (Err(error), _) => fail(&format!("the demo does not start: {error}; is port {port} taken? --port 0 chooses a free one")),

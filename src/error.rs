@@ -90,6 +90,45 @@ impl Failure {
         }
     }
 
+    /// A word for metrics and spans.
+    pub fn label(&self) -> &'static str {
+        Self::LABELS[self.index()]
+    }
+
+    /// Every [`Failure::label`].
+    pub const LABELS: [&'static str; 12] = [
+        "bad_request",
+        "unknown_transfer_coding",
+        "method_not_allowed",
+        "expectation_failed",
+        "not_found",
+        "request_timeout",
+        "unreachable",
+        "connect_timeout",
+        "first_byte_timeout",
+        "bad_answer",
+        "unknown_protocol",
+        "panicked",
+    ];
+
+    /// Where [`Failure::LABELS`] has its label.
+    pub fn index(&self) -> usize {
+        match self {
+            Self::BadRequest(_) => 0,
+            Self::UnknownTransferCoding => 1,
+            Self::MethodNotAllowed => 2,
+            Self::ExpectationFailed => 3,
+            Self::NotFound => 4,
+            Self::RequestTimeout(_) => 5,
+            Self::Unreachable(_) => 6,
+            Self::ConnectTimeout(_) => 7,
+            Self::FirstByteTimeout(_) => 8,
+            Self::BadAnswer(_) => 9,
+            Self::UnknownProtocol => 10,
+            Self::Panicked => 11,
+        }
+    }
+
     /// What a browser may read of it: no addresses, no inner errors.
     pub fn public(&self) -> &'static str {
         match self {
@@ -195,13 +234,44 @@ pub struct Refusal {
     pub detail: String,
     /// When asking again makes sense.
     pub retry_after: Option<Duration>,
+    /// Whom it is about, as far as that is known.
+    pub whom: Option<Box<Whom>>,
+}
+
+/// Whom a refusal is about. Audit lines and the status page show people only as `log.audit` allows, so they
+/// have to know which words of a `detail` are somebody's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whom {
+    /// The identity's id; empty as long as nobody is known.
+    pub identity: String,
+    /// The name that the host app gives.
+    pub username: String,
+    /// What else may name the person: an address, a display name, an account.
+    pub words: Vec<String>,
 }
 
 impl Refusal {
     /// A refusal with the words for the person and, for the log, the words for the operator.
     pub fn new(kind: RefusalKind, message: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         let retry_after = (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5));
-        Self { kind, message: message.into(), detail: detail.into(), retry_after }
+        Self { kind, message: message.into(), detail: detail.into(), retry_after, whom: None }
+    }
+
+    /// The same, whose `detail` holds this name of an account or a person.
+    #[must_use]
+    pub fn naming(mut self, name: &str) -> Self {
+        self.whom.get_or_insert_default().words.push(name.to_owned());
+        self
+    }
+
+    /// The same, about the identity with this id, username, and further words that name the person.
+    #[must_use]
+    pub fn about<'w>(mut self, identity: &str, username: &str, words: impl IntoIterator<Item = &'w str>) -> Self {
+        let whom = self.whom.get_or_insert_default();
+        identity.clone_into(&mut whom.identity);
+        username.clone_into(&mut whom.username);
+        whom.words.extend(words.into_iter().map(str::to_owned));
+        self
     }
 
     /// The same with another `Retry-After`.

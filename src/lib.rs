@@ -4,7 +4,8 @@
 //! The modules form a ladder: a module may name only those above its own in this list, and
 //! `tests/it/ladder.rs` holds the tree to it.
 //!
-//! * words: [`secret`], [`error`], [`body`], [`peer`], [`metrics`], [`lifecycle`]
+//! * words: [`secret`], [`error`], [`body`], [`peer`], [`journal`], [`metrics`], [`trace`],
+//!   [`lifecycle`]
 //! * [`config`]: `proxy.toml`, the environment and flags, lowered to values that can be trusted
 //! * [`headers`]: pure rules over header maps
 //! * [`outbound`]: connections to the workspace and the host app
@@ -24,7 +25,9 @@ pub mod secret;
 pub mod error;
 pub mod body;
 pub mod peer;
+pub mod journal;
 pub mod metrics;
+pub mod trace;
 pub mod lifecycle;
 pub mod config;
 pub mod headers;

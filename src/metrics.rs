@@ -10,9 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Counter, Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
-use crate::error::RefusalKind;
+use crate::error::{Failure, RefusalKind};
+use crate::journal::Journal;
+
+mod process;
 
 /// What kind of thing a request asked for: the `route` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +103,15 @@ impl Handshake {
     }
 }
 
+/// What a client connection speaks: a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
 /// Upper bounds of the duration histogram, in microseconds.
 const BUCKETS: [u64; 11] = [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 30_000_000];
 const CODES: usize = 500;
@@ -108,8 +122,13 @@ pub struct Shard {
     routes: [RouteCounters; RouteLabel::ALL.len()],
     connections: AtomicI64,
     connections_total: AtomicU64,
+    speaking: [AtomicI64; 2],
+    failures: [AtomicU64; Failure::LABELS.len()],
     websockets: AtomicI64,
+    websockets_total: AtomicU64,
     upstream_connections: AtomicI64,
+    upstream_connects: [AtomicU64; 2],
+    upstream_connect_micros: AtomicU64,
     upstream_retries: AtomicU64,
     requests: AtomicI64,
     handshakes: [AtomicU64; Handshake::ALL.len()],
@@ -146,8 +165,13 @@ impl Shard {
             }),
             connections: AtomicI64::new(0),
             connections_total: AtomicU64::new(0),
+            speaking: std::array::from_fn(|_| AtomicI64::new(0)),
+            failures: std::array::from_fn(|_| AtomicU64::new(0)),
             websockets: AtomicI64::new(0),
+            websockets_total: AtomicU64::new(0),
             upstream_connections: AtomicI64::new(0),
+            upstream_connects: std::array::from_fn(|_| AtomicU64::new(0)),
+            upstream_connect_micros: AtomicU64::new(0),
             upstream_retries: AtomicU64::new(0),
             requests: AtomicI64::new(0),
             handshakes: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -172,8 +196,22 @@ impl Shard {
         self.hold(|shard| &shard.connections)
     }
 
+    /// A client connection speaks this, until the guard is dropped.
+    pub fn speaks(self: &Arc<Self>, protocol: Spoken) -> Held {
+        match protocol {
+            Spoken::Http1 => self.hold(|shard| &shard.speaking[0]),
+            Spoken::Http2 => self.hold(|shard| &shard.speaking[1]),
+        }
+    }
+
+    /// A request could not be forwarded.
+    pub fn failed(&self, failure: &Failure) {
+        self.failures[failure.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A WebSocket stands, until the guard is dropped.
     pub fn websocket(self: &Arc<Self>) -> Held {
+        self.websockets_total.fetch_add(1, Ordering::Relaxed);
         self.hold(|shard| &shard.websockets)
     }
 
@@ -185,6 +223,12 @@ impl Shard {
     /// A connection to the workspace stands, until the guard is dropped.
     pub fn upstream_connection(self: &Arc<Self>) -> Held {
         self.hold(|shard| &shard.upstream_connections)
+    }
+
+    /// It was tried to connect to the workspace.
+    pub fn upstream_connect(&self, ok: bool, took: Duration) {
+        self.upstream_connects[usize::from(ok)].fetch_add(1, Ordering::Relaxed);
+        self.upstream_connect_micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// A request was sent again because the pooled connection had gone stale.
@@ -226,19 +270,22 @@ pub struct UnderWay {
     pub websockets: i64,
 }
 
-/// Everything that is counted.
+/// Everything that is counted, and the journal beside it.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    journal: Journal,
     shards: Arc<[Arc<Shard>]>,
     logins: IntCounterVec,
     login_seconds: HistogramVec,
     minted: IntCounterVec,
     reused: IntCounter,
     users_created: IntCounterVec,
+    cache_requests: IntCounterVec,
     cache_hits: IntCounterVec,
     cache_entries: IntGaugeVec,
     api_errors: IntCounterVec,
+    api_seconds: HistogramVec,
     upstream_up: IntGauge,
     reload_success: IntGauge,
     reload_time: IntGauge,
@@ -246,6 +293,9 @@ pub struct Metrics {
     certificate_expiry: IntGaugeVec,
     certificates_reloaded: IntGauge,
     acme_orders: IntCounterVec,
+    rocketchat: IntGaugeVec,
+    service_account_up: IntGauge,
+    spans: IntCounterVec,
 }
 
 impl Metrics {
@@ -273,9 +323,28 @@ impl Metrics {
             reused: IntCounter::new("gantry_tokens_reused_total", "Login tokens handed out again instead of minted.")
                 .expect("constant name"),
             users_created: counters("gantry_users_created_total", "Calls that create a Rocket.Chat user, by outcome.", &["outcome"]),
-            cache_hits: counters("gantry_cache_requests_total", "Look-ups in a cache, by result.", &["cache", "result"]),
+            cache_requests: counters("gantry_cache_requests_total", "Look-ups in a cache, by result.", &["cache", "result"]),
+            cache_hits: counters("gantry_cache_hits_total", "Look-ups in a cache that needed no call.", &["cache"]),
             cache_entries: IntGaugeVec::new(Opts::new("gantry_cache_entries", "Entries in a cache."), &["cache"]).expect("constant names"),
             api_errors: counters("gantry_rocketchat_api_errors_total", "Failed calls to Rocket.Chat's REST API.", &["endpoint", "type"]),
+            api_seconds: HistogramVec::new(
+                HistogramOpts::new("gantry_rocketchat_api_duration_seconds", "Time of calls to Rocket.Chat's REST API that were answered.")
+                    .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
+                &["endpoint"],
+            )
+            .expect("constant names"),
+            rocketchat: IntGaugeVec::new(
+                Opts::new("gantry_rocketchat_info", "The workspace's version, as far as it is known."),
+                &["version"],
+            )
+            .expect("constant names"),
+            service_account_up: IntGauge::new(
+                "gantry_service_account_up",
+                "Whether the service account worked the last time it was looked at.",
+            )
+            .expect("constant name"),
+            spans: counters("gantry_trace_spans_total", "Spans that ended, by what became of them.", &["outcome"]),
+            journal: Journal::default(),
             upstream_up: IntGauge::new("gantry_upstream_up", "Whether the workspace answered the last time it was asked.")
                 .expect("constant name"),
             reload_success: IntGauge::new(
@@ -313,13 +382,19 @@ impl Metrics {
             Box::new(metrics.minted.clone()),
             Box::new(metrics.reused.clone()),
             Box::new(metrics.users_created.clone()),
+            Box::new(metrics.cache_requests.clone()),
             Box::new(metrics.cache_hits.clone()),
             Box::new(metrics.cache_entries.clone()),
             Box::new(metrics.api_errors.clone()),
+            Box::new(metrics.api_seconds.clone()),
             Box::new(metrics.upstream_up.clone()),
             Box::new(metrics.certificate_expiry.clone()),
             Box::new(metrics.certificates_reloaded.clone()),
             Box::new(metrics.acme_orders.clone()),
+            Box::new(metrics.rocketchat.clone()),
+            Box::new(metrics.service_account_up.clone()),
+            Box::new(metrics.spans.clone()),
+            Box::new(process::Process::new()),
             Box::new(build),
             Box::new(metrics.reload_success.clone()),
             Box::new(metrics.reload_time.clone()),
@@ -386,7 +461,8 @@ impl Metrics {
 
     /// A cache (`sessions`, `users`, `tokens`) was asked.
     pub fn cache(&self, cache: &'static str, hit: bool) {
-        self.cache_hits.with_label_values(&[cache, if hit { "hit" } else { "miss" }]).inc();
+        self.cache_requests.with_label_values(&[cache, if hit { "hit" } else { "miss" }]).inc();
+        self.cache_hits.with_label_values(&[cache]).inc_by(u64::from(hit));
     }
 
     /// How full a cache is.
@@ -397,6 +473,44 @@ impl Metrics {
     /// A call to the workspace's API failed. `kind` is `unreachable`, `timeout`, `status` or a word of that kind.
     pub fn api_error(&self, endpoint: &'static str, kind: &'static str) {
         self.api_errors.with_label_values(&[endpoint, kind]).inc();
+    }
+
+    /// A call to the workspace's API was answered.
+    pub fn api_answered(&self, endpoint: &'static str, took: Duration) {
+        self.api_seconds.with_label_values(&[endpoint]).observe(took.as_secs_f64());
+    }
+
+    /// The workspace says that it is of this version.
+    pub fn rocketchat_version(&self, version: &str) {
+        self.rocketchat.reset();
+        self.rocketchat.with_label_values(&[version]).set(1);
+    }
+
+    /// Whether the service account works.
+    pub fn service_account_up(&self, up: bool) {
+        self.service_account_up.set(i64::from(up));
+    }
+
+    /// Spans were `exported`, or have `failed`, or were `dropped` because the queue was full.
+    pub fn spans(&self, outcome: &'static str, count: u64) {
+        self.spans.with_label_values(&[outcome]).inc_by(count);
+    }
+
+    /// The outcomes of logins by this source start at zero, so that the first of a kind shows as a rise.
+    pub fn expect_logins(&self, source: &str) {
+        for outcome in RefusalKind::ALL.iter().map(|kind| kind.code()).chain(["signed_in"]) {
+            self.logins.with_label_values(&[source, outcome]);
+        }
+    }
+
+    /// What the status page remembers beyond counters.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Everything as it is now, for the status page.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
     }
 
     /// Whether the workspace answers.
@@ -499,8 +613,12 @@ impl Collector for Shards {
         families.extend(self.gauge("gantry_http_requests_in_flight", "Requests whose answers are not done.", |s| &s.requests));
         families.extend(self.gauge("gantry_websocket_connections", "WebSockets open.", |s| &s.websockets));
         families.extend(self.gauge("gantry_upstream_connections", "Connections to the workspace open.", |s| &s.upstream_connections));
+        families.extend(self.protocols());
+        families.extend(self.failures());
+        families.extend(self.connects());
         for (name, help, read) in [
-            ("gantry_connections_total", "Client connections accepted.", (|s| &s.connections_total) as fn(&Shard) -> &AtomicU64),
+            ("gantry_websockets_total", "WebSockets opened.", (|s| &s.websockets_total) as fn(&Shard) -> &AtomicU64),
+            ("gantry_connections_total", "Client connections accepted.", |s| &s.connections_total),
             ("gantry_upstream_retries_total", "Requests sent again because a pooled connection had gone stale.", |s| &s.upstream_retries),
             ("gantry_proxy_headers_refused_total", "Connections closed for a missing or malformed PROXY protocol header.", |s| {
                 &s.proxy_headers_refused
@@ -524,6 +642,39 @@ impl Collector for Shards {
 }
 
 impl Shards {
+    fn protocols(&self) -> Vec<MetricFamily> {
+        let opts = Opts::new("gantry_protocol_connections", "Client connections open, by what they speak.");
+        let gauge = IntGaugeVec::new(opts, &["protocol"]).expect("constant names");
+        for (index, protocol) in ["http1", "http2"].into_iter().enumerate() {
+            let open = self.shards.iter().map(|shard| shard.speaking[index].load(Ordering::Relaxed)).sum();
+            gauge.with_label_values(&[protocol]).set(open);
+        }
+        gauge.collect()
+    }
+
+    fn failures(&self) -> Vec<MetricFamily> {
+        let failures = counters("gantry_http_failures_total", "Requests that could not be forwarded, by reason.", &["reason"]);
+        for (index, reason) in Failure::LABELS.into_iter().enumerate() {
+            failures.with_label_values(&[reason]).inc_by(self.sum(|shard| shard.failures[index].load(Ordering::Relaxed)));
+        }
+        failures.collect()
+    }
+
+    fn connects(&self) -> Vec<MetricFamily> {
+        let tries = counters("gantry_upstream_connects_total", "Connections to the workspace that were tried, by outcome.", &["outcome"]);
+        for ok in [false, true] {
+            let count = self.sum(|shard| shard.upstream_connects[usize::from(ok)].load(Ordering::Relaxed));
+            tries.with_label_values(&[outcome(ok)]).inc_by(count);
+        }
+        let name = "gantry_upstream_connect_seconds_total";
+        let spent = Counter::new(name, "Time spent on connecting to the workspace, failures included.").expect("constant name");
+        let micros = self.sum(|shard| shard.upstream_connect_micros.load(Ordering::Relaxed));
+        spent.inc_by(Duration::from_micros(micros).as_secs_f64());
+        let mut families = tries.collect();
+        families.extend(spent.collect());
+        families
+    }
+
     /// The histogram family, made by hand: the client's own histograms cannot be filled from sums.
     fn durations(&self) -> Vec<MetricFamily> {
         use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricType};

@@ -1,5 +1,8 @@
-//! The admin listener: `/livez`, `/readyz`, `/metrics`, and the verbs below `/-/`. Never public.
+//! The admin listener: `/livez`, `/readyz`, `/metrics`, the status page, and the verbs below `/-/`. Never public.
 
+mod page;
+mod reading;
+pub mod status;
 pub mod verbs;
 
 use std::sync::Arc;
@@ -40,8 +43,8 @@ impl Admin {
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
                 response
             }
-            "/" => text(StatusCode::OK, "Gantry admin: /livez /readyz /metrics\n"),
-            _ => text(StatusCode::NOT_FOUND, "there is /livez, /readyz, /metrics, /-/reload and /-/log-level\n"),
+            "/" | "/status.json" => status::answer(self, request),
+            _ => text(StatusCode::NOT_FOUND, "there is /, /status.json, /livez, /readyz, /metrics, /-/reload and /-/log-level\n"),
         }
     }
 

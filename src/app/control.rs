@@ -173,7 +173,11 @@ async fn look(client: &Client, health: &Health, metrics: &Metrics, doubt: bool) 
     }
     // Remembered for a minute by the client, so that it costs next to nothing.
     if up {
+        if let Some(version) = client.version().await {
+            metrics.rocketchat_version(&version.to_string());
+        }
         let account = client.check_service_account().await;
+        metrics.service_account_up(account.is_ok());
         let changed = health.set("service_account", account.clone());
         match account {
             Err(why) if changed => tracing::error!(%why, "the service account cannot be used: nobody can be signed in"),

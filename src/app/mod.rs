@@ -32,6 +32,7 @@ use crate::lifecycle::service::ServiceManager;
 use crate::lifecycle::{Health, Stop, reload as reloading};
 use crate::metrics::{Metrics, Process};
 use crate::telemetry;
+use crate::telemetry::otel::{self, Traces};
 use control::{Control, Watch, Watchdog};
 use reload::Reloader;
 use site::{Lasting, Site};
@@ -74,6 +75,8 @@ pub struct Surroundings {
     pub service: ServiceManager,
     /// What is counted of the process itself.
     pub process: Process,
+    /// Where traces are exported to.
+    pub traces: Option<otel::Settings>,
 }
 
 impl Bound {
@@ -102,6 +105,13 @@ impl Bound {
         Self { surroundings, ..self }
     }
 
+    /// The same, exporting traces where there are settings for that.
+    #[must_use]
+    pub fn traced(mut self, traces: Option<otel::Settings>) -> Self {
+        self.surroundings.traces = traces;
+        self
+    }
+
     /// Where the public side listens: in plain HTTP, or, where that is off, in TLS.
     pub fn public_addr(&self) -> SocketAddr {
         self.public_addr
@@ -124,7 +134,7 @@ impl Bound {
     pub fn start(self) -> Result<Running, StartError> {
         let (public_addr, tls_addr, admin_addr) = (self.public_addr(), self.tls_addr(), self.admin_addr());
         let Self { config, sockets: Sockets { plain, tls, admin }, surroundings, .. } = self;
-        let Surroundings { source, logs, service, process } = surroundings;
+        let Surroundings { source, logs, service, process, traces } = surroundings;
         let count = config.server.workers;
         let stop = Stop::default();
         let metrics = Metrics::new(count);
@@ -133,7 +143,10 @@ impl Bound {
         checks.extend(config.server.tls.as_ref().map(|_| (certs::CHECK, false)));
         let health = Health::new(&checks);
         let control = runtime().map_err(thread_words)?;
+        let traces = traces.map(|settings| Traces::start(settings, control.handle(), Arc::clone(&metrics))).transpose();
+        let traces = traces.map_err(|why| StartError::new("OTEL_", why))?;
         let lasting = Lasting {
+            tracer: traces.as_ref().map(Traces::tracer),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
             challenges: HttpChallenges::default(),
@@ -146,6 +159,7 @@ impl Bound {
 
         // Dropped on the way out of a start that fails, it ends the threads that run already.
         let mut running = Running::new(stop.clone(), Arc::clone(&site), Arc::clone(&metrics), reloads.clone());
+        running.traces = traces;
         (running.public_addr, running.tls_addr, running.admin_addr) = (Some(public_addr), tls_addr, admin_addr);
         let (mut plain, mut tls) = (plain.into_iter(), tls.into_iter());
         for index in 0..count {

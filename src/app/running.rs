@@ -13,6 +13,10 @@ use super::site::Site;
 use crate::lifecycle::reload::Reloads;
 use crate::lifecycle::{Stop, WindDown};
 use crate::metrics::{Metrics, UnderWay};
+use crate::telemetry::otel::Traces;
+
+/// How long the last spans may take to be sent at the end.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// A proxy that runs.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub struct Running {
     pub(super) public_addr: Option<SocketAddr>,
     pub(super) tls_addr: Option<SocketAddr>,
     pub(super) admin_addr: Option<SocketAddr>,
+    pub(super) traces: Option<Traces>,
     pub(super) workers: Vec<JoinHandle<io::Result<()>>>,
     pub(super) control: Option<(oneshot::Sender<()>, JoinHandle<io::Result<()>>)>,
 }
@@ -29,7 +34,7 @@ pub struct Running {
 impl Running {
     pub(super) fn new(stop: Stop, site: Arc<ArcSwap<Site>>, metrics: Arc<Metrics>, reloads: Reloads) -> Self {
         let stopper = Stopper { stop, site, metrics };
-        Self { stopper, reloads, public_addr: None, tls_addr: None, admin_addr: None, workers: Vec::new(), control: None }
+        Self { stopper, reloads, public_addr: None, tls_addr: None, admin_addr: None, traces: None, workers: Vec::new(), control: None }
     }
 
     /// Where the public side listens: in plain HTTP, or, where that is off, in TLS.
@@ -71,6 +76,10 @@ impl Running {
         for worker in self.workers.drain(..) {
             let ended = worker.join().unwrap_or_else(|_| Err(io::Error::other("a worker panicked")));
             outcome = outcome.and(ended);
+        }
+        if let Some(traces) = self.traces.take() {
+            // The control thread still runs, and sends them.
+            traces.flush(LAST_SPANS);
         }
         if let Some((finished, control)) = self.control.take() {
             drop(finished);

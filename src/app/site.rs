@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::outbound::api::Api;
 use crate::outbound::connect::{Connector, Target};
 use crate::rocketchat::Client;
+use crate::trace::Tracer;
 
 /// What lives as long as the process.
 #[derive(Clone, Debug)]
@@ -23,6 +24,7 @@ pub(super) struct Lasting {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) challenges: HttpChallenges,
+    pub(super) tracer: Option<Tracer>,
     pub(super) control: Handle,
 }
 
@@ -87,7 +89,7 @@ impl<'a> Before<'a> {
 impl Site {
     /// Builds a generation: from nothing, or as the successor of another.
     pub(super) fn new(config: Config, before: Option<Before<'_>>, lasting: &Lasting) -> Result<Self, StartError> {
-        let Lasting { metrics, health, challenges, control } = lasting;
+        let Lasting { metrics, health, challenges, tracer, control } = lasting;
         let kept = |keys: &[&str]| before.as_ref().and_then(|before| before.unless(keys));
         let way = match kept(&Way::KEYS).filter(|_| !Way::reads_files(&config)) {
             Some(old) => Arc::clone(&old.way),
@@ -121,7 +123,7 @@ impl Site {
         let certificates = certificates(&config, before.as_ref())?;
         let generation = before.map_or(0, |before| before.site.generation) + 1;
         let acme_since = kept(&["server.acme."]).map_or(generation, |old| old.acme_since);
-        Ok(Self { generation, acme_since, config, policies: Arc::new(policies), way, certificates, client, login })
+        Ok(Self { generation, acme_since, config, policies: Arc::new(policies.traced(tracer.clone())), way, certificates, client, login })
     }
 }
 

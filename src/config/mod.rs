@@ -483,6 +483,11 @@ impl AccessField {
         ("trace_id", Self::TraceId),
     ];
 
+    /// The field's name, in the configuration and in a line.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, field)| *field == self).map_or("", |(name, _)| *name)
+    }
+
     /// The field of this name.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::error::{Refusal, RefusalKind};
 use crate::identity::Identity;
 use crate::rocketchat::{Client, CreateError, NewUser, User, UsernameRule};
+use crate::trace;
 
 use super::judge::{By, not_allowed, standing};
 use super::names::marked_name;
@@ -28,7 +29,8 @@ impl Directory {
                 RefusalKind::UserNotAllowed,
                 "You have no chat account yet, and accounts are not made from here. Please ask the administrators.",
                 format!("there is no account {name}, and users.create is off"),
-            ));
+            )
+            .naming(&name));
         }
         let mut name = name;
         let mut marked = skip_first;
@@ -107,10 +109,10 @@ impl Directory {
             join_default_channels: self.users.join_default_channels,
             custom_field: self.users.external_id.clone().map(|field| (field, identity.id.clone())),
         };
-        let mut answer = client.create_user(&new).await;
+        let mut answer = trace::step_or("account create", client.create_user(&new), create_word).await;
         if matches!(answer, Err(CreateError::NameRefused)) && new.name != name {
             name.clone_into(&mut new.name);
-            answer = client.create_user(&new).await;
+            answer = trace::step_or("account create", client.create_user(&new), create_word).await;
         }
         self.metrics.user_created(answer.is_ok());
         Ok(answer)
@@ -134,6 +136,17 @@ impl Directory {
         let username = user.username.as_deref().unwrap_or(name);
         Ok(Account { id: user.id.as_str().into(), username: username.into(), roles, active: true })
     }
+}
+
+/// Why a create failed, for its span.
+fn create_word(error: &CreateError) -> Option<&'static str> {
+    Some(match error {
+        CreateError::UsernameTaken => "username_taken",
+        CreateError::UsernameRefused => "username_refused",
+        CreateError::EmailTaken => "email_taken",
+        CreateError::NameRefused => "name_refused",
+        CreateError::Uncertain(refusal) | CreateError::Full(refusal) | CreateError::Refused(refusal) => refusal.kind.code(),
+    })
 }
 
 /// A display name without the characters that Rocket.Chat refuses; `None` when nothing is left.
@@ -166,6 +179,7 @@ fn username_conflict(name: &str) -> Refusal {
         "Your username is taken in the chat by something else. Please ask the administrators.",
         format!("the username {name} is taken or refused, perhaps by a team or by Accounts_BlockedUsernameList"),
     )
+    .naming(name)
 }
 
 #[cfg(test)]

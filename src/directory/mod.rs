@@ -22,6 +22,7 @@ use crate::error::{Refusal, RefusalKind};
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::rocketchat::{Client, User};
+use crate::trace;
 
 use judge::{By, Mark, Verdict, judge};
 
@@ -101,7 +102,7 @@ impl Directory {
             .cache
             .try_get_with(key, async {
                 asked = true;
-                self.resolve(&self.client.until(deadline), identity).await
+                trace::step("account look-up", self.resolve(&self.client.until(deadline), identity)).await
             })
             .await;
         self.metrics.cache("users", !asked);

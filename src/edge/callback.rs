@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
+use super::audit::{Audit, Of};
 use super::pages::{LoadingRequest, Pages, json_answer, json_error, json_refusal};
 use super::route::Route;
 use crate::config::{Config, Origin};
@@ -37,6 +38,7 @@ pub struct Callback {
     login: Login,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    audit: Audit,
     origins: CorsPolicy,
     logout_secret: Option<SecretSource>,
 }
@@ -54,12 +56,19 @@ pub struct Asked<'a> {
     pub client: IpAddr,
 }
 
+impl<'a> Asked<'a> {
+    fn after(&self, started: Instant) -> Of<'a> {
+        Of { id: self.id, client: self.client, took: started.elapsed() }
+    }
+}
+
 impl Callback {
     /// Answers from `login`, to the chat's own origin and those of `[cors]`.
     pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         let mut origins: Vec<Origin> = config.cors.allowed_origins.clone();
         origins.push(config.server.public_origin.clone());
-        Self { login, metrics, health, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
+        let audit = Audit::new(config, login.source(), Arc::clone(&metrics));
+        Self { login, metrics, health, audit, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
     }
 
     /// The origins that may use our paths.
@@ -125,7 +134,7 @@ impl Callback {
         if refusal == Some(RefusalKind::RocketchatUnavailable) {
             self.health.doubt();
         }
-        self.audit(asked, &outcome, started.elapsed());
+        self.audit.login(asked.after(started), &outcome);
         match outcome {
             Ok(signed_in) => json_answer(StatusCode::OK, &json!({ "loginToken": signed_in.token.expose() })),
             Err(refusal) => json_refusal(&refusal, asked.id),
@@ -153,7 +162,7 @@ impl Callback {
                 // Pages ask this again and again while somebody is signed out, so that is not worth a line.
                 // Whatever else it is stands on the page with its id, which has to be in the log.
                 if refusal.kind != RefusalKind::NoSession {
-                    self.audit_refusal(asked, "session", &refusal, started.elapsed());
+                    self.audit.refused(asked.after(started), "session", &refusal);
                 }
                 json_refusal(&refusal, asked.id)
             }
@@ -161,6 +170,7 @@ impl Callback {
     }
 
     async fn logout(&self, asked: &Asked<'_>, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
+        let started = Instant::now();
         // The host app's server names an identity; a session in the Authorization header does not.
         let named = identity_in(body);
         if named.is_none() && self.knows_secret(headers) {
@@ -176,15 +186,10 @@ impl Callback {
             }
             .await
         };
+        self.audit.logout(asked.after(started), &outcome);
         match outcome {
-            Ok(ended) => {
-                tracing::info!(target: "gantry::audit", event = "logout", id = %asked.id, client = %asked.client, ended, "chat sessions ended");
-                json_answer(StatusCode::OK, &json!({ "ended": ended }))
-            }
-            Err(refusal) => {
-                tracing::info!(target: "gantry::audit", event = "logout", id = %asked.id, client = %asked.client, outcome = refusal.kind.code(), detail = %refusal.detail, "logout refused");
-                json_refusal(&refusal, asked.id)
-            }
+            Ok(ended) => json_answer(StatusCode::OK, &json!({ "ended": ended })),
+            Err(refusal) => json_refusal(&refusal, asked.id),
         }
     }
 
@@ -224,29 +229,6 @@ impl Callback {
                 Some(other) => refuse(format!("no Origin, and Sec-Fetch-Site {}", shown(other))),
             },
         }
-    }
-
-    /// One line for each decision: who, by which source, what came of it.
-    fn audit(&self, asked: &Asked<'_>, outcome: &Result<SignedIn, Refusal>, took: Duration) {
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let (id, client, source) = (asked.id, asked.client, self.login.source());
-        match outcome {
-            Ok(signed_in) => tracing::info!(
-                target: "gantry::audit",
-                event = "login", %id, %client, source, outcome = "signed_in", identity = %signed_in.identity.id, username = %signed_in.username,
-                user_id = %signed_in.user_id, created = signed_in.created, reused = signed_in.reused, took_ms, "signed in"
-            ),
-            Err(refusal) => self.audit_refusal(asked, "login", refusal, took),
-        }
-    }
-
-    fn audit_refusal(&self, asked: &Asked<'_>, event: &'static str, refusal: &Refusal, took: Duration) {
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let (id, client, source) = (asked.id, asked.client, self.login.source());
-        tracing::info!(
-            target: "gantry::audit",
-            event, %id, %client, source, outcome = refusal.kind.code(), detail = %refusal.detail, took_ms, "not signed in"
-        );
     }
 }
 

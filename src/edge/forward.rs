@@ -13,12 +13,13 @@ use tokio_util::task::TaskTracker;
 use super::websocket::Handshake;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
-use crate::headers::hop;
+use crate::headers::{hop, redact};
 use crate::lifecycle::{Health, Stop};
 use crate::metrics::Shard;
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::outbound::upload::Upload;
 use crate::peer::Peer;
+use crate::trace::Span;
 
 /// Forwards requests. One for each worker.
 #[derive(Debug)]
@@ -41,11 +42,24 @@ impl Forward {
         Self { pool, rules, host, tunnels, shard, health, stop }
     }
 
-    /// Sends the request on and returns the answer as it came, less what belongs to the connection.
+    /// Sends the request on and returns the answer as it came, less what belongs to the connection. It is a
+    /// span below `span`.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn send(&self, req: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<PooledBody>, Failure> {
+    pub async fn send(&self, req: Request<Incoming>, peer: &Arc<Peer>, span: &Span) -> Result<Response<PooledBody>, Failure> {
+        let (host, port) = self.pool.host_and_port();
+        let call = span.call(req.method(), host, port, || redact::path_and_query(req.uri().path()).into_owned());
+        let outcome = self.exchange(req, peer, &call).await;
+        match &outcome {
+            Ok(response) => call.answered(response.status(), 400),
+            Err(failure) => call.failed(failure.label()),
+        }
+        call.end();
+        outcome
+    }
+
+    async fn exchange(&self, req: Request<Incoming>, peer: &Arc<Peer>, call: &Span) -> Result<Response<PooledBody>, Failure> {
         let under_way = self.shard.request();
         let (mut parts, body) = req.into_parts();
         let websocket = Handshake::take(&mut parts);
@@ -55,6 +69,7 @@ impl Forward {
             hop::restore_upgrade(&mut parts.headers);
         }
         self.rules.apply(&mut parts.headers, peer);
+        call.inject(&mut parts.headers);
         if !parts.headers.contains_key(HOST) {
             let target = parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
             parts.headers.insert(HOST, target.unwrap_or_else(|| self.host.clone()));

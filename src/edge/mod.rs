@@ -1,6 +1,8 @@
 //! The request path: one plain function, [`Edge::handle`]. Framing and CORS come after the match, so
 //! that our own pages and errors are decorated like everything else.
 
+pub mod access;
+pub mod audit;
 pub mod callback;
 mod caught;
 pub mod forward;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CONNECTION, ORIGIN, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, UPGRADE};
+use http::header::{ACCEPT, ALLOW, CONNECTION, ORIGIN, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, UPGRADE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -27,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
 use crate::certs::HttpChallenges;
-use crate::config::Config;
+use crate::config::{AccessField, Config};
 use crate::error::{Failure, Fault};
 use crate::headers::cors::CorsPolicy;
 use crate::headers::forwarded::Forwarding;
@@ -40,12 +42,17 @@ use crate::login::Login;
 use crate::metrics::{Metrics, RouteLabel, Shard};
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::peer::{Peer, RequestId};
+use crate::trace::{self, Span, Tracer};
+use access::{AccessLog, Kept, Line};
 use callback::{Asked, Callback};
 use caught::caught;
 use forward::Forward;
 use pages::Pages;
 use plain::PlainDoor;
 use route::{Paths, Route};
+
+/// Characters of a client's name for itself that a span keeps.
+const LONGEST_AGENT: usize = 256;
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -61,7 +68,8 @@ pub struct Policies {
     hsts: Option<HeaderValue>,
     pages: Pages,
     login: Login,
-    access_log: bool,
+    access: Option<AccessLog>,
+    tracer: Option<Tracer>,
 }
 
 impl Policies {
@@ -86,8 +94,16 @@ impl Policies {
             hsts: config.server.tls.as_ref().and_then(|tls| tls.hsts.clone()),
             pages: Pages::new(config).map_err(|error| error.to_string())?,
             login,
-            access_log: config.log.access,
+            access: AccessLog::new(&config.log),
+            tracer: None,
         })
+    }
+
+    /// The same, with a span for each request.
+    #[must_use]
+    pub fn traced(mut self, tracer: Option<Tracer>) -> Self {
+        self.tracer = tracer;
+        self
     }
 }
 
@@ -117,6 +133,8 @@ struct Seen {
     /// A preflight that is answered here: its grants stand already.
     preflight: bool,
     logout: Option<PassingLogout>,
+    kept: Kept,
+    span: Span,
 }
 
 /// A call of a client's that ends sessions at Rocket.Chat itself, noticed as it passes by.
@@ -169,11 +187,11 @@ impl Edge {
             (Ok(()), Route::Redirect) => Ok(seen.ours(self.policies.plain.redirect(request.uri()))),
             (Ok(()), Route::Challenge) => Ok(seen.ours(self.policies.plain.challenge(request.method(), request.uri()))),
             (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&request)),
-            (Ok(()), Route::Upstream) => self.forward.send(request, peer).await.map(|response| response.map(Body::Passed)),
+            (Ok(()), Route::Upstream) => self.forward.send(request, peer, &seen.span).await.map(|response| response.map(Body::Passed)),
             (Ok(()), Route::Hidden) => Err(Failure::NotFound),
             // A success would open a tunnel that leads nowhere.
             (Ok(()), _) if seen.connect => Err(Failure::MethodNotAllowed),
-            (Ok(()), _) => Ok(self.own(seen, peer, request).await),
+            (Ok(()), _) => Ok(seen.span.around(self.own(seen, peer, request)).await),
         }
     }
 
@@ -183,21 +201,26 @@ impl Edge {
         let route = self.policies.plain.route(peer, request.uri(), headers).unwrap_or_else(|| self.policies.paths.route(path));
         let connect = request.extensions().get::<ExtendedConnect>().is_some();
         let websocket = route == Route::Upstream && (connect || headers.contains_key(UPGRADE));
+        let label = if websocket { RouteLabel::Websocket } else { route.label() };
+        let client = self.policies.forwarding.client_ip(headers, peer);
+        let id = given_id(request, peer).unwrap_or_else(RequestId::random);
         Seen {
             started: Instant::now(),
             route,
-            label: if websocket { RouteLabel::Websocket } else { route.label() },
+            label,
             method: request.method().clone(),
             target: request.uri().path_and_query().cloned(),
             origin: headers.get(ORIGIN).cloned(),
             accept: headers.get(ACCEPT).cloned(),
-            client: self.policies.forwarding.client_ip(headers, peer),
-            id: given_id(request, peer).unwrap_or_else(RequestId::random),
+            client,
+            id,
             connect,
             http1: request.version() < Version::HTTP_2,
             tls: peer.tls,
             preflight: *request.method() == Method::OPTIONS && self.origins(route).preflight(headers).is_some(),
             logout: PassingLogout::of(request),
+            kept: self.policies.access.as_ref().map(|access| access.keep(request)).unwrap_or_default(),
+            span: self.policies.tracer.as_ref().map(|tracer| begin(tracer, request, peer, label, client, &id)).unwrap_or_default(),
         }
     }
 
@@ -274,20 +297,52 @@ impl Edge {
                 PassingLogout::Somebody => login.somebody_logged_out(),
             }
         }
+        seen.span.answered(status, 500);
+        if let Some(failure) = failed {
+            self.shard.failed(failure);
+            seen.span.set("gantry.failure", failure.label());
+        }
+        seen.span.end();
         let (id, method, client) = (&seen.id, &seen.method, seen.client);
-        let path = || redact::path_and_query(seen.target.as_ref().map_or("", PathAndQuery::as_str));
+        let target = seen.target.as_ref().map_or("", PathAndQuery::as_str);
         if let Some(failure) = failed
             && failure.fault() != Fault::Client
         {
-            let path = path();
+            let path = redact::path_and_query(target);
             tracing::warn!(%id, %method, %path, %client, fault = ?failure.fault(), %failure, "request failed");
         }
-        if self.policies.access_log {
-            let path = path();
-            let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            tracing::info!(target: "gantry::access", %id, %method, %path, status = status.as_u16(), route = seen.label.as_str(), %client, took_us, "request");
+        if let Some(access) = &self.policies.access {
+            let trace_id = access.has(AccessField::TraceId).then(|| seen.span.trace_id()).flatten();
+            let (route, kept, trace_id) = (seen.label.as_str(), &seen.kept, trace_id.as_deref());
+            access.write(Line { id, method, target, status: status.as_u16(), route, client, took, kept, trace_id });
         }
     }
+}
+
+/// The span of a request (OpenTelemetry's semantic conventions for HTTP servers). No header goes into it but
+/// the client's own name, and no query that was not redacted.
+fn begin(tracer: &Tracer, request: &Request<Incoming>, peer: &Peer, label: RouteLabel, client: IpAddr, id: &RequestId) -> Span {
+    let method = trace::method_name(request.method());
+    let span = tracer.request(format!("{method} {}", label.as_str()), request.headers(), peer.trusted());
+    if span.is_recording() {
+        let target = redact::path_and_query(request.uri().path_and_query().map_or("", PathAndQuery::as_str));
+        let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+        span.set("http.request.method", method);
+        span.set("url.path", path.to_owned());
+        if let Some(query) = query {
+            span.set("url.query", query.to_owned());
+        }
+        span.set("url.scheme", if peer.tls { "https" } else { "http" });
+        span.set("http.route", label.as_str());
+        span.set("network.protocol.version", if request.version() == Version::HTTP_2 { "2" } else { "1.1" });
+        span.set("client.address", client.to_string());
+        if let Some(agent) = request.headers().get(USER_AGENT) {
+            let agent = String::from_utf8_lossy(agent.as_bytes());
+            span.set("user_agent.original", agent.chars().take(LONGEST_AGENT).collect::<String>());
+        }
+        span.set("gantry.request_id", id.to_string());
+    }
+    span
 }
 
 impl Seen {

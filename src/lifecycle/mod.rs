@@ -5,6 +5,7 @@ pub mod service;
 mod stop;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
@@ -19,6 +20,8 @@ pub struct Check {
     pub fatal: bool,
     /// `Err` says why, in words for the operator.
     pub state: Result<(), String>,
+    /// Since when it is well, or is not.
+    pub since: SystemTime,
 }
 
 /// What is known about the parts that we depend on.
@@ -32,7 +35,10 @@ pub struct Health {
 impl Health {
     /// Nothing is known yet: every part in `names` (with its `fatal` flag) fails with "not asked yet".
     pub fn new(names: &[(&'static str, bool)]) -> Arc<Self> {
-        let checks = names.iter().map(|&(name, fatal)| Check { name, fatal, state: Err("not asked yet".into()) }).collect();
+        let checks = names
+            .iter()
+            .map(|&(name, fatal)| Check { name, fatal, state: Err("not asked yet".into()), since: SystemTime::now() })
+            .collect();
         Arc::new(Self { checks: Mutex::new(checks), doubt: Notify::new() })
     }
 
@@ -41,6 +47,9 @@ impl Health {
         let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(check) = checks.iter_mut().find(|check| check.name == name) else { return false };
         let differs = check.state != state;
+        if check.state.is_ok() != state.is_ok() {
+            check.since = SystemTime::now();
+        }
         check.state = state;
         differs
     }

@@ -29,7 +29,7 @@ use crate::body::BodyError;
 use crate::certs::Certificates;
 use crate::config::Http2;
 use crate::lifecycle::Stop;
-use crate::metrics::Shard;
+use crate::metrics::{Shard, Spoken};
 use crate::outbound::connect::tune;
 use crate::peer::Peer;
 use handshake::Opened;
@@ -194,7 +194,9 @@ where
     let ip = addr.ip().to_canonical();
     let trusted = settings.trusted.iter().any(|net| net.contains(&ip));
     let peer = Arc::new(Peer::new(addr, trusted, stream.is_tls()));
-    let outcome = match stream.speaks() {
+    let speaks = stream.speaks();
+    let _speaks = settings.shard.speaks(if speaks == Speaks::Http2 { Spoken::Http2 } else { Spoken::Http1 });
+    let outcome = match speaks {
         Speaks::Http1 => http1::serve(stream, peer, settings, handler).await,
         Speaks::Http2 => http2::serve(stream, peer, settings, handler).await,
         Speaks::Nothing => Ok(()),

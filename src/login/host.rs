@@ -10,6 +10,7 @@ use crate::config::CacheSize;
 use crate::error::Refusal;
 use crate::identity::{Credentials, SessionKey, Validated, Validator};
 use crate::metrics::Metrics;
+use crate::trace;
 
 /// Who answers for host sessions: the configured source, or a script in tests.
 #[derive(Debug)]
@@ -104,7 +105,7 @@ impl Sessions {
             .cache
             .try_get_with(presented.key(), async {
                 asked = true;
-                self.host.identify(presented).await.map(Arc::new)
+                trace::step("session check", self.host.identify(presented)).await.map(Arc::new)
             })
             .await;
         self.metrics.cache("sessions", !asked);

@@ -7,8 +7,7 @@ mod host;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -26,6 +25,7 @@ use crate::peer::Peer;
 use crate::rocketchat::Client;
 use crate::secret::Secret;
 use crate::tokens::{TokenError, Tokens};
+use crate::trace;
 
 use host::{Host, Presented, Sessions};
 
@@ -172,14 +172,18 @@ impl Login {
 
     async fn sign_in_slowly(&self, presented: Presented, fresh: bool, began: Instant) -> Result<SignedIn, Refusal> {
         let inner = Arc::clone(&self.0);
-        let identified = Arc::new(AtomicBool::new(false));
-        let mark = Arc::clone(&identified);
+        let who = Arc::new(OnceLock::new());
+        let mark = Arc::clone(&who);
         let deadline = began + self.0.timeout;
-        let task = self.0.control.spawn(async move { inner.sign_in(&presented, fresh, deadline, &mark).await });
-        match tokio::time::timeout_at(deadline, task).await {
+        let task = self.0.control.spawn(trace::carried(async move { inner.sign_in(&presented, fresh, deadline, &mark).await }));
+        let outcome = match tokio::time::timeout_at(deadline, task).await {
             Ok(outcome) => outcome.unwrap_or_else(|error| Err(broken(&error))),
-            Err(_) => Err(too_slow(identified.load(Ordering::Relaxed))),
-        }
+            Err(_) => Err(too_slow(who.get().is_some())),
+        };
+        outcome.map_err(|refusal| match who.get() {
+            Some(identity) => about(refusal, identity),
+            None => refusal,
+        })
     }
 
     /// Who the host session belongs to.
@@ -196,7 +200,7 @@ impl Login {
             return Ok(Validated::clone(&validated));
         }
         let inner = Arc::clone(&self.0);
-        let task = self.0.control.spawn(async move { inner.sessions.identify(&presented).await });
+        let task = self.0.control.spawn(trace::carried(async move { inner.sessions.identify(&presented).await }));
         match tokio::time::timeout(self.0.timeout, task).await {
             Ok(outcome) => outcome.unwrap_or_else(|error| Err(broken(&error))).map(|validated| Validated::clone(&validated)),
             Err(_) => Err(too_slow(false)),
@@ -286,7 +290,13 @@ impl Inner {
         })
     }
 
-    async fn sign_in(&self, presented: &Presented, fresh: bool, deadline: Instant, identified: &AtomicBool) -> Result<SignedIn, Refusal> {
+    async fn sign_in(
+        &self,
+        presented: &Presented,
+        fresh: bool,
+        deadline: Instant,
+        who: &OnceLock<Arc<Identity>>,
+    ) -> Result<SignedIn, Refusal> {
         let session = presented.key();
         let (mut fresh, mut created) = (fresh, false);
         if fresh {
@@ -298,8 +308,8 @@ impl Inner {
         for _ in 0..2 {
             let began = Instant::now();
             let validated = self.sessions.identify(presented).await?;
-            identified.store(true, Ordering::Relaxed);
             let identity = &validated.identity;
+            who.get_or_init(|| Arc::clone(identity));
             if fresh {
                 self.directory.forget(identity).await;
             }
@@ -351,6 +361,12 @@ impl Inner {
         let since = |ended: Option<Instant>| ended.is_some_and(|at| at >= began);
         since(self.ended_sessions.get(session)) || since(self.ended_identities.get(identity_id))
     }
+}
+
+/// A refusal of this person.
+fn about(refusal: Refusal, identity: &Identity) -> Refusal {
+    let words = [identity.email.as_deref(), identity.name.as_deref()];
+    refusal.about(&identity.id, &identity.username, words.into_iter().flatten())
 }
 
 /// The task ended without an outcome: a bug of ours, or the process is ending.

@@ -20,6 +20,7 @@ use url::Url;
 
 use super::connect::{ConnectError, Connector, Target};
 use super::words;
+use crate::trace;
 
 /// Makes small calls. Cheap to clone; every clone shares the pool.
 #[derive(Clone, Debug)]
@@ -110,6 +111,18 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// A word for spans.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Timeout { .. } => "timeout",
+            Self::TooLarge { .. } => "too_large",
+            Self::Broken { .. } => "broken",
+        }
+    }
+}
+
 impl Api {
     /// Calls go out through `connector` and run on `control`.
     pub fn new(connector: Connector, control: Handle) -> Self {
@@ -120,7 +133,20 @@ impl Api {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
+    pub async fn call(&self, mut call: Call<'_>) -> Result<Reply, CallError> {
+        let span =
+            trace::current().call(&call.method, call.url.host_str().unwrap_or_default(), port(call.url), || call.url.path().to_owned());
+        span.inject(&mut call.headers);
+        let outcome = self.run(call).await;
+        match &outcome {
+            Ok(reply) => span.answered(reply.status, 400),
+            Err(error) => span.failed(error.label()),
+        }
+        span.end();
+        outcome
+    }
+
+    async fn run(&self, call: Call<'_>) -> Result<Reply, CallError> {
         let target = Target::of(call.url).map_err(|why| CallError::Unreachable { host: String::new(), why })?;
         let host = target.to_string();
         let (timeout, limit) = (call.timeout, call.max_body);
@@ -134,6 +160,10 @@ impl Api {
         });
         task.await.unwrap_or_else(|error| Err(CallError::Broken { host, why: error.to_string() }))
     }
+}
+
+fn port(url: &Url) -> u16 {
+    url.port_or_known_default().unwrap_or_default()
 }
 
 fn request(call: Call<'_>, target: &Target) -> Result<Request<Full<Bytes>>, String> {

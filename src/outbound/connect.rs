@@ -59,6 +59,11 @@ impl Target {
         &self.authority
     }
 
+    /// The host, without brackets, and the port.
+    pub fn host_and_port(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
     /// Whether TLS is spoken there.
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()

@@ -82,6 +82,11 @@ impl Pool {
         self.target.authority()
     }
 
+    /// Where the upstream is.
+    pub fn host_and_port(&self) -> (&str, u16) {
+        self.target.host_and_port()
+    }
+
     /// Closes connections that have been unused for too long.
     pub fn sweep(&self) {
         self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < idle.keep && !idle.line.sender.is_closed());
@@ -131,7 +136,10 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Line, Failure> {
-        let stream = self.connector.connect(&self.target).await.map_err(|error| match error {
+        let began = Instant::now();
+        let connected = self.connector.connect(&self.target).await;
+        self.shard.upstream_connect(connected.is_ok(), began.elapsed());
+        let stream = connected.map_err(|error| match error {
             ConnectError::Unreachable(why) => Failure::Unreachable(format!("{}: {why}", self.target)),
             ConnectError::Timeout(after) => Failure::ConnectTimeout(after),
         })?;

@@ -206,7 +206,12 @@ impl Wire {
                 timeout: self.timeout,
                 max_body: MAX_BODY,
             };
-            let reply = match self.transport.call(call).await {
+            let began = Instant::now();
+            let answer = self.transport.call(call).await;
+            if answer.is_ok() {
+                self.metrics.api_answered(ask.endpoint.label(), began.elapsed());
+            }
+            let reply = match answer {
                 Ok(reply) if !reply.status.is_server_error() => reply,
                 failed => {
                     permit.failed();

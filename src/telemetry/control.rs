@@ -11,6 +11,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload::Handle;
 use tracing_subscriber::{EnvFilter, Registry};
 
+use super::access::JsonLines;
 use crate::config::{Log, LogFormat, log_level};
 
 /// Changes the logs while the process runs. Cheap to clone.
@@ -91,13 +92,13 @@ impl Control {
 pub(super) struct Lines {
     json: Arc<AtomicBool>,
     as_text: Format<Full>,
-    as_json: Format<Json>,
+    as_json: JsonLines<Format<Json>>,
 }
 
 impl Lines {
     pub(super) fn new(format: LogFormat) -> Self {
         let as_json = Format::default().json().flatten_event(true).with_current_span(false).with_span_list(false);
-        Self { json: Arc::new(AtomicBool::new(format == LogFormat::Json)), as_text: Format::default(), as_json }
+        Self { json: Arc::new(AtomicBool::new(format == LogFormat::Json)), as_text: Format::default(), as_json: JsonLines(as_json) }
     }
 
     /// What switches the format.

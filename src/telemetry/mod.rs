@@ -1,6 +1,8 @@
 //! Logs: to stdout, as text or JSON, through a writer that never makes a request wait.
 
+pub mod access;
 mod control;
+pub mod otel;
 pub mod panics;
 mod writer;
 

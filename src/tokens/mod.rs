@@ -25,6 +25,7 @@ use crate::identity::SessionKey;
 use crate::metrics::Metrics;
 use crate::rocketchat::{Client, MintError};
 use crate::secret::Secret;
+use crate::trace;
 
 use ledger::{Ledger, Minted};
 
@@ -259,7 +260,11 @@ impl Tokens {
 
     async fn mint(&self, user_id: &Arc<str>, ledger: &Ledger, deadline: Instant) -> Result<Arc<Minted>, TokenError> {
         let generation = ledger.generation();
-        let minted = self.client.until(deadline).mint_token(user_id).await;
+        let minted = trace::step_or("token mint", self.client.until(deadline).mint_token(user_id), |error| match error {
+            MintError::UserGone => Some("user_gone"),
+            MintError::Refused(refusal) => Some(refusal.kind.code()),
+        })
+        .await;
         self.metrics.minted(minted.is_ok());
         let token = minted.map_err(|error| match error {
             MintError::UserGone => TokenError::UserGone,

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod browser;
 pub mod handshake;
 pub mod http2;
+pub mod collector;
 pub mod keys;
 pub mod origin;
 pub mod pebble;

@@ -41,6 +41,13 @@ impl Proxy {
 
     /// In front of `upstream`, with these keys set.
     pub fn with(upstream: SocketAddr, keys: &[(&str, &str)]) -> Self {
+        Self::traced(upstream, keys, &[])
+    }
+
+    /// The same, with these environment variables of OpenTelemetry's.
+    pub fn traced(upstream: SocketAddr, keys: &[(&str, &str)], otel: &[(&str, &str)]) -> Self {
+        let (traces, complaints) = gantry::telemetry::otel::Settings::from_env(otel.iter().copied());
+        assert!(complaints.is_empty(), "{complaints:?}");
         let mut settings = settings(upstream);
         for (key, value) in keys {
             settings.retain(|(known, _)| known != key);
@@ -48,7 +55,7 @@ impl Proxy {
         }
         let loaded = config::load(None, [], &settings).unwrap_or_else(|problems| panic!("{problems:#?}"));
         let bound = Bound::bind(loaded.config).expect("port 0 is always free");
-        let running = bound.start().expect("the configuration is sound");
+        let running = bound.traced(traces).start().expect("the configuration is sound");
         Self { addr: running.public_addr(), admin: running.admin_addr().expect("not off"), tls: running.tls_addr(), running: Some(running) }
     }
 

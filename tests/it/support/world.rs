@@ -42,6 +42,11 @@ impl World {
 
     /// This workspace, and the default configuration with these keys set.
     pub async fn with(options: Options, keys: &[(&str, &str)]) -> Self {
+        Self::traced(options, keys, &[]).await
+    }
+
+    /// The same, with these environment variables of OpenTelemetry's.
+    pub async fn traced(options: Options, keys: &[(&str, &str)], otel: &[(&str, &str)]) -> Self {
         let secret = options.create_tokens_secret.clone();
         let (id, token) = (options.service.id.clone(), options.service.token.clone());
         let chat = Workspace::start(port().await, options).unwrap();
@@ -62,7 +67,7 @@ impl World {
             all.retain(|(known, _)| known != key && !(known.ends_with("_secret") && format!("{known}_file") == **key));
             all.push((key, value));
         }
-        let proxy = Proxy::with(chat.addr(), &all);
+        let proxy = Proxy::traced(chat.addr(), &all, otel);
         Self { chat, app, proxy }
     }
 
