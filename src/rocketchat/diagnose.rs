@@ -25,15 +25,38 @@ impl Client {
         self.shared.diagnosis.get_or(|| self.probe(version)).await
     }
 
+    /// Whether login tokens can be minted at all, tried with one for the service account itself: that needs no
+    /// permission. The token is logged out again; when that fails the answer says so.
+    ///
+    /// # Errors
+    /// Why not, in words for this version.
+    pub async fn try_minting(&self) -> Result<Option<Refusal>, Refusal> {
+        let version = self.version().await;
+        if let Some(version) = version.filter(|version| *version >= Version::SECRET_IN_BODY)
+            && self.shared.create_token_secret.is_none()
+        {
+            return Err(words::secret_unset_here(version));
+        }
+        self.mint_for_self(version).await.map_err(|(refusal, _)| refusal)
+    }
+
     async fn probe(&self, version: Option<Version>) -> (Refusal, Duration) {
-        let own = self.shared.service_id.as_str();
-        match self.mint_as_told(own).await {
-            Ok(token) => {
-                if let Err(refusal) = self.log_out(own, &token).await {
+        match self.mint_for_self(version).await {
+            Ok(left) => {
+                if let Some(refusal) = left {
                     tracing::warn!(error = %refusal, "the token of a probe could not be logged out");
                 }
                 (words::permission_missing("user-generate-access-token"), STANDS)
             }
+            Err(diagnosis) => diagnosis,
+        }
+    }
+
+    /// `Ok` holds why the token could not be logged out, if so; an error says how long it stands.
+    async fn mint_for_self(&self, version: Option<Version>) -> Result<Option<Refusal>, (Refusal, Duration)> {
+        let own = self.shared.service_id.as_str();
+        Err(match self.mint_as_told(own).await {
+            Ok(token) => return Ok(self.log_out(own, &token).await.err()),
             // 9.0 may say no more than "unauthorized" to a wrong token.
             Err(ApiError::Rejected(no)) if no.is_doubtful_401() && matches!(self.own().await, Err(ApiError::Rejected(_))) => {
                 (words::wrong_service_account(), SHORT)
@@ -42,7 +65,7 @@ impl Client {
                 (words::minting_off(version, self.shared.create_token_secret.is_some()), STANDS)
             }
             Err(error) => (self.explain(Endpoint::CreateToken, error).await, SHORT),
-        }
+        })
     }
 
     /// An error of a call in words.
