@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub use create::{CreateError, NewUser};
+pub use diagnose::Minting;
 pub use gate::Limiter;
 pub use survey::{Role, TokenKind, Trouble};
 pub use token::MintError;
