@@ -1,4 +1,4 @@
-//! The command line. Exit codes: 0 done, 1 failed at run time, 64 bad usage or configuration.
+//! The command line. Exit codes: 0 done, 1 failed at run time, 64 bad usage or configuration, 69 no workspace to ask.
 
 mod signals;
 
@@ -18,6 +18,7 @@ use crate::certs::{self, Flaw};
 use crate::config::{self, Audit, Config, Loaded, Log, LogFormat, Problem};
 use crate::demo::events::Feed;
 use crate::demo::{Demo, Ports};
+use crate::doctor::command;
 use crate::edge::pages::Pages;
 use crate::metrics::Process;
 use crate::telemetry::{self, otel};
@@ -58,6 +59,22 @@ enum Command {
         #[arg(long, default_value_t = 8000)]
         port: u16,
     },
+    /// Asks the live workspace and the host app what is right, what is wrong and what mends it.
+    ///
+    /// Changes nothing without --fix; to see whether login tokens can be minted it mints one for the service account
+    /// itself and logs it out. Exits with 0 when all is well (warnings included), 1 when something fails, 64 for a bad
+    /// configuration, 69 when there is no workspace to ask.
+    Doctor {
+        /// Writes the workspace's settings where that is safe; shows them first, and asks.
+        #[arg(long)]
+        fix: bool,
+        /// With --fix: does not ask.
+        #[arg(long, requires = "fix")]
+        yes: bool,
+        /// Prints one JSON object. Together with --fix it needs --yes.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the configuration in effect, with secrets masked.
     PrintConfig,
     /// Asks a running proxy's admin listener how it is, for images without a shell: exits with 0 or 1.
@@ -92,6 +109,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
             Err(problems) => refuse(&problems),
         },
         Command::Check => with_config(&cli.config, env, |loaded| check(&loaded)),
+        Command::Doctor { fix: true, yes: false, json: true } => {
+            complain("--json cannot be asked: say --yes with --fix, or leave one of the two out");
+            ExitCode::from(USAGE)
+        }
+        Command::Doctor { fix, yes, json } => {
+            let colour = env.iter().all(|(name, value)| name != "NO_COLOR" || value.is_empty());
+            let options = command::Options { fix, yes, json, colour };
+            with_config(&cli.config, env, |loaded| match command::run(loaded.config, options) {
+                Ok(code) => ExitCode::from(code),
+                Err(why) => fail(&why),
+            })
+        }
         Command::PrintConfig => with_config(&cli.config, env, |loaded| {
             say(&config::print::print(&loaded));
             ExitCode::SUCCESS

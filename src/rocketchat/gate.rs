@@ -30,6 +30,17 @@ pub(super) struct Limits {
     pub(super) resets_in: Option<Duration>,
 }
 
+/// What a limiter does to us, as far as its answers have shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limiter {
+    /// Nothing was answered yet.
+    Unknown,
+    /// It lets our calls pass uncounted, or there is none.
+    Passes,
+    /// Our calls are counted; so many a window, where that was told.
+    Counts(Option<u32>),
+}
+
 /// One endpoint's gate. Its lock is held for a few instructions, beside a network call.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -112,6 +123,15 @@ impl Gate {
     /// Whether the limiter keeps everybody out at the moment.
     pub(super) fn is_shut(&self) -> bool {
         matches!(self.state().mode, Mode::Limited { left: 0, resets, .. } if Instant::now() < resets)
+    }
+
+    /// The limiter behind this gate.
+    pub(super) fn limiter(&self) -> Limiter {
+        match self.state().mode {
+            Mode::Unknown => Limiter::Unknown,
+            Mode::Free => Limiter::Passes,
+            Mode::Limited { limit, .. } => Limiter::Counts(limit),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -12,6 +12,7 @@ mod error;
 pub(crate) mod fake;
 mod gate;
 mod memo;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -29,6 +30,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub use create::{CreateError, NewUser};
+pub use diagnose::Minting;
+pub use gate::Limiter;
+pub use survey::{Role, TokenKind, Trouble};
 pub use token::MintError;
 pub use user::User;
 pub use usernames::{DEFAULT_RULE, UsernameRule, is_reserved};
@@ -87,8 +91,9 @@ impl Client {
 
     fn over(config: &Config, transport: Transport, metrics: Arc<Metrics>) -> Self {
         let rocketchat = &config.rocketchat;
+        let scheme = if config.server.public_url.scheme() == "https" { "https" } else { "http" };
         let shared = Shared {
-            wire: Wire::new(transport, rocketchat.url.clone(), rocketchat.timeout, metrics),
+            wire: Wire::new(transport, rocketchat.url.clone(), rocketchat.timeout, scheme, metrics),
             service_id: rocketchat.user_id.clone(),
             service_token: rocketchat.auth_token.clone(),
             used_token: ArcSwapOption::empty(),

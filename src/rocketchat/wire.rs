@@ -15,7 +15,7 @@ use url::Url;
 
 use super::breaker::Breaker;
 use super::error::{ApiError, Rejection, told_wait};
-use super::gate::{Gate, Limits};
+use super::gate::{Gate, Limiter, Limits};
 use crate::metrics::Metrics;
 use crate::outbound::api::{Api, Call, CallError, Reply};
 use crate::secret::Secret;
@@ -40,10 +40,20 @@ pub(super) enum Endpoint {
     /// `me` of a user: the limiter does not know the service account's permissions there.
     Me,
     Logout,
+    /// Which roles have which permission; needs a login and no permission.
+    Permissions,
+    Roles,
+    /// Who has `admin` and the like; needs no permission, unlike `roles.getUsersInRole`.
+    PublicRoles,
+    OwnTokens,
+    RemoveToken,
+    /// One setting, public or not.
+    Setting,
+    WriteSetting,
 }
 
 impl Endpoint {
-    const COUNT: usize = Self::Logout as usize + 1;
+    const COUNT: usize = Self::WriteSetting as usize + 1;
 
     /// The path, and the label in metrics.
     pub(super) fn path(self) -> &'static str {
@@ -57,6 +67,12 @@ impl Endpoint {
             Self::CreateToken => "/api/v1/users.createToken",
             Self::OwnMe | Self::Me => "/api/v1/me",
             Self::Logout => "/api/v1/logout",
+            Self::Permissions => "/api/v1/permissions.listAll",
+            Self::Roles => "/api/v1/roles.list",
+            Self::PublicRoles => "/api/v1/roles.getUsersInPublicRoles",
+            Self::OwnTokens => "/api/v1/users.getPersonalAccessTokens",
+            Self::RemoveToken => "/api/v1/users.removePersonalAccessToken",
+            Self::Setting | Self::WriteSetting => "/api/v1/settings",
         }
     }
 
@@ -67,8 +83,20 @@ impl Endpoint {
 
     fn method(self) -> Method {
         match self {
-            Self::Info | Self::Settings | Self::UsersInfo | Self::UsersList | Self::OwnMe | Self::Me => Method::GET,
-            Self::UsersCreate | Self::UsersUpdate | Self::CreateToken | Self::Logout => Method::POST,
+            Self::Info
+            | Self::Settings
+            | Self::UsersInfo
+            | Self::UsersList
+            | Self::OwnMe
+            | Self::Me
+            | Self::Permissions
+            | Self::Roles
+            | Self::PublicRoles
+            | Self::OwnTokens
+            | Self::Setting => Method::GET,
+            Self::UsersCreate | Self::UsersUpdate | Self::CreateToken | Self::Logout | Self::RemoveToken | Self::WriteSetting => {
+                Method::POST
+            }
         }
     }
 }
@@ -77,6 +105,8 @@ impl Endpoint {
 #[derive(Clone, Debug)]
 pub(super) struct Ask<'a> {
     pub(super) endpoint: Endpoint,
+    /// What stands behind the endpoint's path, such as a setting's id.
+    pub(super) item: &'a str,
     /// User id and token, sent as `X-User-Id` and `X-Auth-Token`.
     pub(super) as_user: Option<(&'a str, Secret)>,
     pub(super) query: &'a [(&'a str, &'a str)],
@@ -87,11 +117,16 @@ pub(super) struct Ask<'a> {
 
 impl<'a> Ask<'a> {
     pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, as_user: None, query: &[], body: None, force: false }
+        Self { endpoint, item: "", as_user: None, query: &[], body: None, force: false }
     }
 
     pub(super) fn by(mut self, id: &'a str, token: Secret) -> Self {
         self.as_user = Some((id, token));
+        self
+    }
+
+    pub(super) fn item(mut self, item: &'a str) -> Self {
+        self.item = item;
         self
     }
 
@@ -137,6 +172,8 @@ pub(super) struct Wire {
     timeout: Duration,
     gates: [Gate; Endpoint::COUNT],
     breaker: Breaker,
+    /// How browsers reach the chat: `http` or `https`.
+    public_scheme: &'static str,
     metrics: Arc<Metrics>,
     born: Instant,
     /// Milliseconds after `born` of the last answer, plus one; 0 after a failure.
@@ -144,13 +181,14 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(transport: Transport, base: Url, timeout: Duration, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(transport: Transport, base: Url, timeout: Duration, public_scheme: &'static str, metrics: Arc<Metrics>) -> Self {
         Self {
             transport,
             base,
             timeout,
             gates: std::array::from_fn(|_| Gate::new()),
             breaker: Breaker::new(),
+            public_scheme,
             metrics,
             born: Instant::now(),
             answered: AtomicU64::new(0),
@@ -166,6 +204,11 @@ impl Wire {
     /// Whether the limiter keeps calls to this endpoint out at the moment.
     pub(super) fn is_shut(&self, endpoint: Endpoint) -> bool {
         self.gates[endpoint as usize].is_shut()
+    }
+
+    /// The limiter at this endpoint, as its last answer showed it.
+    pub(super) fn limiter(&self, endpoint: Endpoint) -> Limiter {
+        self.gates[endpoint as usize].limiter()
     }
 
     /// The calls are made by somebody else from now on.
@@ -188,8 +231,8 @@ impl Wire {
     }
 
     async fn try_send(&self, ask: &Ask<'_>, deadline: Instant) -> Result<Value, ApiError> {
-        let url = address(&self.base, ask.endpoint, ask.query);
-        let headers = headers(ask)?;
+        let url = address(&self.base, ask);
+        let headers = headers(ask, self.public_scheme)?;
         let body = ask.body.as_ref().map(|body| Bytes::from(body.to_string()));
         let mut retries = u8::from(ask.endpoint.method() == Method::GET);
         loop {
@@ -263,18 +306,25 @@ fn lost(endpoint: Endpoint, failed: Result<Reply, CallError>) -> ApiError {
     }
 }
 
-/// The base with an endpoint's path behind its own, and the query.
-fn address(base: &Url, endpoint: Endpoint, query: &[(&str, &str)]) -> Url {
+/// The base with an endpoint's path and item behind its own, and the query.
+fn address(base: &Url, ask: &Ask<'_>) -> Url {
     let mut url = base.clone();
-    url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), endpoint.path()));
+    let mut path = format!("{}{}", base.path().trim_end_matches('/'), ask.endpoint.path());
+    if !ask.item.is_empty() {
+        path.push('/');
+        path.extend(utf8_percent_encode(ask.item, QUERY));
+    }
+    url.set_path(&path);
     url.set_fragment(None);
-    let pairs: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, QUERY))).collect();
+    let pairs: Vec<String> = ask.query.iter().map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, QUERY))).collect();
     url.set_query((!pairs.is_empty()).then(|| pairs.join("&")).as_deref());
     url
 }
 
-fn headers(ask: &Ask<'_>) -> Result<HeaderMap, ApiError> {
-    let mut headers = HeaderMap::with_capacity(4);
+fn headers(ask: &Ask<'_>, public_scheme: &'static str) -> Result<HeaderMap, ApiError> {
+    let mut headers = HeaderMap::with_capacity(5);
+    // With `Force_SSL` whatever does not come from its own machine is redirected otherwise.
+    headers.insert("x-forwarded-proto", HeaderValue::from_static(public_scheme));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     if ask.body.is_some() {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -330,7 +380,7 @@ mod tests {
             ("jürgen", "j%C3%BCrgen"),
             ("100%25", "100%2525"),
         ] {
-            let url = address(&base, Endpoint::UsersInfo, &[("username", value)]);
+            let url = address(&base, &Ask::new(Endpoint::UsersInfo).query(&[("username", value)]));
             assert_eq!(url.as_str(), format!("http://127.0.0.1:3000/api/v1/users.info?username={written}"));
             assert_eq!(url.query_pairs().next().unwrap().1, value);
         }
@@ -343,7 +393,16 @@ mod tests {
             ("https://host/chat/", "https://host/chat/api/info"),
             ("https://host", "https://host/api/info"),
         ] {
-            assert_eq!(address(&Url::parse(base).unwrap(), Endpoint::Info, &[]).as_str(), whole);
+            assert_eq!(address(&Url::parse(base).unwrap(), &Ask::new(Endpoint::Info)).as_str(), whole);
+        }
+    }
+
+    #[test]
+    fn an_item_is_one_segment_of_the_path() {
+        let base = Url::parse("https://host/chat").unwrap();
+        for (item, path) in [("Site_Url", "/Site_Url"), ("a/b?c", "/a%2Fb%3Fc"), ("", "")] {
+            let url = address(&base, &Ask::new(Endpoint::Setting).item(item));
+            assert_eq!(url.as_str(), format!("https://host/chat/api/v1/settings{path}"));
         }
     }
 

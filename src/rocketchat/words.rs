@@ -106,7 +106,17 @@ pub(super) fn permission_for(endpoint: Endpoint, no: &Rejection) -> Refusal {
         Endpoint::UsersCreate => "create-user",
         Endpoint::UsersUpdate => "edit-other-user-info",
         Endpoint::CreateToken => "user-generate-access-token",
-        Endpoint::Info | Endpoint::Settings | Endpoint::OwnMe | Endpoint::Me | Endpoint::Logout => {
+        Endpoint::OwnTokens | Endpoint::RemoveToken => "create-personal-access-tokens",
+        Endpoint::Setting => "view-privileged-setting",
+        Endpoint::WriteSetting => "edit-privileged-setting",
+        Endpoint::Info
+        | Endpoint::Settings
+        | Endpoint::OwnMe
+        | Endpoint::Me
+        | Endpoint::Logout
+        | Endpoint::Permissions
+        | Endpoint::Roles
+        | Endpoint::PublicRoles => {
             let detail = format!("{} answered {no}", endpoint.label());
             return Refusal::new(
                 RefusalKind::Misconfigured,

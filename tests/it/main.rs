@@ -7,6 +7,7 @@ mod acme;
 mod browser;
 mod budgets;
 mod callback;
+mod doctor;
 mod hostile;
 mod http2;
 mod http2_abuse;

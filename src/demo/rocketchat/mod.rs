@@ -11,6 +11,7 @@ mod options;
 mod pages;
 mod plan;
 mod rest;
+mod roles;
 mod seed;
 mod session;
 mod settings;
@@ -244,6 +245,9 @@ async fn handle(shared: Arc<Shared>, polls: Arc<Polls>, request: Request<Incomin
         "/sockjs/info" => transport::info(),
         _ if path.starts_with("/sockjs/") => transport::poll(&shared, &polls, &parts, &body).await,
         _ if path == "/api" || path.starts_with("/api/") => {
+            if let Some(away) = shared.read(|state| pages::force_ssl(state, &parts, peer.ip().is_loopback())) {
+                return Ok(away);
+            }
             let mut answer = rest::answer(&shared, &parts, body, peer.ip()).await?;
             shared.read(|state| pages::security(state, &mut answer));
             answer

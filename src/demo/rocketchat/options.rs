@@ -157,15 +157,20 @@ pub struct Service {
     pub bypass_two_factor: bool,
     /// Its password: the fall-back second factor is its SHA-256.
     pub password: String,
+    /// Whether the token is a personal access token; else it is that of a login.
+    pub personal: bool,
+    /// Its roles; empty for the one that has the permissions below.
+    pub roles: Vec<String>,
     /// The permissions of its role.
     pub permissions: Vec<String>,
 }
 
 impl Service {
     /// What a well set-up service account may do.
-    pub const PERMISSIONS: [&'static str; 12] = [
+    pub const PERMISSIONS: [&'static str; 13] = [
         "api-bypass-rate-limit",
         "assign-roles",
+        "create-personal-access-tokens",
         "create-user",
         "edit-other-user-active-status",
         "edit-other-user-info",
@@ -194,6 +199,8 @@ impl Default for Service {
             token: "stand-in-personal-access-token-0000000000000".into(),
             bypass_two_factor: true,
             password: "the service account's password".into(),
+            personal: true,
+            roles: Vec::new(),
             permissions: Self::PERMISSIONS.iter().map(ToString::to_string).collect(),
         }
     }
@@ -237,6 +244,8 @@ pub struct Options {
     pub iframe: Iframe,
     /// Every other setting that differs from its default, by id.
     pub settings: Vec<(String, serde_json::Value)>,
+    /// The environment variable `SETTINGS_BLOCKED`: settings that REST cannot change.
+    pub blocked_settings: Vec<String>,
     /// The REST rate limiter; `None` when off.
     pub rate_limit: Option<RateLimit>,
     /// REST CORS.
@@ -253,6 +262,8 @@ pub struct Options {
     pub teams: Vec<String>,
     /// Roles beside `admin`, `bot`, `app`, `user` and `guest`.
     pub roles: Vec<String>,
+    /// Roles whose holders have to set a second factor up.
+    pub two_factor_roles: Vec<String>,
     /// Where REST calls of the service account are reported.
     pub feed: Option<Feed>,
 }
@@ -270,6 +281,7 @@ impl Default for Options {
             seeded_admin: true,
             iframe: Iframe { enabled: false, url: String::new(), api_url: String::new(), api_method: "POST".into() },
             settings: Vec::new(),
+            blocked_settings: Vec::new(),
             rate_limit: Some(RateLimit::default()),
             cors: RestCors::Off,
             latency: Duration::ZERO,
@@ -278,6 +290,7 @@ impl Default for Options {
             guests: None,
             teams: Vec::new(),
             roles: Vec::new(),
+            two_factor_roles: Vec::new(),
             feed: None,
         }
     }

@@ -144,7 +144,7 @@ fn drawn(name: &str) -> Answer {
 }
 
 /// `Force_SSL`: what did not come by https, and not from this machine, is sent there.
-fn force_ssl(state: &State, parts: &Parts, loopback: bool) -> Option<Answer> {
+pub(super) fn force_ssl(state: &State, parts: &Parts, loopback: bool) -> Option<Answer> {
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let forwarded = header("x-forwarded-for");
     let all_local = forwarded.split(',').all(|ip| matches!(ip.trim(), "" | "127.0.0.1" | "::1"));

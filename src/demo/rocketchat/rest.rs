@@ -19,7 +19,7 @@ use super::plan::{Fault, When};
 use super::shared::Shared;
 use super::state::{Request, State};
 use super::user::TokenKind;
-use super::{create, session, settings, uploads, users};
+use super::{create, roles, session, settings, uploads, users};
 use crate::demo::events::{Event, Kind};
 use crate::demo::serve::{Answer, Cut};
 
@@ -262,6 +262,11 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         ("GET", "settings.public") => Ok(settings::list_public(state, call)),
         ("GET", "users.info") => users::info(state, call),
         ("GET", "users.list") => users::list(state, call),
+        ("GET", "permissions.listAll") => Ok(roles::permissions(state)),
+        ("GET", "roles.list") => Ok(roles::list(state)),
+        ("GET", "roles.getUsersInPublicRoles") => Ok(roles::in_public_roles(state)),
+        ("GET", "users.getPersonalAccessTokens") => roles::own_tokens(state, call),
+        ("POST", "users.removePersonalAccessToken") => roles::remove_token(state, call),
         ("POST", "users.create") => create::create(state, call),
         ("POST", "users.createToken") => session::create_token(state, call),
         ("POST", "users.update") => users::update(state, call),

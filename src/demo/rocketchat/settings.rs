@@ -10,18 +10,22 @@ use super::rest::Call;
 use super::state::State;
 
 /// Settings that anybody may read. The rest need `view-privileged-setting`.
-const PUBLIC: [&str; 14] = [
+const PUBLIC: [&str; 18] = [
     "Accounts_iframe_enabled",
     "Accounts_iframe_url",
     "Accounts_Iframe_api_url",
     "Accounts_Iframe_api_method",
     "Accounts_AllowAnonymousRead",
+    "Accounts_CustomFields",
     "Accounts_RequireNameForSignUp",
+    "Accounts_TwoFactorAuthentication_Enabled",
     "FileUpload_ProtectFiles",
+    "Force_SSL",
     "Iframe_Integration_send_enable",
     "Iframe_Integration_send_target_origin",
     "Iframe_Integration_receive_enable",
     "Iframe_Integration_receive_origin",
+    "Show_Setup_Wizard",
     "Site_Name",
     "Site_Url",
     "UTF8_User_Names_Validation",
@@ -38,6 +42,7 @@ pub(super) fn initial(options: &Options) -> BTreeMap<String, Value> {
         ("Accounts_Iframe_api_url", json!(iframe.api_url)),
         ("Accounts_Iframe_api_method", json!(iframe.api_method)),
         ("Accounts_AllowAnonymousRead", json!(false)),
+        ("Accounts_CustomFields", json!("")),
         ("Accounts_RequireNameForSignUp", json!(true)),
         ("Accounts_LoginExpiration", json!(90)),
         ("Accounts_TwoFactorAuthentication_Enabled", json!(true)),
@@ -58,6 +63,7 @@ pub(super) fn initial(options: &Options) -> BTreeMap<String, Value> {
         ("Iframe_Integration_receive_enable", json!(false)),
         ("Iframe_Integration_receive_origin", json!("*")),
         ("Livechat_AllowedDomainsList", json!("")),
+        ("Show_Setup_Wizard", json!("completed")),
         ("Site_Name", json!("Harbor chat")),
         ("Site_Url", json!("http://localhost:3000")),
         ("UTF8_User_Names_Validation", json!("[0-9a-zA-Z-_.]+")),
@@ -103,7 +109,7 @@ pub(super) fn set(state: &mut State, call: &Call, id: &str) -> Result<Value, Api
     let value = body.get("value").cloned().ok_or_else(|| ApiError::params("must have required property 'value'"))?;
     call.needs(state, "edit-privileged-setting")?;
     call.needs_two_factor(state)?;
-    if HIDDEN.contains(&id) {
+    if HIDDEN.contains(&id) || state.options.blocked_settings.iter().any(|blocked| blocked == id) {
         return Err(ApiError::Silent);
     }
     let slot = state.settings.get_mut(id).ok_or(ApiError::Silent)?;

@@ -71,11 +71,15 @@ impl State {
         let service = state.options.service.clone();
         state.insert(User {
             id: service.id,
-            roles: vec![SERVICE_ROLE.into()],
+            roles: if service.roles.is_empty() { vec![SERVICE_ROLE.into()] } else { service.roles },
             password: service.password,
             tokens: vec![Token {
                 hash: hash_token(&service.token),
-                kind: TokenKind::Personal { bypass_two_factor: service.bypass_two_factor },
+                kind: if service.personal {
+                    TokenKind::Personal { bypass_two_factor: service.bypass_two_factor }
+                } else {
+                    TokenKind::Session { when: now_ms() }
+                },
             }],
             ..User::new(&service.username)
         });
@@ -162,12 +166,17 @@ impl State {
 
     /// Whether a user has a permission, by its roles.
     pub(super) fn may(&self, user: &User, permission: &str) -> bool {
-        user.roles.iter().any(|role| match role.as_str() {
+        user.roles.iter().any(|role| self.grants(role, permission))
+    }
+
+    /// Whether a role has a permission.
+    pub(super) fn grants(&self, role: &str, permission: &str) -> bool {
+        match role {
             "admin" => true,
             "bot" | "app" => permission == "api-bypass-rate-limit",
             SERVICE_ROLE => self.options.service.permissions.iter().any(|p| p == permission),
-            _ => permission == "view-d-room",
-        })
+            _ => matches!(permission, "create-personal-access-tokens" | "view-d-room"),
+        }
     }
 
     /// Adds a session token and trims the oldest sessions over the limit.
