@@ -1,5 +1,8 @@
 //! `gantry doctor`: asks the live workspace and host app what is right, what is wrong, and what mends it.
 
+mod surroundings;
+
+use http::HeaderMap;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -54,4 +57,11 @@ pub struct Context {
     pub api: Api,
     /// Calls to the workspace.
     pub client: Client,
+    /// The headers of a person who is signed in to the host app, for checks that want a session. Never shown.
+    pub sample: Option<HeaderMap>,
+}
+
+/// Looks at what surrounds Gantry: the host app and its session, the public address and what stands in front.
+pub async fn surroundings(context: &Context) -> Vec<Finding> {
+    surroundings::checks(context).await
 }

@@ -1,0 +1,313 @@
+//! The certificate that browsers get, and the one that the configuration names: for which names it is, whether
+//! the chain is whole, and how long it is good.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, Error, RootCertStore};
+use url::Url;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::FromDer;
+
+use super::look::Seen;
+use super::{bad, good, shown, skipped, transport, warning};
+use crate::config::{Config, Upstream};
+use crate::doctor::Finding;
+
+const DAY: u64 = 86_400;
+/// Who renews by hand wants three weeks of notice.
+const SOON: Duration = Duration::from_secs(21 * DAY);
+
+/// Where a chain was found, and how its findings are called.
+struct Place<'a> {
+    /// In words.
+    words: String,
+    /// The file to write, as the fixes name it.
+    file: &'a str,
+    name: &'static str,
+    chain: &'static str,
+    expiry: &'static str,
+}
+
+/// What is shown at the public address, and what the configured file holds.
+pub(super) fn checks(config: &Config, seen: &Seen) -> Vec<Finding> {
+    let public = &config.server.public_url;
+    let configured = config.server.tls.as_ref().and_then(|tls| tls.pair.as_ref());
+    let file = configured.map(|pair| pair.cert.display().to_string());
+    let roots = roots(&config.upstream);
+    let now = SystemTime::now();
+    let mut findings = Vec::new();
+    match &seen.certificates {
+        None => {}
+        Some(Err(why)) => {
+            let place = public.origin().ascii_serialization();
+            findings.push(warning(
+                "certificate.public",
+                format!("no TLS handshake with {place} from here: {why}"),
+                transport::unreachable(why, "server.public_url", &place),
+            ));
+        }
+        Some(Ok(chain)) => {
+            let place = Place {
+                words: format!("{} shows a certificate", public.origin().ascii_serialization()),
+                file: file.as_deref().unwrap_or("fullchain.pem"),
+                name: "certificate.public.name",
+                chain: "certificate.public.chain",
+                expiry: "certificate.public.expiry",
+            };
+            findings.extend(judge(&place, public, chain, &roots, now));
+        }
+    }
+    if let Some(file) = &file {
+        let place = Place {
+            words: format!("{file} holds a certificate"),
+            file,
+            name: "certificate.file.name",
+            chain: "certificate.file.chain",
+            expiry: "certificate.file.expiry",
+        };
+        match read(file) {
+            Ok(chain) => {
+                let other = seen.certificates.as_ref().and_then(|shown| shown.as_ref().ok()).and_then(|shown| shown.first());
+                if let Some(finding) = other.and_then(|other| differs(&chain, other, public, file)) {
+                    findings.push(finding);
+                }
+                findings.extend(judge(&place, public, &chain, &roots, now));
+            }
+            Err(why) => findings.push(bad(
+                "certificate.file",
+                format!("{file} {why}"),
+                "set [server.tls] cert_file to a PEM file with the chain, leaf first; gantry check names every problem",
+            )),
+        }
+    }
+    findings
+}
+
+/// Another certificate is shown than the one configured.
+fn differs(chain: &[CertificateDer<'static>], shown: &CertificateDer<'static>, public: &Url, file: &str) -> Option<Finding> {
+    let leaf = chain.first().filter(|leaf| *leaf != shown)?;
+    // Another name's certificate may stand in the same file's place by SNI.
+    let (ours, theirs) = (Facts::of(leaf)?, Facts::of(shown)?);
+    Some(warning(
+        "certificate.public",
+        format!(
+            "{} shows another certificate (until {}) than {file} holds (until {})",
+            public.origin().ascii_serialization(),
+            day(theirs.not_after),
+            day(ours.not_after)
+        ),
+        "if something in front of Gantry ends TLS, renew the certificate there; if it is Gantry itself, the file is no good: look for \
+         \"certificate\" in its log and run gantry check",
+    ))
+}
+
+fn read(file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let open = File::open(file).map_err(|error| format!("cannot be read: {error}"))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(BufReader::new(open)).collect();
+    let chain = chain.map_err(|error| format!("is not PEM: {error}"))?;
+    if chain.is_empty() { Err("holds no certificate".to_owned()) } else { Ok(chain) }
+}
+
+/// The roots that Gantry trusts: those of `[upstream]`. Browsers have about the platform's.
+fn roots(upstream: &Upstream) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    if upstream.platform_roots {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if let Some(path) = &upstream.ca_file {
+        roots.add_parsable_certificates(read(&path.display().to_string()).unwrap_or_default());
+    }
+    roots
+}
+
+/// What a certificate says of itself.
+struct Facts {
+    names: Vec<String>,
+    subject: String,
+    issuer: String,
+    /// Where the issuer's certificate can be had (RFC 5280 §4.2.2.1).
+    issuer_at: Option<String>,
+    not_before: u64,
+    not_after: u64,
+}
+
+impl Facts {
+    fn of(der: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let seconds = |time: i64| u64::try_from(time).unwrap_or_default();
+        Some(Self {
+            names: names(&certificate),
+            subject: certificate.subject().to_string(),
+            issuer: certificate.issuer().to_string(),
+            issuer_at: issuer_at(&certificate),
+            not_before: seconds(certificate.validity().not_before.timestamp()),
+            not_after: seconds(certificate.validity().not_after.timestamp()),
+        })
+    }
+
+    fn self_signed(&self) -> bool {
+        self.subject == self.issuer
+    }
+}
+
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(shown(name)),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|ip| std::net::Ipv4Addr::from(ip).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes).ok().map(|ip| std::net::Ipv6Addr::from(ip).to_string()),
+        },
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(name).collect()
+}
+
+fn issuer_at(certificate: &X509Certificate<'_>) -> Option<String> {
+    let access = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityInfoAccess(access) => Some(access),
+        _ => None,
+    })?;
+    access.accessdescs.iter().find_map(|one| match &one.access_location {
+        // 1.3.6.1.5.5.7.48.2 is id-ad-caIssuers.
+        GeneralName::URI(uri) if one.access_method.to_id_string() == "1.3.6.1.5.5.7.48.2" => Some(shown_url(uri)),
+        _ => None,
+    })
+}
+
+/// A URL out of a certificate, fit for a command line.
+fn shown_url(uri: &str) -> String {
+    uri.chars().filter(|c| c.is_ascii_alphanumeric() || "-._~:/?=&%".contains(*c)).take(200).collect()
+}
+
+fn judge(place: &Place<'_>, public: &Url, chain: &[CertificateDer<'static>], roots: &RootCertStore, now: SystemTime) -> Vec<Finding> {
+    let Some((leaf, facts)) = chain.first().and_then(|leaf| Facts::of(leaf).map(|facts| (leaf, facts))) else {
+        return vec![bad(place.chain, format!("{} that cannot be read", place.words), format!("put a PEM chain, leaf first, into {}", place.file))];
+    };
+    vec![
+        name(place, public, leaf, &facts),
+        whole(place, chain, leaf, &facts, roots),
+        expiry(place, &facts, now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()),
+    ]
+}
+
+fn name(place: &Place<'_>, public: &Url, leaf: &CertificateDer<'_>, facts: &Facts) -> Finding {
+    let host = public.host_str().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let fits = ServerName::try_from(bare.clone())
+        .is_ok_and(|name| ParsedCertificate::try_from(leaf).is_ok_and(|leaf| rustls::client::verify_server_name(&leaf, &name).is_ok()));
+    if fits {
+        return good(place.name, format!("{} for {host}", place.words));
+    }
+    let list = if facts.names.is_empty() { "no name at all (browsers do not look at the CN)".to_owned() } else { facts.names.join(", ") };
+    bad(
+        place.name,
+        format!("{} for {list}, not for {host} (server.public_url)", place.words),
+        format!(
+            "get one for it: certbot certonly -d {bare}, or [server.acme] domains = [\"{bare}\"]; or correct [server] public_url if browsers use \
+             another name"
+        ),
+    )
+}
+
+fn whole(place: &Place<'_>, chain: &[CertificateDer<'static>], leaf: &CertificateDer<'_>, facts: &Facts, roots: &RootCertStore) -> Finding {
+    if roots.is_empty() {
+        return skipped(place.chain, "this machine has no root certificates, so no chain can be judged: install ca-certificates");
+    }
+    // At a time when the leaf is good, so that an expired one with a whole chain is told as just that.
+    let time = UnixTime::since_unix_epoch(Duration::from_secs(facts.not_before.midpoint(facts.not_after)));
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let verified = ParsedCertificate::try_from(leaf).and_then(|leaf| {
+        let algorithms = provider.signature_verification_algorithms.all;
+        rustls::client::verify_server_cert_signed_by_trust_anchor(&leaf, roots, &chain[1..], time, algorithms)
+    });
+    match verified {
+        Ok(()) => return good(place.chain, format!("{} with a whole chain ({})", place.words, count(chain.len()))),
+        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}
+        Err(_) if facts.self_signed() => {}
+        Err(error) => {
+            return bad(place.chain, format!("{} that does not verify: {error}", place.words), format!("get a new one into {}", place.file));
+        }
+    }
+    if facts.self_signed() {
+        return bad(
+            place.chain,
+            format!("{} that is self-signed: browsers and apps refuse it", place.words),
+            "get one from an authority: [server.acme] domains, or certbot; if yours is to be trusted, install it on every device, and \
+             set [upstream] ca_file to it for this check",
+        );
+    }
+    let last = chain.last().and_then(Facts::of);
+    let ends_at_root = last.as_ref().is_some_and(Facts::self_signed);
+    if ends_at_root {
+        let authority = last.map(|last| shown(&last.subject)).unwrap_or_default();
+        return warning(
+            place.chain,
+            format!("{} from a private authority ({authority}), which is not trusted here", place.words),
+            "set [upstream] ca_file to its root for this check; every browser and phone has to have it installed",
+        );
+    }
+    let missing = last.as_ref().map_or(facts, |last| last);
+    let how = missing.issuer_at.as_ref().map_or_else(
+        || format!("cat leaf.pem intermediate.pem > {}", place.file),
+        |url| {
+            format!("curl -s {url} | openssl x509 -inform der -out intermediate.pem; cat leaf.pem intermediate.pem > {}", place.file)
+        },
+    );
+    bad(
+        place.chain,
+        format!(
+            "{} with an incomplete chain: {} sent, and the intermediate certificate of {} is missing; phones and other servers refuse that, \
+             some browsers hide it",
+            place.words,
+            count(chain.len()),
+            shown(&missing.issuer)
+        ),
+        format!("send the full chain, leaf first: {how} (certbot: use fullchain.pem, not cert.pem)"),
+    )
+}
+
+fn count(certificates: usize) -> String {
+    if certificates == 1 { "1 certificate".to_owned() } else { format!("{certificates} certificates") }
+}
+
+fn expiry(place: &Place<'_>, facts: &Facts, now: u64) -> Finding {
+    let until = day(facts.not_after);
+    let renew = format!("renew it into {}: certbot renew, or let Gantry do it: [server.acme] domains; Gantry takes a new file without a restart", place.file);
+    if now >= facts.not_after {
+        return bad(place.expiry, format!("{} that expired {} ago, on {until}", place.words, days(now - facts.not_after)), renew);
+    }
+    if now < facts.not_before {
+        return bad(
+            place.expiry,
+            format!("{} that is not good before {}", place.words, day(facts.not_before)),
+            "look at this machine's clock (timedatectl), or wait",
+        );
+    }
+    let left = facts.not_after - now;
+    // Authorities make ever shorter ones; a third of the life is when renewal is due.
+    let soon = SOON.as_secs().min((facts.not_after - facts.not_before) / 3);
+    if left < soon {
+        return warning(place.expiry, format!("{} that expires in {}, on {until}", place.words, days(left)), renew);
+    }
+    good(place.expiry, format!("{} until {until} ({})", place.words, days(left)))
+}
+
+fn days(seconds: u64) -> String {
+    match seconds / DAY {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
+}
+
+fn day(seconds: u64) -> String {
+    let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
+    text.split('T').next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,265 @@
+//! The host app's session cookie: whether browsers bring it along to the chat. Its attributes are learned from
+//! what the host app's pages set for a visitor without a session; values are never kept.
+
+use http::header::SET_COOKIE;
+use url::Url;
+
+use super::look::Seen;
+use super::set_cookie::{SameSite, SetCookie, covers, path_covers};
+use super::site::{self, Relation};
+use super::{bad, good, same_site, shown, skipped, warning};
+use crate::config::{Config, IdentitySource, JwtFrom};
+use crate::doctor::Finding;
+
+const CHECK: &str = "cookie.session";
+
+/// A cookie and the page that set it.
+struct Set {
+    cookie: SetCookie,
+    page: Url,
+}
+
+/// One finding for each session cookie that was seen, and one when none was.
+pub(super) fn checks(config: &Config, seen: &Seen) -> Vec<Finding> {
+    if !same_site::by_cookie(config) {
+        return Vec::new();
+    }
+    let named = named(config);
+    let mut set: Vec<Set> = Vec::new();
+    for look in seen.pages.iter().chain(&seen.me) {
+        let Some(reply) = look.reply() else { continue };
+        let cookies = reply.headers.get_all(SET_COOKIE).iter().filter_map(|value| SetCookie::read(value.to_str().ok()?));
+        for cookie in cookies.filter(|cookie| !cookie.removes && is_session(&cookie.name, &named)) {
+            if !set.iter().any(|known| known.cookie == cookie) {
+                set.push(Set { cookie, page: look.url.clone() });
+            }
+        }
+    }
+    if set.is_empty() {
+        return vec![unseen(config, &named)];
+    }
+    set.iter().map(|set| judge(config, set)).collect()
+}
+
+fn unseen(config: &Config, named: &[String]) -> Finding {
+    let which = if named.is_empty() { "the session cookie".to_owned() } else { format!("the cookie {}", named.join(", ")) };
+    let chat = config.server.public_url.host_str().unwrap_or_default();
+    skipped(
+        CHECK,
+        format!(
+            "the host app sets no session cookie before somebody signs in, so its attributes could not be seen. In the browser's \
+             developer tools {which} must have a Domain that covers {chat}, Path=/, Secure on https, and no SameSite=None without Secure"
+        ),
+    )
+}
+
+/// Cookies that the configuration calls the session.
+fn named(config: &Config) -> Vec<String> {
+    match &config.identity.source {
+        IdentitySource::ForwardAuth(source) => source.cookies.clone(),
+        IdentitySource::Jwt(jwt) => match &jwt.from {
+            JwtFrom::Cookie(name) => vec![name.clone()],
+            JwtFrom::Header(_) => Vec::new(),
+        },
+        IdentitySource::Header(_) => Vec::new(),
+    }
+}
+
+/// Whether a cookie is the session: named so by the configuration, or, where that names none, by its name.
+fn is_session(name: &str, named: &[String]) -> bool {
+    if !named.is_empty() {
+        return named.iter().any(|known| known == name);
+    }
+    let lower = name.to_ascii_lowercase();
+    let other = ["csrf", "xsrf", "consent", "analytics", "lang", "locale", "theme", "_ga"];
+    let session = ["sess", "sid", "auth", "token", "login", "jwt", "identity", "remember"];
+    !other.iter().any(|word| lower.contains(word)) && session.iter().any(|word| lower.contains(word))
+}
+
+fn judge(config: &Config, set: &Set) -> Finding {
+    let name = shown(&set.cookie.name);
+    let public = &config.server.public_url;
+    let (app, chat) = (set.page.host_str().unwrap_or_default(), public.host_str().unwrap_or_default());
+    if let Some((seen, fix)) = refused_by_browsers(&set.cookie, &set.page) {
+        return bad(CHECK, format!("the cookie {name} of {app} {seen}: browsers do not keep it"), fix);
+    }
+    if let Some((seen, fix)) = does_not_reach(config, &set.cookie, &set.page) {
+        return bad(CHECK, format!("the cookie {name} of {app} {seen}"), fix);
+    }
+    if let Some((seen, fix)) = not_along(config, set) {
+        return bad(CHECK, format!("the cookie {name} of {app} {seen}"), fix);
+    }
+    if set.page.scheme() == "https" && !set.cookie.secure {
+        return warning(
+            CHECK,
+            format!("the cookie {name} of {app} is not Secure: it travels over plain HTTP too, where anybody on the way reads it"),
+            line(&set.cookie.name, Attribute::Secure),
+        );
+    }
+    good(CHECK, format!("the cookie {name} of {app} reaches {chat}"))
+}
+
+/// What browsers refuse to store at all (RFC 6265bis §5.7).
+fn refused_by_browsers(cookie: &SetCookie, page: &Url) -> Option<(String, String)> {
+    let name = cookie.name.as_str();
+    let plain = page.scheme() == "http" && !site::is_loopback(page);
+    let host = page.host_str().unwrap_or_default();
+    if cookie.same_site == SameSite::None && !cookie.secure {
+        return Some(("is SameSite=None without Secure".into(), line(name, Attribute::Secure)));
+    }
+    if cookie.partitioned && !cookie.secure {
+        return Some(("is Partitioned without Secure".into(), line(name, Attribute::Secure)));
+    }
+    if cookie.secure && plain {
+        return Some(("is Secure and set over plain HTTP".into(), format!("serve {host} over https")));
+    }
+    if let Some(domain) = cookie.domain.as_deref().filter(|domain| !covers(domain, host) || site::registrable(domain).is_none() && *domain != host) {
+        let own = site::registrable(host).unwrap_or(host);
+        return Some((format!("has Domain={}, which {host} may not set", shown(domain)), line(name, Attribute::Domain(own))));
+    }
+    None
+}
+
+/// What keeps it from requests to the chat.
+fn does_not_reach(config: &Config, cookie: &SetCookie, page: &Url) -> Option<(String, String)> {
+    let public = &config.server.public_url;
+    let (app, chat) = (page.host_str().unwrap_or_default(), public.host_str().unwrap_or_default());
+    let reaches = cookie.domain.as_deref().map_or(app == chat, |domain| covers(domain, chat));
+    if !reaches {
+        let seen = match &cookie.domain {
+            _ if cookie.name.starts_with("__Host-") => format!("is host-only by its name (__Host-): it never reaches {chat}"),
+            None => format!("is host-only (it has no Domain): it never reaches {chat}"),
+            Some(domain) => format!("has Domain={}: it never reaches {chat}", shown(domain)),
+        };
+        return Some((seen, shared(config, cookie, page)));
+    }
+    if cookie.secure && public.scheme() == "http" && !site::is_loopback(public) {
+        let fix = format!("serve the chat over https and set [server] public_url = \"https://{chat}\"");
+        return Some((format!("is Secure, and {public} is plain HTTP: it never goes there"), fix));
+    }
+    // A cookie without a path has that of the page's directory (RFC 6265 §5.1.4).
+    let own = cookie.path.clone().unwrap_or_else(|| page.path().rsplit_once('/').map_or("/", |(dir, _)| if dir.is_empty() { "/" } else { dir }).to_owned());
+    let token = config.login.token_paths.first().map_or("/", String::as_str);
+    if !path_covers(&own, token) {
+        return Some((format!("has Path={}: it never goes to {token}", shown(&own)), line(&cookie.name, Attribute::Path)));
+    }
+    None
+}
+
+/// How a cookie that stays on the host app's own host can serve the chat all the same.
+fn shared(config: &Config, cookie: &SetCookie, page: &Url) -> String {
+    let public = &config.server.public_url;
+    let (app, origin) = (page.host_str().unwrap_or_default(), page.origin().ascii_serialization());
+    let path = "/api/rocketchat/token";
+    let mut paths = config.login.token_paths.clone();
+    paths.push(path.to_owned());
+    let own_path = format!(
+        "route {origin}{path} to Gantry, with [login] token_paths = {} and Rocket.Chat's Accounts_Iframe_api_url = {origin}{path}",
+        super::toml_list(&paths)
+    );
+    match (site::relation(page, public), site::registrable(app)) {
+        (Relation::Same | Relation::OtherScheme, Some(domain)) if site::site(public) == domain && !cookie.name.starts_with("__Host-") => {
+            format!("{}; or leave it and {own_path}", line(&cookie.name, Attribute::Domain(domain)))
+        }
+        (Relation::Same | Relation::OtherScheme, Some(domain)) if site::site(public) == domain => {
+            let bare = cookie.name.trim_start_matches("__Host-");
+            format!("call it __Secure-{bare} and give it Domain={domain}; or leave it and {own_path}")
+        }
+        _ => format!("{own_path}; better: one domain for both, see site.same"),
+    }
+}
+
+/// What keeps it from requests out of a frame on the host app's page.
+fn not_along(config: &Config, set: &Set) -> Option<(String, String)> {
+    let public = &config.server.public_url;
+    if site::relation(&set.page, public) == Relation::Same || set.cookie.same_site == SameSite::None {
+        return None;
+    }
+    let word = match set.cookie.same_site {
+        SameSite::Strict => "is SameSite=Strict",
+        SameSite::Lax => "is SameSite=Lax",
+        SameSite::Unsaid | SameSite::None => "has no SameSite, which browsers take for Lax",
+    };
+    let chat = public.origin().ascii_serialization();
+    let app = set.page.origin().ascii_serialization();
+    Some((
+        format!("{word}, and {app} and {chat} are two sites: it does not travel between them"),
+        format!("make them one site, see site.same; short of that {}, which more and more browsers block", line(&set.cookie.name, Attribute::None)),
+    ))
+}
+
+/// What a cookie lacks.
+#[derive(Clone, Copy)]
+enum Attribute<'a> {
+    Domain(&'a str),
+    Path,
+    Secure,
+    None,
+}
+
+/// The exact line, where the cookie's name tells the framework; else the attribute and the usual lines.
+fn line(name: &str, attribute: Attribute<'_>) -> String {
+    let lower = name.to_ascii_lowercase();
+    let like = |word: &str| lower.contains(word);
+    let domain = match attribute {
+        Attribute::Domain(domain) => domain,
+        _ => "",
+    };
+    let django = match attribute {
+        Attribute::Domain(_) => format!("SESSION_COOKIE_DOMAIN = \"{domain}\""),
+        Attribute::Path => "SESSION_COOKIE_PATH = \"/\"".into(),
+        Attribute::Secure => "SESSION_COOKIE_SECURE = True".into(),
+        Attribute::None => "SESSION_COOKIE_SAMESITE = \"None\" and SESSION_COOKIE_SECURE = True".into(),
+    };
+    let laravel = match attribute {
+        Attribute::Domain(_) => format!("SESSION_DOMAIN={domain}"),
+        Attribute::Path => "'path' => '/' in config/session.php".into(),
+        Attribute::Secure => "SESSION_SECURE_COOKIE=true".into(),
+        Attribute::None => "SESSION_SAME_SITE=none and SESSION_SECURE_COOKIE=true".into(),
+    };
+    let php = match attribute {
+        Attribute::Domain(_) => format!("session.cookie_domain = \"{domain}\" in php.ini"),
+        Attribute::Path => "session.cookie_path = \"/\" in php.ini".into(),
+        Attribute::Secure => "session.cookie_secure = 1 in php.ini".into(),
+        Attribute::None => "session.cookie_samesite = \"None\" and session.cookie_secure = 1 in php.ini".into(),
+    };
+    let spring = match attribute {
+        Attribute::Domain(_) => format!("server.servlet.session.cookie.domain={domain}"),
+        Attribute::Path => "server.servlet.session.cookie.path=/".into(),
+        Attribute::Secure => "server.servlet.session.cookie.secure=true".into(),
+        Attribute::None => "server.servlet.session.cookie.same-site=none and server.servlet.session.cookie.secure=true".into(),
+    };
+    let express = match attribute {
+        Attribute::Domain(_) => format!("session({{ cookie: {{ domain: \"{domain}\" }} }})"),
+        Attribute::Path => "session({ cookie: { path: \"/\" } })".into(),
+        Attribute::Secure => "session({ cookie: { secure: true } })".into(),
+        Attribute::None => "session({ cookie: { sameSite: \"none\", secure: true } })".into(),
+    };
+    let rails = match attribute {
+        Attribute::Domain(_) => format!("config.session_store :cookie_store, key: \"{}\", domain: \"{domain}\"", shown(name)),
+        Attribute::Path => format!("config.session_store :cookie_store, key: \"{}\", path: \"/\"", shown(name)),
+        Attribute::Secure => format!("config.session_store :cookie_store, key: \"{}\", secure: true", shown(name)),
+        Attribute::None => format!("config.session_store :cookie_store, key: \"{}\", same_site: :none, secure: true", shown(name)),
+    };
+    let said = match attribute {
+        Attribute::Domain(_) => format!("give it Domain={domain}"),
+        Attribute::Path => "give it Path=/".into(),
+        Attribute::Secure => "give it Secure".into(),
+        Attribute::None => "give it SameSite=None; Secure".into(),
+    };
+    if like("connect.sid") {
+        format!("{said}: {express} (Express)")
+    } else if like("laravel") {
+        format!("{said}: {laravel} in .env (Laravel)")
+    } else if like("phpsessid") {
+        format!("{said}: {php}")
+    } else if like("jsessionid") {
+        format!("{said}: {spring} (Spring)")
+    } else if lower == "sessionid" {
+        format!("{said}: {django} (Django)")
+    } else if lower.starts_with('_') && lower.ends_with("_session") {
+        format!("{said}: {rails} (Rails)")
+    } else {
+        format!("{said}: {django} (Django), {express} (Express), {rails} (Rails), {laravel} (Laravel), {spring} (Spring), {php}")
+    }
+}
