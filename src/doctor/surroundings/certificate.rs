@@ -188,7 +188,11 @@ fn shown_url(uri: &str) -> String {
 
 fn judge(place: &Place<'_>, public: &Url, chain: &[CertificateDer<'static>], roots: &RootCertStore, now: SystemTime) -> Vec<Finding> {
     let Some((leaf, facts)) = chain.first().and_then(|leaf| Facts::of(leaf).map(|facts| (leaf, facts))) else {
-        return vec![bad(place.chain, format!("{} that cannot be read", place.words), format!("put a PEM chain, leaf first, into {}", place.file))];
+        return vec![bad(
+            place.chain,
+            format!("{} that cannot be read", place.words),
+            format!("put a PEM chain, leaf first, into {}", place.file),
+        )];
     };
     vec![
         name(place, public, leaf, &facts),
@@ -232,7 +236,11 @@ fn whole(place: &Place<'_>, chain: &[CertificateDer<'static>], leaf: &Certificat
         Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}
         Err(_) if facts.self_signed() => {}
         Err(error) => {
-            return bad(place.chain, format!("{} that does not verify: {error}", place.words), format!("get a new one into {}", place.file));
+            return bad(
+                place.chain,
+                format!("{} that does not verify: {error}", place.words),
+                format!("get a new one into {}", place.file),
+            );
         }
     }
     if facts.self_signed() {
@@ -256,9 +264,7 @@ fn whole(place: &Place<'_>, chain: &[CertificateDer<'static>], leaf: &Certificat
     let missing = last.as_ref().map_or(facts, |last| last);
     let how = missing.issuer_at.as_ref().map_or_else(
         || format!("cat leaf.pem intermediate.pem > {}", place.file),
-        |url| {
-            format!("curl -s {url} | openssl x509 -inform der -out intermediate.pem; cat leaf.pem intermediate.pem > {}", place.file)
-        },
+        |url| format!("curl -s {url} | openssl x509 -inform der -out intermediate.pem; cat leaf.pem intermediate.pem > {}", place.file),
     );
     bad(
         place.chain,
@@ -279,7 +285,10 @@ fn count(certificates: usize) -> String {
 
 fn expiry(place: &Place<'_>, facts: &Facts, now: u64) -> Finding {
     let until = day(facts.not_after);
-    let renew = format!("renew it into {}: certbot renew, or let Gantry do it: [server.acme] domains; Gantry takes a new file without a restart", place.file);
+    let renew = format!(
+        "renew it into {}: certbot renew, or let Gantry do it: [server.acme] domains; Gantry takes a new file without a restart",
+        place.file
+    );
     if now >= facts.not_after {
         return bad(place.expiry, format!("{} that expired {} ago, on {until}", place.words, days(now - facts.not_after)), renew);
     }
@@ -310,4 +319,159 @@ fn days(seconds: u64) -> String {
 fn day(seconds: u64) -> String {
     let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
     text.split('T').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::doctor::Verdict;
+
+    const PLACE: Place<'static> = Place { words: String::new(), file: "/etc/tls.crt", name: "name", chain: "chain", expiry: "expiry" };
+
+    /// An authority, one between, and what they sign.
+    struct Authority {
+        root: CertificateDer<'static>,
+        between: CertificateDer<'static>,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    fn params(name: &str, names: &[&str]) -> CertificateParams {
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = date_time_ymd(2029, 1, 1);
+        params.not_after = date_time_ymd(2031, 1, 1);
+        params
+    }
+
+    impl Authority {
+        fn new() -> Self {
+            let authority = |name: &str| {
+                let mut params = params(name, &[]);
+                params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+                params
+            };
+            let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+            let root = authority("Root").self_signed(&root_key).unwrap().der().clone();
+            let between = authority("Between").signed_by(&key, &Issuer::new(authority("Root"), root_key)).unwrap().der().clone();
+            Self { root, between, issuer: Issuer::new(authority("Between"), key) }
+        }
+
+        fn sign(&self, params: &CertificateParams) -> CertificateDer<'static> {
+            params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().der().clone()
+        }
+    }
+
+    fn trusting(roots: &[&CertificateDer<'static>]) -> RootCertStore {
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(roots.iter().map(|&root| root.clone()));
+        store
+    }
+
+    /// The outcome of one check on the first day of a year.
+    fn check(which: &str, chain: &[&CertificateDer<'static>], roots: &RootCertStore, now: &str) -> Finding {
+        let chain: Vec<_> = chain.iter().map(|&one| one.clone()).collect();
+        let public = Url::parse("https://chat.example.com").unwrap();
+        let now = humantime::parse_rfc3339(&format!("{now}T00:00:00Z")).unwrap();
+        let findings = judge(&PLACE, &public, &chain, roots, now);
+        findings.into_iter().find(|finding| finding.check == which).unwrap()
+    }
+
+    fn expect(finding: &Finding, verdict: Verdict, seen: &str, fix: &str) {
+        assert!(finding.verdict == verdict && finding.seen.contains(seen) && finding.fix.contains(fix), "{finding:?}");
+    }
+
+    #[test]
+    fn names_are_compared_with_the_public_one() {
+        let authority = Authority::new();
+        let roots = trusting(&[&authority.root]);
+        for (names, verdict, seen) in [
+            (&["chat.example.com"] as &[&str], Verdict::Good, "for chat.example.com"),
+            (&["app.example.com", "*.example.com"], Verdict::Good, ""),
+            (&["app.example.com", "127.0.0.1"], Verdict::Bad, "for app.example.com, 127.0.0.1, not for chat.example.com"),
+            (&["*.chat.example.com"], Verdict::Bad, "not for chat.example.com"),
+            (&[], Verdict::Bad, "no name at all"),
+        ] {
+            let leaf = authority.sign(&params("chat.example.com", names));
+            let finding = check("name", &[&leaf, &authority.between], &roots, "2030-01-01");
+            expect(&finding, verdict, seen, if verdict == Verdict::Good { "" } else { "certbot certonly -d chat.example.com" });
+        }
+    }
+
+    #[test]
+    fn a_chain_is_whole_or_it_is_told_what_is_missing() {
+        let authority = Authority::new();
+        let known = trusting(&[&authority.root]);
+        let leaf = authority.sign(&params("leaf", &["chat.example.com"]));
+        let (between, root) = (&authority.between, &authority.root);
+        let own_key = KeyPair::generate().unwrap();
+        let own = params("own", &["chat.example.com"]).self_signed(&own_key).unwrap().der().clone();
+        let strange = trusting(&[&own]);
+        expect(&check("chain", &[&leaf, between], &known, "2030-01-01"), Verdict::Good, "whole chain (2 certificates)", "");
+        let finding = check("chain", &[&leaf], &known, "2030-01-01");
+        expect(
+            &finding,
+            Verdict::Bad,
+            "1 certificate sent, and the intermediate certificate of CN=Between is missing",
+            "cat leaf.pem intermediate.pem > /etc/tls.crt",
+        );
+        // Expiry is another check's business.
+        expect(&check("chain", &[&leaf, between], &known, "2040-01-01"), Verdict::Good, "whole chain", "");
+        expect(&check("chain", &[&own], &known, "2030-01-01"), Verdict::Bad, "self-signed", "get one from an authority");
+        expect(
+            &check("chain", &[&leaf, between, root], &strange, "2030-01-01"),
+            Verdict::Warning,
+            "private authority (CN=Root)",
+            "ca_file",
+        );
+        expect(&check("chain", &[&leaf], &RootCertStore::empty(), "2030-01-01"), Verdict::Skipped, "ca-certificates", "");
+        assert!(
+            judge(&PLACE, &Url::parse("https://x").unwrap(), &[CertificateDer::from(vec![1, 2])], &known, SystemTime::now())[0]
+                .seen
+                .contains("cannot be read")
+        );
+    }
+
+    #[test]
+    fn a_certificate_that_names_its_issuer_s_place_has_it_fetched_from_there() {
+        let authority = Authority::new();
+        let url = b"http://ca.example/between.der";
+        // AuthorityInfoAccess (RFC 5280, 4.2.2.1) with one id-ad-caIssuers.
+        let mut access = vec![0x06, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, 2, 0x86, u8::try_from(url.len()).unwrap()];
+        access.extend_from_slice(url);
+        let size = u8::try_from(access.len()).unwrap();
+        let content = [&[0x30, size + 2, 0x30, size], access.as_slice()].concat();
+        let mut params = params("leaf", &["chat.example.com"]);
+        params.custom_extensions.push(CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], content));
+        let leaf = authority.sign(&params);
+        let finding = check("chain", &[&leaf], &trusting(&[&authority.root]), "2030-01-01");
+        expect(&finding, Verdict::Bad, "incomplete", "curl -s http://ca.example/between.der | openssl x509 -inform der");
+        assert_eq!(shown_url("http://ca/x';rm -rf ~`id`"), "http://ca/xrm-rf~id", "a certificate writes no shell");
+    }
+
+    #[test]
+    fn the_time_that_is_left_is_told() {
+        let authority = Authority::new();
+        let roots = trusting(&[&authority.root]);
+        let leaf = authority.sign(&params("leaf", &["chat.example.com"]));
+        for (now, verdict, seen) in [
+            ("2030-01-01", Verdict::Good, "until 2031-01-01 (365 days)"),
+            ("2030-12-10", Verdict::Good, "(22 days)"),
+            ("2030-12-12", Verdict::Warning, "expires in 20 days"),
+            ("2030-12-31", Verdict::Warning, "expires in 1 day"),
+            ("2031-01-01", Verdict::Bad, "expired less than a day ago"),
+            ("2031-02-01", Verdict::Bad, "expired 31 days ago"),
+            ("2028-12-31", Verdict::Bad, "not good before 2029-01-01"),
+        ] {
+            let finding = check("expiry", &[&leaf, &authority.between], &roots, now);
+            let fix = if seen.contains("expire") { "certbot renew" } else { "" };
+            expect(&finding, verdict, seen, fix);
+        }
+        let mut brief = params("brief", &["chat.example.com"]);
+        brief.not_after = date_time_ymd(2029, 1, 7);
+        let brief = authority.sign(&brief);
+        expect(&check("expiry", &[&brief], &roots, "2029-01-03"), Verdict::Good, "", "");
+        expect(&check("expiry", &[&brief], &roots, "2029-01-06"), Verdict::Warning, "", "");
+    }
 }

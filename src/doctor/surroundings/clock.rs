@@ -132,8 +132,20 @@ mod tests {
         let header = config::example(&[]);
         for (config, skews, verdict, seen, fix) in [
             (&jwt, vec![skewed("the host app", 5)], Verdict::Good, "agrees with the host app", ""),
-            (&jwt, vec![skewed("the host app", 50), skewed("the workspace", 1)], Verdict::Bad, "the host app is 50s ahead", "leeway = \"1m\""),
-            (&jwt, vec![skewed("the host app", -50), skewed("the workspace", -49)], Verdict::Bad, "this machine's clock is 50s ahead", "set the clock here"),
+            (
+                &jwt,
+                vec![skewed("the host app", 50), skewed("the workspace", 1)],
+                Verdict::Bad,
+                "the host app is 50s ahead",
+                "leeway = \"1m\"",
+            ),
+            (
+                &jwt,
+                vec![skewed("the host app", -50), skewed("the workspace", -49)],
+                Verdict::Bad,
+                "this machine's clock is 50s ahead",
+                "set the clock here",
+            ),
             (&jwt, vec![skewed("the host app", 3600)], Verdict::Bad, "1h ahead", "timedatectl set-ntp true"),
             (&header, vec![skewed("the workspace", -90)], Verdict::Warning, "1m 30s behind", "timedatectl"),
             (&header, vec![skewed("the workspace", -50)], Verdict::Good, "", ""),

@@ -113,7 +113,9 @@ fn refused_by_browsers(cookie: &SetCookie, page: &Url) -> Option<(String, String
     if cookie.secure && plain {
         return Some(("is Secure and set over plain HTTP".into(), format!("serve {host} over https")));
     }
-    if let Some(domain) = cookie.domain.as_deref().filter(|domain| !covers(domain, host) || site::registrable(domain).is_none() && *domain != host) {
+    if let Some(domain) =
+        cookie.domain.as_deref().filter(|domain| !covers(domain, host) || site::registrable(domain).is_none() && *domain != host)
+    {
         let own = site::registrable(host).unwrap_or(host);
         return Some((format!("has Domain={}, which {host} may not set", shown(domain)), line(name, Attribute::Domain(own))));
     }
@@ -138,7 +140,10 @@ fn does_not_reach(config: &Config, cookie: &SetCookie, page: &Url) -> Option<(St
         return Some((format!("is Secure, and {public} is plain HTTP: it never goes there"), fix));
     }
     // A cookie without a path has that of the page's directory (RFC 6265 §5.1.4).
-    let own = cookie.path.clone().unwrap_or_else(|| page.path().rsplit_once('/').map_or("/", |(dir, _)| if dir.is_empty() { "/" } else { dir }).to_owned());
+    let own = cookie
+        .path
+        .clone()
+        .unwrap_or_else(|| page.path().rsplit_once('/').map_or("/", |(dir, _)| if dir.is_empty() { "/" } else { dir }).to_owned());
     let token = config.login.token_paths.first().map_or("/", String::as_str);
     if !path_covers(&own, token) {
         return Some((format!("has Path={}: it never goes to {token}", shown(&own)), line(&cookie.name, Attribute::Path)));
@@ -184,7 +189,10 @@ fn not_along(config: &Config, set: &Set) -> Option<(String, String)> {
     let app = set.page.origin().ascii_serialization();
     Some((
         format!("{word}, and {app} and {chat} are two sites: it does not travel between them"),
-        format!("make them one site, see site.same; short of that {}, which more and more browsers block", line(&set.cookie.name, Attribute::None)),
+        format!(
+            "make them one site, see site.same; short of that {}, which more and more browsers block",
+            line(&set.cookie.name, Attribute::None)
+        ),
     ))
 }
 
@@ -261,5 +269,108 @@ fn line(name: &str, attribute: Attribute<'_>) -> String {
         format!("{said}: {rails} (Rails)")
     } else {
         format!("{said}: {django} (Django), {express} (Express), {rails} (Rails), {laravel} (Laravel), {spring} (Spring), {php}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::doctor::Verdict;
+
+    fn judged(public: &str, page: &str, cookie: &str) -> Finding {
+        let config = config::example(&[
+            ("server.public_url", public),
+            ("identity.source", "forward_auth"),
+            ("identity.header.id", ""),
+            ("identity.forward_auth.url", "https://app.example.com/api/me"),
+        ]);
+        judge(&config, &Set { cookie: SetCookie::read(cookie).unwrap(), page: Url::parse(page).unwrap() })
+    }
+
+    #[test]
+    fn what_keeps_a_cookie_from_the_chat_is_named() {
+        let (chat, app) = ("https://chat.example.com", "https://app.example.com/");
+        let all = "Path=/; Secure; HttpOnly; SameSite=Lax";
+        for (public, page, cookie, verdict, seen, fix) in [
+            (chat, app, format!("sid=1; Domain=example.com; {all}"), Verdict::Good, "reaches chat.example.com", ""),
+            (chat, app, format!("sid=1; Domain=.example.com; {all}"), Verdict::Good, "", ""),
+            (chat, app, "sid=1; Domain=example.com; Path=/; Secure; SameSite=Strict".into(), Verdict::Good, "", ""),
+            (chat, app, format!("sessionid=1; {all}"), Verdict::Bad, "host-only", "SESSION_COOKIE_DOMAIN = \"example.com\" (Django)"),
+            (chat, app, format!("connect.sid=1; {all}"), Verdict::Bad, "host-only", "domain: \"example.com\""),
+            (chat, app, format!("laravel_session=1; {all}"), Verdict::Bad, "host-only", "SESSION_DOMAIN=example.com"),
+            (chat, app, format!("PHPSESSID=1; {all}"), Verdict::Bad, "host-only", "session.cookie_domain = \"example.com\""),
+            (chat, app, format!("JSESSIONID=1; {all}"), Verdict::Bad, "host-only", "cookie.domain=example.com"),
+            (chat, app, format!("_app_session=1; {all}"), Verdict::Bad, "host-only", "key: \"_app_session\", domain: \"example.com\""),
+            (
+                chat,
+                app,
+                format!("sid=1; {all}"),
+                Verdict::Bad,
+                "host-only",
+                "Accounts_Iframe_api_url = https://app.example.com/api/rocketchat/token",
+            ),
+            (
+                chat,
+                app,
+                format!("__Host-sid=1; {all}"),
+                Verdict::Bad,
+                "host-only by its name",
+                "__Secure-sid and give it Domain=example.com",
+            ),
+            (chat, app, format!("sid=1; Domain=app.example.com; {all}"), Verdict::Bad, "has Domain=app.example.com", "Domain=example.com"),
+            (chat, app, format!("sid=1; Domain=other.com; {all}"), Verdict::Bad, "may not set", "Domain=example.com"),
+            (chat, app, format!("sid=1; Domain=com; {all}"), Verdict::Bad, "may not set", "Domain=example.com"),
+            (chat, app, "sid=1; Domain=example.com; Path=/app; Secure".into(), Verdict::Bad, "has Path=/app", "Path=/"),
+            (chat, app, "sid=1; Domain=example.com; Path=/; SameSite=Lax".into(), Verdict::Warning, "not Secure", "Secure"),
+            (chat, app, "sid=1; Domain=example.com; Path=/; SameSite=None".into(), Verdict::Bad, "SameSite=None without Secure", "Secure"),
+            (chat, app, "sid=1; Domain=example.com; Path=/; Partitioned".into(), Verdict::Bad, "Partitioned without Secure", "Secure"),
+            (
+                "https://chat.example.net",
+                app,
+                format!("sid=1; {all}"),
+                Verdict::Bad,
+                "never reaches chat.example.net",
+                "one domain for both",
+            ),
+            (
+                "http://chat.example.com",
+                app,
+                format!("sid=1; Domain=example.com; {all}"),
+                Verdict::Bad,
+                "is plain HTTP",
+                "https://chat.example.com",
+            ),
+            (chat, "http://app.example.com/", "sid=1; Domain=example.com; Path=/".into(), Verdict::Bad, "has no SameSite", "see site.same"),
+            (
+                chat,
+                "http://app.example.com/",
+                "sid=1; Domain=example.com; Path=/; SameSite=Strict".into(),
+                Verdict::Bad,
+                "is SameSite=Strict",
+                "site.same",
+            ),
+            ("http://localhost:8080", "http://localhost:3000/", "sid=1; Path=/".into(), Verdict::Good, "", ""),
+            ("http://localhost:8080", "http://localhost:3000/app/login", "sid=1".into(), Verdict::Bad, "has Path=/app", "Path=/"),
+            ("https://app.example.com:8443", app, format!("sid=1; {all}"), Verdict::Good, "", ""),
+        ] {
+            let finding = judged(public, page, &cookie);
+            assert_eq!(finding.verdict, verdict, "{public} {page} {cookie}: {finding:?}");
+            assert!(finding.seen.contains(seen) && finding.fix.contains(fix), "{public} {page} {cookie}: {finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_known_by_the_config_or_its_name() {
+        let named = ["app".to_owned()];
+        for (name, by_name, by_config) in [
+            ("app", false, true),
+            ("sessionid", true, false),
+            ("connect.sid", true, false),
+            ("csrftoken", false, false),
+            ("_ga_session", false, false),
+        ] {
+            assert_eq!((is_session(name, &[]), is_session(name, &named)), (by_name, by_config), "{name}");
+        }
     }
 }

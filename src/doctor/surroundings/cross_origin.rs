@@ -53,7 +53,10 @@ pub(super) async fn checks(config: &Config, seen: &Seen, eyes: &Eyes) -> Option<
             } else {
                 bad(
                     CHECK,
-                    format!("{place} (Accounts_Iframe_api_url) does not let pages of {own} call it with cookies: its preflight is answered {}", reply.status.as_u16()),
+                    format!(
+                        "{place} (Accounts_Iframe_api_url) does not let pages of {own} call it with cookies: its preflight is answered {}",
+                        reply.status.as_u16()
+                    ),
                     format!(
                         "route that path to Gantry as it is, OPTIONS included, and add no CORS headers there (in nginx: location = {} {{ proxy_pass \
                          {}; }}); cors.allowed_origins has to list every other origin whose scripts call it",

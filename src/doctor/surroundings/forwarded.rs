@@ -76,7 +76,8 @@ impl Counting {
             Self { count, client }
         };
         // Each call has its own patience; all of them together get no more than twice that.
-        let late = Self { count: Count::Unseen("the workspace answers too slowly".to_owned()), client: Client::Unseen("it answers too slowly") };
+        let late =
+            Self { count: Count::Unseen("the workspace answers too slowly".to_owned()), client: Client::Unseen("it answers too slowly") };
         tokio::time::timeout(PATIENCE * 2, looked).await.unwrap_or(late)
     }
 }
@@ -157,7 +158,9 @@ impl Asker<'_> {
 
     /// Whose address counts by the public address.
     async fn client(&self, config: &Config, n: usize, fresh: u32) -> Client {
-        let Ok(stream) = self.eyes.connect(&self.public).await else { return Client::Unseen("the public address cannot be reached from here") };
+        let Ok(stream) = self.eyes.connect(&self.public).await else {
+            return Client::Unseen("the public address cannot be reached from here");
+        };
         let addresses = stream.tcp().local_addr().ok().zip(stream.tcp().peer_addr().ok());
         drop(stream);
         let Some((own, front)) = addresses.map(|(own, front)| (own.ip().to_canonical(), front.ip().to_canonical())) else {
@@ -208,7 +211,9 @@ const UNSET: &str = "take HTTP_FORWARDED_COUNT out of the workspace's environmen
 fn count(config: &Config, count: &Count, client: &Client) -> Finding {
     let behind = !config.server.trusted_proxies.is_empty();
     match (count, behind, client) {
-        (Count::Unseen(why), ..) => skipped(COUNT, format!("HTTP_FORWARDED_COUNT could not be seen: {why}. For this chain it has to be unset, or 0")),
+        (Count::Unseen(why), ..) => {
+            skipped(COUNT, format!("HTTP_FORWARDED_COUNT could not be seen: {why}. For this chain it has to be unset, or 0"))
+        }
         (Count::Shared, ..) => bad(
             COUNT,
             "calls of different clients are counted as one: something between Gantry and Rocket.Chat rewrites X-Real-IP and X-Forwarded-For, \
@@ -220,10 +225,14 @@ fn count(config: &Config, count: &Count, client: &Client) -> Finding {
         (Count::Is(1), false, _) => good(COUNT, "HTTP_FORWARDED_COUNT is 1, which is the client's address as Gantry sends it"),
         (Count::Is(n), false, _) => warning(
             COUNT,
-            format!("HTTP_FORWARDED_COUNT is {n}, and X-Forwarded-For from Gantry has one address: sockets then have none, and login blocks meet all people"),
+            format!(
+                "HTTP_FORWARDED_COUNT is {n}, and X-Forwarded-For from Gantry has one address: sockets then have none, and login blocks meet all people"
+            ),
             UNSET,
         ),
-        (Count::Is(n), true, Client::Own(_)) => good(COUNT, format!("HTTP_FORWARDED_COUNT is {n}, and by the public address that is the client's own")),
+        (Count::Is(n), true, Client::Own(_)) => {
+            good(COUNT, format!("HTTP_FORWARDED_COUNT is {n}, and by the public address that is the client's own"))
+        }
         (Count::Is(1), true, _) => bad(
             COUNT,
             "HTTP_FORWARDED_COUNT is 1, which is the address of the proxy in front of Gantry: all people are throttled together",

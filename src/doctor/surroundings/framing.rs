@@ -124,6 +124,8 @@ fn ancestors(reply: &Reply) -> Vec<Vec<String>> {
 fn lists(policy: &[String], source: &str) -> bool {
     let origin = Url::parse(source).ok();
     policy.iter().any(|own| {
-        own == "*" || own.eq_ignore_ascii_case(source) || origin.as_ref().is_some_and(|origin| !source.contains('*') && origins::matches(own, origin))
+        own == "*"
+            || own.eq_ignore_ascii_case(source)
+            || origin.as_ref().is_some_and(|origin| !source.contains('*') && origins::matches(own, origin))
     })
 }

@@ -5,7 +5,7 @@ use http::header::{LOCATION, SERVER, STRICT_TRANSPORT_SECURITY, VIA};
 use serde_json::Value;
 
 use super::look::{Look, Seen};
-use super::{bad, good, look, shown, site, transport, warning};
+use super::{bad, good, look, shown, site, skipped, transport, warning};
 use crate::config::{Config, IdentitySource};
 use crate::doctor::Finding;
 use crate::outbound::api::Reply;
@@ -120,10 +120,16 @@ fn leads_here(config: &Config, seen: &Seen, place: &str) -> Finding {
         return good(GANTRY, format!("{place}{path} is answered by Gantry"));
     }
     let front = Front::of(Some(reply));
-    let by_proxy = matches!(config.identity.source, IdentitySource::Header(_)) && (reply.status.is_redirection() || matches!(reply.status.as_u16(), 401 | 403));
+    let by_proxy = matches!(config.identity.source, IdentitySource::Header(_))
+        && (reply.status.is_redirection() || matches!(reply.status.as_u16(), 401 | 403));
     if by_proxy {
         let what = look::location(reply).map_or_else(|| reply.status.as_u16().to_string(), |to| format!("a redirect to {to}"));
-        return good(GANTRY, format!("{place}{path} asks for a sign-in first ({what}), as a proxy that sets identity headers does"));
+        return skipped(
+            GANTRY,
+            format!(
+                "{place}{path} asks for a sign-in first ({what}), as a proxy that sets identity headers may: whether Gantry stands behind it cannot be seen without one"
+            ),
+        );
     }
     let listen = look::local_url(config, "/").map_or_else(|| "server.listen".to_owned(), |url| url.origin().ascii_serialization());
     let here = seen.local.as_ref().and_then(Look::reply).is_some_and(is_ours);
@@ -133,7 +139,10 @@ fn leads_here(config: &Config, seen: &Seen, place: &str) -> Finding {
         return bad(
             GANTRY,
             format!("{place}{path} answers with a redirect to {to}: it does not reach Gantry{running}"),
-            format!("set [server] public_url (and Rocket.Chat's ROOT_URL) to the address that the redirect leads to, or take the redirect out of {}", front.name()),
+            format!(
+                "set [server] public_url (and Rocket.Chat's ROOT_URL) to the address that the redirect leads to, or take the redirect out of {}",
+                front.name()
+            ),
         );
     }
     let what = if body.contains("__meteor_runtime_config__") || body.contains("meteor_runtime_config.js") {
@@ -150,7 +159,10 @@ fn leads_here(config: &Config, seen: &Seen, place: &str) -> Finding {
     bad(
         GANTRY,
         format!("{place}{path} is answered {what}{running}"),
-        format!("{rule}; and check that the DNS record leads to this machine: getent hosts {}", config.server.public_url.host_str().unwrap_or_default()),
+        format!(
+            "{rule}; and check that the DNS record leads to this machine: getent hosts {}",
+            config.server.public_url.host_str().unwrap_or_default()
+        ),
     )
 }
 
@@ -168,7 +180,11 @@ fn redirect(seen: &Seen, place: &str) -> Option<Finding> {
     }
     Some(warning(
         REDIRECT,
-        format!("{} answers {} in plain HTTP instead of leading to {place}: passwords and tokens may travel in the clear", look.url, reply.status.as_u16()),
+        format!(
+            "{} answers {} in plain HTTP instead of leading to {place}: passwords and tokens may travel in the clear",
+            look.url,
+            reply.status.as_u16()
+        ),
         "[server] redirect_to_https = true where Gantry listens on port 80; in nginx: return 308 https://$host$request_uri;",
     ))
 }
@@ -183,10 +199,14 @@ fn hsts(config: &Config, seen: &Seen, place: &str) -> Option<Finding> {
         (Some(value), _) => good(HSTS, format!("{place} sends Strict-Transport-Security: {}", shown(value))),
         (None, Some(_)) => warning(
             HSTS,
-            format!("server.tls.hsts is set, and {place} sends no Strict-Transport-Security: something in front ends TLS, or takes it away"),
+            format!(
+                "server.tls.hsts is set, and {place} sends no Strict-Transport-Security: something in front ends TLS, or takes it away"
+            ),
             "send it there: in nginx add_header Strict-Transport-Security \"max-age=31536000\" always;",
         ),
-        (None, None) => good(HSTS, format!("{place} sends no Strict-Transport-Security, which is an option: [server.tls] hsts = \"max-age=86400\"")),
+        (None, None) => {
+            good(HSTS, format!("{place} sends no Strict-Transport-Security, which is an option: [server.tls] hsts = \"max-age=86400\""))
+        }
     })
 }
 
@@ -202,7 +222,8 @@ fn proxies(config: &Config, seen: &Seen, place: &str) -> Finding {
             "list the proxies alone: [server] trusted_proxies = [\"10.0.0.7\"], with the addresses that the access log shows as client now",
         );
     }
-    let tls_elsewhere = config.server.public_url.scheme() == "https" && config.server.tls.is_none() && !site::is_loopback(&config.server.public_url);
+    let tls_elsewhere =
+        config.server.public_url.scheme() == "https" && config.server.tls.is_none() && !site::is_loopback(&config.server.public_url);
     let balanced = !config.server.proxy_protocol.is_empty();
     if trusted.is_empty() && !balanced && (front != Front::Unseen || tls_elsewhere) {
         let who = if front == Front::Unseen {
@@ -220,19 +241,28 @@ fn proxies(config: &Config, seen: &Seen, place: &str) -> Finding {
             suggestion(front),
         );
     }
-    let words = if trusted.is_empty() { "nothing seems to stand in front of Gantry".to_owned() } else { format!("server.trusted_proxies lists {}", super::toml_list(trusted.iter().map(ToString::to_string))) };
+    let words = if trusted.is_empty() {
+        "nothing seems to stand in front of Gantry".to_owned()
+    } else {
+        format!("server.trusted_proxies lists {}", super::toml_list(trusted.iter().map(ToString::to_string)))
+    };
     good(PROXIES, words)
 }
 
 fn suggestion(front: Front) -> String {
     let log = "the address that the access log shows as client for everybody";
     match front {
-        Front::Cloudflare => "[server] trusted_proxies = the ranges of https://www.cloudflare.com/ips/, and the addresses of whatever stands between".to_owned(),
+        Front::Cloudflare => {
+            "[server] trusted_proxies = the ranges of https://www.cloudflare.com/ips/, and the addresses of whatever stands between"
+                .to_owned()
+        }
         Front::Aws => "[server] trusted_proxies = [\"10.0.0.0/16\"], the subnets of the load balancer (the VPC's CIDR)".to_owned(),
         Front::Nginx => format!(
             "[server] trusted_proxies = [\"127.0.0.1\"] for an nginx on this machine, else {log}; and in nginx: proxy_set_header X-Forwarded-For \
              $proxy_add_x_forwarded_for; proxy_set_header X-Forwarded-Proto $scheme;"
         ),
-        _ => format!("[server] trusted_proxies = [\"127.0.0.1\"] for one on this machine, else {log}; in Kubernetes the pods' CIDR, such as \"10.0.0.0/8\""),
+        _ => format!(
+            "[server] trusted_proxies = [\"127.0.0.1\"] for one on this machine, else {log}; in Kubernetes the pods' CIDR, such as \"10.0.0.0/8\""
+        ),
     }
 }

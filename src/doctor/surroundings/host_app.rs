@@ -110,7 +110,9 @@ fn anonymous_ok(config: &Config, reply: &Reply, place: &str) -> Finding {
         Value::Object(_) => match inspect::claim_fault(&said, &config.identity.claims) {
             None => bad(
                 ANONYMOUS,
-                format!("{place} answers 200 and an id to a call that carries no session: EVERYBODY would be signed in, all as the same person"),
+                format!(
+                    "{place} answers 200 and an id to a call that carries no session: EVERYBODY would be signed in, all as the same person"
+                ),
                 format!(
                     "let it look at the caller's session and answer 401 without one. If it takes the caller's network address for a \
                      session, exempt Gantry's. Until then nobody must reach the chat. Try: curl -i {place}"
@@ -255,4 +257,38 @@ fn not_an_object(check: &'static str, place: &str) -> Finding {
         format!("{place} answers 200 and JSON that is not an object"),
         "answer with an object, such as {\"sub\": \"42\", \"preferred_username\": \"ada\", \"email\": \"…\"}".to_owned(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+    use http::HeaderMap;
+    use url::Url;
+
+    use super::*;
+    use crate::config;
+    use crate::doctor::Verdict;
+
+    #[test]
+    fn an_answer_that_comes_too_late_is_told_with_the_time_it_takes() {
+        let config = config::example(&[
+            ("identity.source", "forward_auth"),
+            ("identity.header.id", ""),
+            ("identity.forward_auth.url", "https://app.example.com/api/me"),
+        ]);
+        let IdentitySource::ForwardAuth(source) = &config.identity.source else { panic!("another source") };
+        let look = |took| Look {
+            url: Url::parse("https://app.example.com/api/me?key=s3cret").unwrap(),
+            outcome: Ok(Reply { status: StatusCode::UNAUTHORIZED, headers: HeaderMap::new(), body: Bytes::new() }),
+            took: Duration::from_millis(took),
+            at: SystemTime::now(),
+        };
+        let late = &reachable(source, &look(3100))[0];
+        assert_eq!(late.verdict, Verdict::Bad);
+        assert!(late.seen.contains("took 3100 ms") && late.seen.contains("allows 2s") && late.fix.contains("timeout = \"8s\""), "{late:?}");
+        let timely = &reachable(source, &look(100))[0];
+        assert_eq!((timely.verdict, timely.seen.contains("s3cret")), (Verdict::Good, false));
+    }
 }

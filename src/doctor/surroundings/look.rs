@@ -119,7 +119,9 @@ impl Eyes {
             return None;
         }
         Some(self.connect(url).await.map(|stream| match stream {
-            Stream::Tls(tls) => tls.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect(),
+            Stream::Tls(tls) => {
+                tls.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect()
+            }
             Stream::Plain(_) => Vec::new(),
         }))
     }

@@ -110,9 +110,7 @@ pub(super) fn matches(source: &str, origin: &Url) -> bool {
     };
     let Ok(parent) = Url::parse(&format!("{scheme}://{parent}")) else { return false };
     let below = |host: &str| parent.host_str().is_some_and(|parent| host.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.')));
-    origin.scheme() == scheme
-        && origin.port_or_known_default() == parent.port_or_known_default()
-        && origin.host_str().is_some_and(below)
+    origin.scheme() == scheme && origin.port_or_known_default() == parent.port_or_known_default() && origin.host_str().is_some_and(below)
 }
 
 #[cfg(test)]

@@ -21,13 +21,8 @@ const NAMES: [(&str, &[&str]); 5] = [
 
 /// Lines for every claim that is not where `claims` looks and that stands elsewhere.
 pub(super) fn suggestions(said: &Value, claims: &Claims) -> Vec<String> {
-    let wanted = [
-        ("id", &claims.id),
-        ("username", &claims.username),
-        ("email", &claims.email),
-        ("name", &claims.name),
-        ("roles", &claims.roles),
-    ];
+    let wanted =
+        [("id", &claims.id), ("username", &claims.username), ("email", &claims.email), ("name", &claims.name), ("roles", &claims.roles)];
     let missing = wanted.into_iter().filter(|(claim, pointer)| {
         // An empty one says that the claim is not wanted, but for the id.
         let there = said.pointer(pointer).is_some_and(|value| usable(claim, value));

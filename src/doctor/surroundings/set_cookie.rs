@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn attributes_are_read_in_any_case_and_order() {
-        let cookie = SetCookie::read("sid=s3cret==; samesite=STRICT ;SECURE; Domain=.Example.com; path=/app; Partitioned; HttpOnly").unwrap();
+        let cookie =
+            SetCookie::read("sid=s3cret==; samesite=STRICT ;SECURE; Domain=.Example.com; path=/app; Partitioned; HttpOnly").unwrap();
         let expected = SetCookie {
             name: "sid".into(),
             domain: Some("example.com".into()),
@@ -129,9 +130,14 @@ mod tests {
         ] {
             assert_eq!(covers(domain, host), expected, "{domain} {host}");
         }
-        for (cookie, path, expected) in
-            [("/", "/x", true), ("/x", "/x", true), ("/x", "/x/y", true), ("/x/", "/x/y", true), ("/x", "/xy", false), ("/app", "/_gantry/token", false)]
-        {
+        for (cookie, path, expected) in [
+            ("/", "/x", true),
+            ("/x", "/x", true),
+            ("/x", "/x/y", true),
+            ("/x/", "/x/y", true),
+            ("/x", "/xy", false),
+            ("/app", "/_gantry/token", false),
+        ] {
             assert_eq!(path_covers(cookie, path), expected, "{cookie} {path}");
         }
     }

@@ -86,7 +86,10 @@ fn in_the_clear(config: &Config, url: &Url) -> Option<Finding> {
     }
     let place = inspect::shown_url(url);
     let seen = format!("{place} is plain HTTP: whoever can change it on the way makes keys of their own, and is anybody");
-    let fix = format!("[identity.jwt] jwks_url = \"{}\"; or key_file with a copy of the public key", inspect::shown_url(url).replacen("http://", "https://", 1));
+    let fix = format!(
+        "[identity.jwt] jwks_url = \"{}\"; or key_file with a copy of the public key",
+        inspect::shown_url(url).replacen("http://", "https://", 1)
+    );
     Some(if origins::for_browsers(url, config) { bad(TRANSPORT, seen, fix) } else { warning(TRANSPORT, seen, fix) })
 }
 
@@ -113,7 +116,11 @@ fn published(jwt: &Jwt, look: &Look, findings: &mut Vec<Finding>) -> Option<KeyS
             if set.usable() > 1 && set.without_kid() > 0 {
                 findings.push(warning(
                     KIDS,
-                    format!("{} of the {} keys at {place} have no kid: tokens cannot name their key, and a new one is not noticed by its name", set.without_kid(), set.usable()),
+                    format!(
+                        "{} of the {} keys at {place} have no kid: tokens cannot name their key, and a new one is not noticed by its name",
+                        set.without_kid(),
+                        set.usable()
+                    ),
                     "give every key a kid, in the set and in the tokens' headers",
                 ));
             }
@@ -128,7 +135,12 @@ fn read(reply: &Reply, place: &str) -> Result<KeySet, Box<Finding>> {
         return Err(bad(KEYS, format!("{place} answers {} to {to}: redirects are not followed", reply.status.as_u16()), wanted).into());
     }
     if reply.status != http::StatusCode::OK {
-        return Err(bad(KEYS, format!("{place} answers {}, not a key set", reply.status.as_u16()), format!("{wanted}; try: curl -i {place}")).into());
+        return Err(bad(
+            KEYS,
+            format!("{place} answers {}, not a key set", reply.status.as_u16()),
+            format!("{wanted}; try: curl -i {place}"),
+        )
+        .into());
     }
     let set = KeySet::read(&reply.body).map_err(|why| {
         let kind = look::kind(reply);
@@ -185,7 +197,11 @@ fn own(jwt: &Jwt, findings: &mut Vec<Finding>) -> Option<KeySet> {
             Some(set)
         }
         Err(why) => {
-            findings.push(bad(KEYS, format!("{key} cannot be used: {why}"), format!("put the host app's key into {key}; gantry check looks at it too")));
+            findings.push(bad(
+                KEYS,
+                format!("{key} cannot be used: {why}"),
+                format!("put the host app's key into {key}; gantry check looks at it too"),
+            ));
             None
         }
     }
@@ -212,7 +228,9 @@ fn token(config: &Config, jwt: &Jwt, keys: Option<&KeySet>, sample: Sample) -> F
         let finding = host_app::claims(config, &peek.claims, "the token");
         (finding.verdict == crate::doctor::Verdict::Bad).then_some(finding.fix)
     });
-    let fix = fix.unwrap_or_else(|| "the key is not the one that it was signed with: compare identity.jwt.jwks_url, key_file or secret with the host app's".to_owned());
+    let fix = fix.unwrap_or_else(|| {
+        "the key is not the one that it was signed with: compare identity.jwt.jwks_url, key_file or secret with the host app's".to_owned()
+    });
     bad(SAMPLE, format!("the token given is refused: {}", refusal.detail), fix)
 }
 
@@ -231,7 +249,10 @@ fn remedy(jwt: &Jwt, keys: Option<&KeySet>, peek: &Peek, now: Duration) -> Optio
         && !keys.names(kid)
         && keys.without_kid() == 0
     {
-        return Some(format!("the key set has no key \"{}\": publish it there, or set identity.jwt.jwks_url to the issuer's own set", shown(kid)));
+        return Some(format!(
+            "the key set has no key \"{}\": publish it there, or set identity.jwt.jwks_url to the issuer's own set",
+            shown(kid)
+        ));
     }
     let seconds = |name: &str| peek.claims.get(name).and_then(Value::as_f64);
     match seconds("exp") {
@@ -249,7 +270,10 @@ fn remedy(jwt: &Jwt, keys: Option<&KeySet>, peek: &Peek, now: Duration) -> Optio
         Some(_) => {}
     }
     if let Some(start) = seconds("nbf").filter(|start| *start > now.as_secs_f64() + jwt.leeway.as_secs_f64()) {
-        return Some(format!("compare the clocks (timedatectl; see the check clock): its nbf is {:.0}s ahead of this machine's", start - now.as_secs_f64()));
+        return Some(format!(
+            "compare the clocks (timedatectl; see the check clock): its nbf is {:.0}s ahead of this machine's",
+            start - now.as_secs_f64()
+        ));
     }
     let text = |name: &str| peek.claims.get(name).and_then(Value::as_str).map(shown);
     if let Some(issuer) = &jwt.issuer

@@ -6,9 +6,13 @@ use crate::outbound::api::CallError;
 pub(super) fn advice(error: &CallError, key: &str, place: &str) -> String {
     match error {
         CallError::Unreachable { why, .. } => unreachable(why, key, place),
-        CallError::Timeout { .. } => format!("look at why it hangs: curl -m 10 -i {place} from this machine; is {key} right, and does a firewall drop it?"),
+        CallError::Timeout { .. } => {
+            format!("look at why it hangs: curl -m 10 -i {place} from this machine; is {key} right, and does a firewall drop it?")
+        }
         CallError::TooLarge { .. } => format!("set {key} to the endpoint itself: what answers there is too large to be it"),
-        CallError::Broken { .. } => format!("what listens there does not speak HTTP/1.1 as {key} says: check scheme and port; try: curl -i {place}"),
+        CallError::Broken { .. } => {
+            format!("what listens there does not speak HTTP/1.1 as {key} says: check scheme and port; try: curl -i {place}")
+        }
     }
 }
 
@@ -19,14 +23,18 @@ pub(super) fn unreachable(why: &str, key: &str, place: &str) -> String {
     if has(&["refused"]) {
         format!("nothing listens there: start it, or set {key} to where it is; from this machine curl -i {place} has to answer")
     } else if has(&["lookup", "name or service", "resolve", "nodename", "no address"]) {
-        format!("this machine knows no such name: correct the host in {key}, or its DNS (getent hosts NAME); in Kubernetes it is http://SERVICE.NAMESPACE.svc")
+        format!(
+            "this machine knows no such name: correct the host in {key}, or its DNS (getent hosts NAME); in Kubernetes it is http://SERVICE.NAMESPACE.svc"
+        )
     } else if has(&["unknownissuer", "certificate", "invalid peer"]) {
         if has(&["expired"]) {
             format!("its certificate has expired: renew it there ({key})")
         } else if has(&["notvalidforname", "not valid for name"]) {
             format!("its certificate is for another name: use a name that it holds in {key}")
         } else {
-            format!("its certificate is from an authority that is not trusted here: set [upstream] ca_file = \"/path/to/that-authority.pem\" ({key})")
+            format!(
+                "its certificate is from an authority that is not trusted here: set [upstream] ca_file = \"/path/to/that-authority.pem\" ({key})"
+            )
         }
     } else if has(&["corrupt message", "invalidcontenttype", "handshake", "received fatal alert", "tls"]) {
         format!("it does not speak TLS as {key} says: write http:// there, or give it a certificate")

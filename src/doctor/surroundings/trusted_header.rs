@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 
+use super::front::Front;
 use super::look::{self, Eyes};
 use super::{bad, good, skipped, toml_list, warning};
 use crate::config::{Config, HeaderIdentity, IdentitySource};
@@ -20,6 +21,8 @@ const WIDEST_V6: u8 = 48;
 pub(super) enum Forged {
     /// It was believed.
     Believed,
+    /// It was believed, from a machine that is in `server.trusted_proxies` itself.
+    BelievedHere,
     /// It was not.
     Dropped,
     /// Nobody answered.
@@ -49,7 +52,16 @@ pub(super) async fn forge(config: &Config, eyes: &Eyes) -> Option<Forged> {
     let Some(reply) = look.reply() else { return Some(Forged::Unknown) };
     let said = serde_json::from_slice::<Value>(&reply.body).ok();
     let believed = reply.status.is_success() && said.is_some_and(|said| said["id"] == Value::from(id));
-    Some(if believed { Forged::Believed } else { Forged::Dropped })
+    if !believed {
+        return Some(Forged::Dropped);
+    }
+    // What shows itself in front has passed the header on, wherever we are.
+    let own = match Front::of(Some(reply)) {
+        Front::Unseen => eyes.connect(&url).await.ok().and_then(|stream| stream.tcp().local_addr().ok()),
+        _ => None,
+    };
+    let trusted = own.is_some_and(|own| config.server.trusted_proxies.iter().any(|net| net.contains(&own.ip().to_canonical())));
+    Some(if trusted { Forged::BelievedHere } else { Forged::Believed })
 }
 
 /// A number that nobody can guess.
@@ -83,11 +95,14 @@ fn trust(config: &Config) -> Finding {
         );
     }
     let wide = trusted.iter().find(|net| net.prefix_len() < if net.addr().is_ipv4() { WIDEST_V4 } else { WIDEST_V6 });
-    let open = config.server.listen.into_iter().chain(config.server.tls.as_ref().map(|tls| tls.listen)).find(|addr| !addr.ip().is_loopback());
+    let open =
+        config.server.listen.into_iter().chain(config.server.tls.as_ref().map(|tls| tls.listen)).find(|addr| !addr.ip().is_loopback());
     match (wide, open) {
         (Some(wide), Some(open)) if !wide.addr().is_loopback() => warning(
             TRUST,
-            format!("Gantry listens on {open}, and every one of {wide} that reaches it around the proxy may write identity headers and be anybody"),
+            format!(
+                "Gantry listens on {open}, and every one of {wide} that reaches it around the proxy may write identity headers and be anybody"
+            ),
             format!(
                 "list the proxy alone in [server] trusted_proxies; and let nobody else reach that port: [server] listen = \"127.0.0.1:{}\" where the \
                  proxy is on the same machine or pod, else a firewall rule or NetworkPolicy",
@@ -110,8 +125,17 @@ fn believed(source: &HeaderIdentity, forged: Forged) -> Finding {
                 id.as_str().replace('-', "_")
             ),
         ),
+        Forged::BelievedHere => warning(
+            FORGED,
+            format!(
+                "a client's own {id} is believed from this machine, which is itself in server.trusted_proxies: whether strangers are, too, cannot be seen here"
+            ),
+            "run gantry doctor on another machine; where nothing but the proxy runs here, this is as it should be",
+        ),
         Forged::Dropped => good(FORGED, format!("a client's own {id} is not believed by way of the public address")),
-        Forged::Unknown => skipped(FORGED, format!("the public address does not answer, so whether it passes on a client's own {id} could not be seen")),
+        Forged::Unknown => {
+            skipped(FORGED, format!("the public address does not answer, so whether it passes on a client's own {id} could not be seen"))
+        }
     }
 }
 

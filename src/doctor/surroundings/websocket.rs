@@ -140,7 +140,9 @@ fn judge(config: &Config, front: Front, sockets: &Sockets) -> Finding {
     if *outside == Try::Works {
         return good(
             CHECK,
-            format!("{public} opens and answers; an idle time-out in between cannot be seen: it has to be over 60s (nginx: proxy_read_timeout 1h;)"),
+            format!(
+                "{public} opens and answers; an idle time-out in between cannot be seen: it has to be over 60s (nginx: proxy_read_timeout 1h;)"
+            ),
         );
     }
     if *workspace != Try::Works {
@@ -167,7 +169,11 @@ fn judge(config: &Config, front: Front, sockets: &Sockets) -> Finding {
         }
         (broken, gantry) => {
             let front = if let Try::Refused(_, named) = broken { if *named == Front::Unseen { front } else { *named } } else { front };
-            let here = if matches!(gantry, Some(Try::Works)) { "works at the workspace and through Gantry's own listener" } else { "works at the workspace" };
+            let here = if matches!(gantry, Some(Try::Works)) {
+                "works at the workspace and through Gantry's own listener"
+            } else {
+                "works at the workspace"
+            };
             let seen = format!("the WebSocket {here}, but {public} {}: {} breaks it", words(broken), front.name());
             if matches!(broken, Try::Silent) { warning(CHECK, seen, lines(config, front)) } else { bad(CHECK, seen, lines(config, front)) }
         }
@@ -213,12 +219,33 @@ mod tests {
         let down = || Try::Unreachable("Connection refused".to_owned());
         for (workspace, gantry, public, verdict, seen, fix) in [
             (Try::Works, Some(Try::Works), Try::Works, Verdict::Good, "opens and answers", ""),
-            (Try::Works, Some(Try::Works), refused(Front::Nginx), Verdict::Bad, "nginx breaks it", "proxy_set_header Upgrade $http_upgrade;"),
+            (
+                Try::Works,
+                Some(Try::Works),
+                refused(Front::Nginx),
+                Verdict::Bad,
+                "nginx breaks it",
+                "proxy_set_header Upgrade $http_upgrade;",
+            ),
             (Try::Works, Some(Try::Works), refused(Front::Unseen), Verdict::Bad, "answers 400 to the upgrade", "timeout tunnel 1h"),
             (Try::Works, None, refused(Front::Apache), Verdict::Bad, "Apache breaks it", "upgrade=websocket"),
             (Try::Works, Some(Try::Works), Try::Silent, Verdict::Warning, "nothing comes through", "proxy_buffering off;"),
-            (Try::Works, Some(refused(Front::Unseen)), refused(Front::Unseen), Verdict::Bad, "127.0.0.1:8080", "make sure that it is Gantry"),
-            (refused(Front::Nginx), Some(refused(Front::Nginx)), refused(Front::Nginx), Verdict::Bad, "the workspace itself", "[rocketchat] url"),
+            (
+                Try::Works,
+                Some(refused(Front::Unseen)),
+                refused(Front::Unseen),
+                Verdict::Bad,
+                "127.0.0.1:8080",
+                "make sure that it is Gantry",
+            ),
+            (
+                refused(Front::Nginx),
+                Some(refused(Front::Nginx)),
+                refused(Front::Nginx),
+                Verdict::Bad,
+                "the workspace itself",
+                "[rocketchat] url",
+            ),
             (down(), Some(Try::Silent), refused(Front::Unseen), Verdict::Skipped, "see the checks of the workspace", ""),
             (Try::Works, Some(Try::Works), down(), Verdict::Skipped, "public.reachable", ""),
         ] {

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod browser;
+pub mod doctor;
 pub mod keys;
 pub mod origin;
 pub mod proxy;
