@@ -63,5 +63,6 @@ pub struct Context {
 
 /// Looks at what surrounds Gantry: the host app and its session, the public address and what stands in front.
 pub async fn surroundings(context: &Context) -> Vec<Finding> {
-    surroundings::checks(context).await
+    // All its looks at once are a large future.
+    Box::pin(surroundings::checks(context)).await
 }

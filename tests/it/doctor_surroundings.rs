@@ -541,8 +541,8 @@ async fn the_certificate_that_browsers_get_is_looked_at() {
         "self-signed",
         "authority",
     );
-    let plain = Origin::answering(|_| refusal("")).await;
-    look("localhost", plain).await.expect("certificate.public", Warning, "no TLS handshake", "does not speak TLS");
+    let (plain, _) = host_app().await;
+    look("localhost", plain.addr()).await.expect("certificate.public", Warning, "no TLS handshake", "does not speak TLS");
 }
 
 #[tokio::test]

@@ -27,8 +27,6 @@ const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const PATH: &str = "/api/v1/settings.public?_id=Site_Url";
 /// Longest chain that is looked for.
 const MOST: usize = 6;
-/// Bytes of an answer.
-const BODY: usize = 64 * 1024;
 
 /// Which address the workspace counts by, of a call that comes straight to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,10 +110,13 @@ struct Asker<'a> {
 impl Asker<'_> {
     /// A read straight at the workspace; `Err` says why nothing can be seen.
     async fn direct(&self, forwarded: &[IpAddr], real: IpAddr) -> Result<u32, String> {
-        let look = self.eyes.call(&self.direct, headers(forwarded, real), PATIENCE, BODY).await;
+        let look = self.eyes.ask_workspace(&self.direct, headers(forwarded, real)).await;
         remaining(&look).ok_or_else(|| match &look.outcome {
             Err(error) => error.to_string(),
             Ok(reply) if reply.status.as_u16() == 429 => "its limit is used up at the moment".to_owned(),
+            Ok(reply) if !reply.status.is_success() => {
+                format!("the workspace answers {} to a read of its public settings", reply.status.as_u16())
+            }
             Ok(_) => "the workspace counts nobody (API_Enable_Rate_Limiter is off), or its X-RateLimit headers are taken away".to_owned(),
         })
     }

@@ -97,10 +97,7 @@ fn anonymous(config: &Config, source: &ForwardAuth, me: &Look) -> Vec<Finding> {
 }
 
 fn anonymous_ok(config: &Config, reply: &Reply, place: &str) -> Finding {
-    let said = match serde_json::from_slice::<Value>(&reply.body) {
-        Ok(said) => said,
-        Err(_) => return not_json(ANONYMOUS, reply, place),
-    };
+    let Ok(said) = serde_json::from_slice::<Value>(&reply.body) else { return not_json(ANONYMOUS, reply, place) };
     let nobody = "which means nobody";
     match &said {
         Value::Null => good(ANONYMOUS, format!("{place} answers 200 and null without a session, {nobody}")),
@@ -195,7 +192,7 @@ pub(super) fn claims(config: &Config, said: &Value, place: &str) -> Finding {
 
 /// Nothing of the sample is handed on.
 fn filtered(source: &ForwardAuth, sample: &http::HeaderMap) -> Finding {
-    let lists_cookie = source.request_headers.iter().any(|name| name == http::header::COOKIE);
+    let lists_cookie = source.request_headers.contains(&http::header::COOKIE);
     let has_cookie = sample.contains_key(http::header::COOKIE);
     let names = cookies::names(sample).join("\", \"");
     let (seen, fix) = if has_cookie && lists_cookie {

@@ -76,6 +76,10 @@ pub(super) fn location(reply: &Reply) -> Option<String> {
 pub(super) struct Eyes {
     /// Verifies certificates, as Gantry itself does.
     verified: Api,
+    /// To the workspace, as Gantry itself calls it, but without the service account's token.
+    workspace: Api,
+    /// Tells the workspace how browsers come: with `Force_SSL` it redirects what does not say https.
+    scheme: HeaderValue,
     /// Verifies none: what the public address shows is looked at even when its certificate is the fault. Nothing
     /// that must stay secret ever goes this way.
     lenient: Api,
@@ -86,12 +90,25 @@ impl Eyes {
     /// Must be made within a runtime.
     pub(super) fn new(context: &Context) -> Self {
         let connector = Connector::unverified(PATIENCE);
-        Self { verified: context.api.clone(), lenient: Api::new(connector.clone(), Handle::current()), connector }
+        let scheme = HeaderValue::from_str(context.config.server.public_url.scheme()).unwrap_or(HeaderValue::from_static("http"));
+        Self {
+            verified: context.api.clone(),
+            workspace: context.api.clone(),
+            scheme,
+            lenient: Api::new(connector.clone(), Handle::current()),
+            connector,
+        }
     }
 
     /// A call to where Gantry itself calls.
     pub(super) async fn call(&self, url: &Url, headers: HeaderMap, timeout: Duration, max_body: usize) -> Look {
         look(&self.verified, Method::GET, url, headers, timeout, max_body).await
+    }
+
+    /// A read at the workspace.
+    pub(super) async fn ask_workspace(&self, url: &Url, mut headers: HeaderMap) -> Look {
+        headers.insert(HeaderName::from_static("x-forwarded-proto"), self.scheme.clone());
+        look(&self.workspace, Method::GET, url, headers, PATIENCE, MOST).await
     }
 
     /// A call to where browsers call: whatever its certificate is.
@@ -118,12 +135,7 @@ impl Eyes {
         if url.scheme() != "https" {
             return None;
         }
-        Some(self.connect(url).await.map(|stream| match stream {
-            Stream::Tls(tls) => {
-                tls.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect()
-            }
-            Stream::Plain(_) => Vec::new(),
-        }))
+        Some(self.connect(url).await.map(|stream| stream.peer_certificates()))
     }
 }
 
@@ -198,13 +210,13 @@ impl Seen {
         let settings = rest(config, &format!("/api/v1/settings.public?_id={}", SETTINGS.join(",")));
         let (me, me_signed_in, jwks) = tokio::join!(me(config, eyes), me_signed_in(context, eyes), jwks(config, eyes));
         let (info, page, session, local, plain, certificates, settings, pages) = tokio::join!(
-            eyes.call(&info, HeaderMap::new(), PATIENCE, MOST),
+            eyes.ask_workspace(&info, HeaderMap::new()),
             eyes.page(&root),
             eyes.peep(Method::GET, &own, HeaderMap::new()),
             local(config, eyes, &session),
             plain(public, eyes),
             eyes.certificates(public),
-            eyes.call(&settings, forwarded::as_nobody(), PATIENCE, MOST),
+            eyes.ask_workspace(&settings, forwarded::as_nobody()),
             pages(config, eyes),
         );
         Self { me, me_signed_in, jwks, info, page, session, local, plain, certificates, settings: read_settings(&settings), pages }

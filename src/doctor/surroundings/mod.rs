@@ -43,7 +43,7 @@ pub(super) async fn checks(context: &Context) -> Vec<Finding> {
     findings.extend(framing::checks(config, &seen));
     findings.extend(host_app::checks(context, &seen));
     findings.extend(tokens::checks(config, &seen, token));
-    findings.extend(trusted_header::checks(config, &forged));
+    findings.extend(trusted_header::checks(config, forged));
     findings.extend(same_site::checks(config, &seen));
     findings.extend(cookies::checks(config, &seen));
     findings.extend(cross_origin::checks(config, &seen, &eyes).await);

@@ -209,9 +209,8 @@ fn own(jwt: &Jwt, findings: &mut Vec<Finding>) -> Option<KeySet> {
 
 /// What a login makes of the sample, and the key to change if it refuses it.
 fn token(config: &Config, jwt: &Jwt, keys: Option<&KeySet>, sample: Sample) -> Finding {
-    let refusal = match sample.outcome {
-        Ok(_) => return good(SAMPLE, "the token given is good, and id and username are where identity.claims looks for them"),
-        Err(refusal) => refusal,
+    let Err(refusal) = sample.outcome else {
+        return good(SAMPLE, "the token given is good, and id and username are where identity.claims looks for them");
     };
     let Some(token) = sample.token else {
         return bad(SAMPLE, format!("what was given carries no token: {}", refusal.detail), how_to_give(jwt));
@@ -237,7 +236,9 @@ fn token(config: &Config, jwt: &Jwt, keys: Option<&KeySet>, sample: Sample) -> F
 /// The line that would have the token accepted, if it is not its signature.
 fn remedy(jwt: &Jwt, keys: Option<&KeySet>, peek: &Peek, now: Duration) -> Option<String> {
     let accepted = names(&jwt.algorithms);
-    if !accepted.contains(&peek.alg) && !(peek.alg == "Ed25519" && accepted.iter().any(|one| one == "EdDSA")) {
+    // RFC 9864 has a newer name for it.
+    let alg = if peek.alg == "Ed25519" { "EdDSA" } else { &peek.alg };
+    if !accepted.iter().any(|one| one == alg) {
         return Some(if peek.alg.eq_ignore_ascii_case("none") || peek.alg.is_empty() {
             "have the host app sign its tokens".to_owned()
         } else {

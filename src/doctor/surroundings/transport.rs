@@ -26,10 +26,14 @@ pub(super) fn unreachable(why: &str, key: &str, place: &str) -> String {
         format!(
             "this machine knows no such name: correct the host in {key}, or its DNS (getent hosts NAME); in Kubernetes it is http://SERVICE.NAMESPACE.svc"
         )
+    } else if has(&["client certificate"]) {
+        format!(
+            "it wants to see a certificate of Gantry's: set [rocketchat.tls] client_cert_file and client_key_file for the workspace; others ({key}) get none"
+        )
     } else if has(&["unknownissuer", "certificate", "invalid peer"]) {
         if has(&["expired"]) {
             format!("its certificate has expired: renew it there ({key})")
-        } else if has(&["notvalidforname", "not valid for name"]) {
+        } else if has(&["notvalidforname", "not valid for"]) {
             format!("its certificate is for another name: use a name that it holds in {key}")
         } else {
             format!(
@@ -57,6 +61,7 @@ mod tests {
             ("invalid peer certificate: UnknownIssuer", "ca_file"),
             ("invalid peer certificate: Expired", "has expired"),
             ("invalid peer certificate: certificate not valid for name \"localhost\"", "another name"),
+            ("it asks for a client certificate", "client_cert_file"),
             ("received corrupt message of type InvalidContentType", "write http://"),
             ("no connection within 5s", "firewall"),
             ("something else", "check the.key"),

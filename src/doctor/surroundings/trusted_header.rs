@@ -51,7 +51,7 @@ pub(super) async fn forge(config: &Config, eyes: &Eyes) -> Option<Forged> {
     let look = eyes.peep(Method::GET, &url, headers).await;
     let Some(reply) = look.reply() else { return Some(Forged::Unknown) };
     let said = serde_json::from_slice::<Value>(&reply.body).ok();
-    let believed = reply.status.is_success() && said.is_some_and(|said| said["id"] == Value::from(id));
+    let believed = reply.status.is_success() && said.is_some_and(|said| said["id"] == id);
     if !believed {
         return Some(Forged::Dropped);
     }
@@ -72,9 +72,9 @@ pub(super) fn random() -> u64 {
 }
 
 /// Nothing for other identity sources.
-pub(super) fn checks(config: &Config, forged: &Option<Forged>) -> Vec<Finding> {
+pub(super) fn checks(config: &Config, forged: Option<Forged>) -> Vec<Finding> {
     let (Some(source), Some(forged)) = (source(config), forged) else { return Vec::new() };
-    vec![trust(config), believed(source, *forged)]
+    vec![trust(config), believed(source, forged)]
 }
 
 fn trust(config: &Config) -> Finding {
