@@ -4,10 +4,12 @@
 //! Everything is looked at once and at the same time ([`look`]); each check then judges what was seen.
 
 mod certificate;
+mod certificate_facts;
 mod clock;
 mod cookies;
 mod cross_origin;
 mod forwarded;
+mod frameworks;
 mod framing;
 mod front;
 mod host_app;
