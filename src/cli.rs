@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tracing_subscriber::Layer as _;
 
 use crate::app::{Activated, Bound, Running, Source, Surroundings};
@@ -74,6 +75,11 @@ enum Command {
         /// Prints one JSON object. Together with --fix it needs --yes.
         #[arg(long)]
         json: bool,
+        /// A header of somebody who is signed in to the host app, so that the session can be checked too:
+        /// 'Cookie: session=…'. May be repeated; @FILE reads such lines from a file, which keeps them out of the
+        /// list of processes.
+        #[arg(long, value_name = "NAME: VALUE")]
+        header: Vec<String>,
     },
     /// Prints the configuration in effect, with secrets masked.
     PrintConfig,
@@ -109,13 +115,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
             Err(problems) => refuse(&problems),
         },
         Command::Check => with_config(&cli.config, env, |loaded| check(&loaded)),
-        Command::Doctor { fix: true, yes: false, json: true } => {
+        Command::Doctor { fix: true, yes: false, json: true, .. } => {
             complain("--json cannot be asked: say --yes with --fix, or leave one of the two out");
             ExitCode::from(USAGE)
         }
-        Command::Doctor { fix, yes, json } => {
+        Command::Doctor { fix, yes, json, header } => {
+            let sample = match sample(&header) {
+                Ok(sample) => sample,
+                Err(why) => {
+                    complain(&why);
+                    return ExitCode::from(USAGE);
+                }
+            };
             let colour = env.iter().all(|(name, value)| name != "NO_COLOR" || value.is_empty());
-            let options = command::Options { fix, yes, json, colour };
+            let options = command::Options { fix, yes, json, sample, colour };
             with_config(&cli.config, env, |loaded| match command::run(loaded.config, options) {
                 Ok(code) => ExitCode::from(code),
                 Err(why) => fail(&why),
@@ -132,6 +145,29 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
         }
         Command::Demo { port } => run_demo(port),
     }
+}
+
+/// The headers of `gantry doctor --header`; none when there are none.
+fn sample(written: &[String]) -> Result<Option<HeaderMap>, String> {
+    let mut lines = Vec::new();
+    for header in written {
+        match header.strip_prefix('@') {
+            None => lines.push(header.clone()),
+            Some(file) => {
+                let text = std::fs::read_to_string(file).map_err(|error| format!("--header @{file}: {error}"))?;
+                lines.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
+            }
+        }
+    }
+    let mut headers = HeaderMap::new();
+    for line in &lines {
+        // What stands behind the colon is a credential: it is not said again.
+        let wrong = || "--header: write it like 'Cookie: session=…'".to_owned();
+        let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+        let name = HeaderName::try_from(name.trim()).map_err(|_| wrong())?;
+        headers.append(name, HeaderValue::try_from(value.trim()).map_err(|_| wrong())?);
+    }
+    Ok((!headers.is_empty()).then_some(headers))
 }
 
 /// Loads the configuration, prints what is wrong with it, and goes on only if nothing is.

@@ -85,6 +85,7 @@ impl Demo {
                 secret: LOGOUT_SECRET.into(),
             }),
             feed: feed.clone(),
+            ..host_app::Options::default()
         };
         let host_app = HostApp::start(host_listener, host_options)?;
         let gantry = start_gantry(config).await?;

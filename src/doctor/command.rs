@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use http::HeaderMap;
 use tokio::runtime::Builder;
 
 use super::fix::{self, Plan};
@@ -9,7 +10,7 @@ use super::{Context, examine, report};
 use crate::config::Config;
 
 /// How the command was called.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Write what can be written.
     pub fix: bool,
@@ -17,6 +18,8 @@ pub struct Options {
     pub yes: bool,
     /// One JSON object instead of lines.
     pub json: bool,
+    /// Headers of a session at the host app, for the checks that want one.
+    pub sample: Option<HeaderMap>,
     /// Colours, where the output is a terminal.
     pub colour: bool,
 }
@@ -25,13 +28,13 @@ pub struct Options {
 ///
 /// # Errors
 /// Nothing could be examined, in words.
-pub fn run(config: Config, options: Options) -> Result<u8, String> {
+pub fn run(config: Config, mut options: Options) -> Result<u8, String> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| format!("no runtime: {error}"))?;
-    let context = Context::new(config, runtime.handle().clone()).map_err(|error| format!("upstream.ca_file: {error}"))?;
-    runtime.block_on(consult(&context, options))
+    let context = Context::new(config, runtime.handle(), options.sample.take()).map_err(|error| error.to_string())?;
+    runtime.block_on(consult(&context, &options))
 }
 
-async fn consult(context: &Context, options: Options) -> Result<u8, String> {
+async fn consult(context: &Context, options: &Options) -> Result<u8, String> {
     let colour = options.colour && io::stdout().is_terminal();
     let mut findings = examine(context).await;
     if !options.json {

@@ -3,11 +3,12 @@
 pub mod command;
 mod fix;
 mod report;
+mod surroundings;
 mod workspace;
 
-use std::io;
 use std::time::Duration;
 
+use http::HeaderMap;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::outbound::api::Api;
 use crate::outbound::connect::Connector;
+use crate::outbound::tls::BadFile;
 use crate::rocketchat::Client;
 
 /// How a check came out.
@@ -87,28 +89,38 @@ pub struct Context {
     pub api: Api,
     /// Calls to the workspace.
     pub client: Client,
+    /// The headers of a person who is signed in to the host app, for checks that want a session. Never shown.
+    pub sample: Option<HeaderMap>,
+}
+
+/// Looks at what surrounds Gantry: the host app and its session, the public address and what stands in front.
+pub async fn surroundings(context: &Context) -> Vec<Finding> {
+    // All its looks at once are a large future.
+    Box::pin(surroundings::checks(context)).await
 }
 
 /// Somebody is waiting for the answer: no call takes longer, whatever the proxy's own patience is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Context {
-    /// Ready to ask; calls run on `control`.
+    /// Ready to ask; calls run on `control`. `sample` is a session at the host app that somebody lends.
     ///
     /// # Errors
-    /// `upstream.ca_file` cannot be used.
-    pub fn new(mut config: Config, control: Handle) -> io::Result<Self> {
+    /// A file for TLS cannot be used.
+    pub fn new(mut config: Config, control: &Handle, sample: Option<HeaderMap>) -> Result<Self, BadFile> {
         for limit in [&mut config.upstream.connect_timeout, &mut config.rocketchat.timeout, &mut config.login.timeout] {
             *limit = (*limit).min(PATIENCE);
         }
-        let connector = Connector::new(config.upstream.connect_timeout, config.upstream.ca_file.as_deref())?;
-        let api = Api::new(connector, control);
-        let client = Client::new(&config, api.clone(), Metrics::new(1));
-        Ok(Self { config, api, client })
+        let connector = Connector::of(&config.upstream)?;
+        let to_workspace = connector.for_workspace(&config.rocketchat.tls)?;
+        let client = Client::new(&config, Api::new(to_workspace, control.clone()), Metrics::new(1));
+        Ok(Self { api: Api::new(connector, control.clone()), client, config, sample })
     }
 }
 
 /// Every check, in the order in which the findings are read.
 pub async fn examine(context: &Context) -> Vec<Finding> {
-    workspace::checks(context).await
+    let (mut findings, surroundings) = tokio::join!(workspace::checks(context), surroundings(context));
+    findings.extend(surroundings);
+    findings
 }

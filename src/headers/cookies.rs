@@ -47,6 +47,11 @@ pub fn filtered(headers: &HeaderMap, keep: impl Fn(&str) -> bool) -> Option<Head
     if all.is_empty() { None } else { HeaderValue::from_bytes(&all).ok() }
 }
 
+/// The names of the cookies. One without `=` is left out: it is a value, and could be anything.
+pub fn names(headers: &HeaderMap) -> Vec<&str> {
+    pairs(headers).map(split).filter(|(_, value)| value.is_some()).filter_map(|(name, _)| std::str::from_utf8(name).ok()).collect()
+}
+
 /// The cookies of all fields, blanks around them taken off, empty ones left out.
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|&b| b == b';')).map(trim).filter(|pair| !pair.is_empty())

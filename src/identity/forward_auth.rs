@@ -84,7 +84,7 @@ fn credentials(config: &config::ForwardAuth, headers: &HeaderMap) -> Result<Cred
 }
 
 /// The listed headers that the caller sent and that say something, in the order of the list.
-fn handed_on(config: &config::ForwardAuth, headers: &HeaderMap) -> HeaderMap {
+pub(super) fn handed_on(config: &config::ForwardAuth, headers: &HeaderMap) -> HeaderMap {
     let mut handed = HeaderMap::new();
     for name in config.request_headers.iter().filter(|name| !NEVER.contains(name)) {
         if name == COOKIE {
@@ -190,7 +190,7 @@ fn unexpected(reply: &Reply) -> Refusal {
 }
 
 /// Where a redirect leads: no user, query or fragment, which may be secrets.
-fn place(location: &str) -> String {
+pub(super) fn place(location: &str) -> String {
     let cut = location.find(['?', '#']).unwrap_or(location.len());
     let path = &location[..cut];
     let bare = match path.split_once("//") {

@@ -204,6 +204,26 @@ impl Keys {
         algorithms.iter().any(|algorithm| self.0.iter().any(|key| key.fits(*algorithm)))
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How many of them have no `kid`.
+    pub(super) fn without_kid(&self) -> usize {
+        self.0.iter().filter(|key| key.kid.is_none()).count()
+    }
+
+    /// Whether some key has this `kid`.
+    pub(super) fn names(&self, kid: &str) -> bool {
+        self.0.iter().any(|key| key.kid.as_deref() == Some(kid))
+    }
+
+    /// The algorithms that some key can check.
+    pub(super) fn algorithms(&self) -> Vec<Algorithm> {
+        [HMAC, RSA, P256, P384, ED25519].into_iter().flatten().copied().filter(|one| self.fit_any(&[*one])).collect()
+    }
+
     /// The keys to try for a token. Those that carry its `kid`; when none does, those without a `kid`; all
     /// when the token names none.
     pub(super) fn candidates(&self, algorithm: Algorithm, kid: Option<&str>) -> impl Iterator<Item = &Key> {

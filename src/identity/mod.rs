@@ -7,6 +7,7 @@
 
 mod claims;
 mod forward_auth;
+pub mod inspect;
 mod jwks;
 mod jws;
 mod jwt;
@@ -188,7 +189,7 @@ fn misconfigured(detail: impl Into<String>) -> Refusal {
 }
 
 /// A URL for the log: no user, password, query or fragment.
-fn shown_url(url: &Url) -> String {
+pub fn shown_url(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
 

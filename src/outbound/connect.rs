@@ -227,6 +227,16 @@ impl Stream {
             Self::Tls(tls) => tls.stream.get_ref().0,
         }
     }
+
+    /// The certificates that the other side showed, leaf first; none in plain HTTP.
+    pub fn peer_certificates(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+        match self {
+            Self::Plain(_) => Vec::new(),
+            Self::Tls(tls) => {
+                tls.stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect()
+            }
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -67,7 +67,7 @@ fn keys(addr: SocketAddr, options: &Options) -> Keys {
 
 fn context(keys: &Keys) -> Context {
     let loaded = config::load(None, [], keys).unwrap_or_else(|problems| panic!("{problems:#?}"));
-    Context::new(loaded.config, Handle::current()).unwrap()
+    Context::new(loaded.config, &Handle::current(), None).unwrap()
 }
 
 async fn ask(keys: &Keys) -> Vec<Finding> {

@@ -8,6 +8,7 @@ mod browser;
 mod budgets;
 mod callback;
 mod doctor;
+mod doctor_surroundings;
 mod hostile;
 mod http2;
 mod http2_abuse;

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, COOKIE, HeaderValue, LOCATION, SET_COOKIE};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, COOKIE, DATE, HeaderValue, LOCATION, SET_COOKIE};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -161,6 +161,18 @@ fn sign_in(state: &mut State, username: &str) -> String {
 }
 
 async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Cut> {
+    let page = request.method() == hyper::Method::GET && !request.uri().path().starts_with("/api/");
+    let mut answer = answered(&shared, request).await?;
+    let options = locked(&shared.options);
+    let value = |text: &String| HeaderValue::from_str(text).ok();
+    answer.headers_mut().extend(options.date.as_ref().and_then(value).map(|date| (DATE, date)));
+    for cookie in options.cookies.iter().filter(|_| page).filter_map(value) {
+        answer.headers_mut().append(SET_COOKIE, cookie);
+    }
+    Ok(answer)
+}
+
+async fn answered(shared: &Shared, request: Request<Incoming>) -> Result<Answer, Cut> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
     let form: HashMap<String, String> = form_urlencoded::parse(&body).into_owned().collect();
@@ -171,30 +183,30 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
         state.sessions.get(session).and_then(|name| state.users.get(name)).cloned()
     });
     let answer = match (parts.method.as_str(), parts.uri.path()) {
-        ("GET", "/api/me") => return me(&shared, parts.headers, user).await,
+        ("GET", "/api/me") => return me(shared, parts.headers, user).await,
         ("POST", "/sign-in") => {
             let name = form.get("user").map(String::as_str).unwrap_or_default();
             let known = locked(&shared.state).users.contains_key(name);
             if !known {
                 return Ok(text(StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", "There is no such user."));
             }
-            end_session(&shared, session.as_deref(), user.as_ref());
+            end_session(shared, session.as_deref(), user.as_ref());
             let session = sign_in(&mut locked(&shared.state), name);
-            let mut answer = see_other(&local(&shared, form.get("return")));
+            let mut answer = see_other(&local(shared, form.get("return")));
             set_cookie(&mut answer, &format!("{COOKIE_NAME}={session}; Path=/; HttpOnly; SameSite=Lax"));
             answer
         }
         ("POST", "/sign-out") => {
-            end_session(&shared, session.as_deref(), user.as_ref());
+            end_session(shared, session.as_deref(), user.as_ref());
             let mut answer = see_other("/");
             set_cookie(&mut answer, &format!("{COOKIE_NAME}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0"));
             answer
         }
         ("GET", "/sign-in") => {
-            let back = escape(&local(&shared, query.get("return")));
+            let back = escape(&local(shared, query.get("return")));
             html(&SIGN_IN.replace("{{return}}", &back))
         }
-        ("GET", "/") => page(&shared),
+        ("GET", "/") => page(shared),
         ("GET", "/harbor.js") => text(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
         ("GET", "/harbor.css") => text(StatusCode::OK, "text/css; charset=utf-8", STYLE),
         ("GET", "/demo/events") => {
@@ -235,6 +247,7 @@ async fn me(shared: &Shared, headers: HeaderMap, user: Option<HostUser>) -> Resu
             };
             answer
         }
+        Me::Redirect(to) => see_other(&to),
         Me::Close => return Err(Cut),
         Me::Hang => std::future::pending().await,
     };

@@ -17,6 +17,10 @@ pub struct Options {
     pub logout: Option<Logout>,
     /// The list below the panels.
     pub feed: Feed,
+    /// `Set-Cookie` values that every page sets, for a visitor without a session too.
+    pub cookies: Vec<String>,
+    /// The `Date` of every answer, for a clock that is off.
+    pub date: Option<String>,
 }
 
 /// Gantry's `POST logout` as the host app's server calls it.
@@ -84,6 +88,8 @@ pub enum Me {
         /// The body.
         body: String,
     },
+    /// A redirect there, as to a sign-in page.
+    Redirect(String),
     /// The connection ends without an answer.
     Close,
     /// Never answers.

@@ -5,6 +5,7 @@ pub mod browser;
 pub mod handshake;
 pub mod http2;
 pub mod collector;
+pub mod doctor;
 pub mod keys;
 pub mod origin;
 pub mod pebble;
