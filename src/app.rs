@@ -109,18 +109,25 @@ impl Bound {
         let stop = Stop::default();
         let metrics = Metrics::new(config.server.workers);
         let health = Health::new(&[("rocketchat", true), ("service_account", false)]);
-        let connector = Connector::new(config.upstream.connect_timeout, config.upstream.ca_file.as_deref())
-            .map_err(|error| StartError::new("upstream.ca_file", error.to_string()))?;
+        let connector = if config.dev.as_ref().is_none_or(|dev| dev.verify) {
+            Connector::new(config.upstream.connect_timeout, config.upstream.ca_file.as_deref())
+                .map_err(|error| StartError::new("upstream.ca_file", error.to_string()))?
+        } else {
+            Connector::unverified(config.upstream.connect_timeout)
+        };
         let target = Target::of(&config.rocketchat.url).map_err(|why| StartError::new("rocketchat.url", why))?;
         let control = runtime().map_err(thread_words)?;
 
         let api = Api::new(connector.clone(), control.handle().clone());
         let client = Client::new(&config, api.clone(), Arc::clone(&metrics));
-        let validator = Validator::new(&config.identity, api);
+        let validator = match &config.dev {
+            None => Validator::new(&config.identity, api),
+            Some(dev) => Validator::chosen(dev.chosen.clone()),
+        };
         let login = Login::new(&config, validator, client.clone(), Arc::clone(&metrics), control.handle().clone());
         let policies =
             Policies::new(&config, login, Arc::clone(&metrics), Arc::clone(&health)).map_err(|why| StartError::new("login", why))?;
-        let policies = Arc::new(policies);
+        let policies = Arc::new(policies.for_dev(&config, client.clone()));
 
         let mut threads = Vec::new();
         let (mut plain, mut tls) = (plain.into_iter(), tls.into_iter());

@@ -5,6 +5,7 @@
 //! of keys, defaults and kinds that the file, the environment, `proxy.toml` and `print-config` share.
 
 pub mod check;
+pub mod dev;
 mod file;
 pub mod keys;
 #[cfg(test)]
@@ -52,6 +53,8 @@ pub struct Config {
     pub session: Session,
     /// What is logged, and how.
     pub log: Log,
+    /// What `gantry dev` adds; no key leads here, and it is `None` everywhere else.
+    pub dev: Option<dev::Dev>,
 }
 
 /// `[server]`
@@ -230,6 +233,8 @@ pub struct Framing {
 pub struct Cors {
     /// Exact origins that may call with credentials.
     pub allowed_origins: Vec<Origin>,
+    /// Whether every origin on this machine's loopback may as well: `gantry dev` alone.
+    pub local: bool,
 }
 
 /// `[login]`

@@ -12,6 +12,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
 
+use super::dev::Dev;
 use super::tunnel;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
@@ -35,13 +36,20 @@ pub struct Forward {
     shard: Arc<Shard>,
     health: Arc<Health>,
     stop: Stop,
+    dev: Option<Arc<Dev>>,
 }
 
 impl Forward {
     /// Forwards through `pool`; tunnels are tracked in `tunnels` and end with `stop`.
     pub fn new(pool: Rc<Pool>, rules: Arc<Forwarding>, tunnels: TaskTracker, shard: Arc<Shard>, health: Arc<Health>, stop: Stop) -> Self {
         let host = HeaderValue::from_str(pool.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        Self { pool, rules, host, tunnels, shard, health, stop }
+        Self { pool, rules, host, tunnels, shard, health, stop, dev: None }
+    }
+
+    /// Looks into WebSockets for `gantry dev`, if it is there.
+    #[must_use]
+    pub fn for_dev(self, dev: Option<Arc<Dev>>) -> Self {
+        Self { dev, ..self }
     }
 
     /// Sends the request on and returns the answer as it came, less what belongs to the connection.
@@ -110,12 +118,12 @@ impl Forward {
         hop::strip_response(response.headers_mut());
         hop::restore_upgrade(response.headers_mut());
         let held = self.shard.websocket();
-        let stop = self.stop.clone();
+        let (stop, dev) = (self.stop.clone(), self.dev.clone());
         self.tunnels.spawn_local(async move {
             let _held = held;
             let (Ok(client), Ok(upstream)) = (client.await, upstream.await) else { return };
             tokio::select! {
-                ended = run(client, upstream) => if let Err(error) = ended {
+                ended = run(client, upstream, dev.as_deref()) => if let Err(error) = ended {
                     tracing::debug!(%error, "WebSocket ended");
                 },
                 () = stop.drained() => {}
@@ -153,12 +161,15 @@ fn is_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// Takes hyper's buffers away from both connections and joins what is left.
-async fn run(client: Upgraded, upstream: Upgraded) -> std::io::Result<()> {
+async fn run(client: Upgraded, upstream: Upgraded, dev: Option<&Dev>) -> std::io::Result<()> {
     let (Ok(client), Ok(upstream)) = (client.downcast::<TokioIo<ClientIo>>(), upstream.downcast::<TokioIo<Patient>>()) else {
         return Err(std::io::Error::other("a connection of unknown type was upgraded"));
     };
     let (early_client, early_upstream): (Bytes, Bytes) = (client.read_buf, upstream.read_buf);
     let (mut client, mut upstream) = (client.io.into_inner().into_tunnel(), upstream.io.into_inner().into_inner());
+    if let Some(dev) = dev {
+        return Box::pin(dev.join(client, early_client, upstream, early_upstream)).await;
+    }
     tunnel::join(&mut client, early_client, &mut upstream, early_upstream).await
 }
 

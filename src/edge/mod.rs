@@ -2,6 +2,7 @@
 //! that our own pages and errors are decorated like everything else.
 
 pub mod callback;
+pub mod dev;
 pub mod forward;
 pub mod pages;
 pub mod route;
@@ -33,7 +34,9 @@ use crate::login::Login;
 use crate::metrics::{Metrics, RouteLabel, Shard};
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::peer::{Peer, RequestId};
+use crate::rocketchat::Client;
 use callback::{Asked, Callback};
+use dev::Dev;
 use forward::Forward;
 use pages::Pages;
 use route::{Paths, Route};
@@ -51,6 +54,8 @@ pub struct Policies {
     pages: Pages,
     login: Login,
     access_log: bool,
+    /// `gantry dev` alone.
+    dev: Option<Arc<Dev>>,
 }
 
 impl Policies {
@@ -63,12 +68,19 @@ impl Policies {
             paths: Paths::new(&config.login),
             forwarding: Arc::new(Forwarding::new(config)),
             framing: FramingPolicy::new(&config.framing),
-            cors: CorsPolicy::new(&config.cors.allowed_origins),
+            cors: CorsPolicy::new(&config.cors.allowed_origins).and_local(config.cors.local),
             callback: Callback::new(config, login.clone(), metrics, health),
             pages: Pages::new(config).map_err(|error| error.to_string())?,
             login,
             access_log: config.log.access,
+            dev: None,
         })
+    }
+
+    /// Adds what `gantry dev` does, if the configuration comes from there.
+    #[must_use]
+    pub fn for_dev(self, config: &Config, client: Client) -> Self {
+        Self { dev: Dev::new(config, self.login.clone(), client), ..self }
     }
 }
 
@@ -116,12 +128,20 @@ impl Edge {
         health: Arc<Health>,
         stop: Stop,
     ) -> Rc<Self> {
-        let forward = Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), health, stop);
+        let forward = Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), health, stop).for_dev(policies.dev.clone());
         Rc::new(Self { policies, forward, shard })
     }
 
     /// THE request path.
     pub async fn handle(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
+        match &self.policies.dev {
+            None => self.pass(request, peer).await,
+            // In a box, so that what is never used elsewhere takes no room in every request's future.
+            Some(dev) => Box::pin(dev.around(self, request, peer)).await,
+        }
+    }
+
+    async fn pass(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
         let seen = self.look(&request, &peer);
         let answer = match (check(&request), seen.route) {
             // What could be read in two ways is refused before anything else looks at it.

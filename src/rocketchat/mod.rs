@@ -11,6 +11,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod gate;
+mod listing;
 mod memo;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 pub use create::{CreateError, NewUser};
+pub use listing::Listed;
 pub use token::MintError;
 pub use user::User;
 pub use usernames::{DEFAULT_RULE, UsernameRule, is_reserved};
