@@ -18,6 +18,7 @@
 //! * [`app`]: the composition root
 //! * [`doctor`]: what is wrong with a set-up, and what mends it
 //! * [`demo`]: stand-ins for both apps, which are also the tests' doubles
+//! * [`dev`]: the local dev proxy
 //! * [`cli`]: the command line
 
 pub mod secret;
@@ -42,4 +43,5 @@ pub mod telemetry;
 pub mod app;
 pub mod doctor;
 pub mod demo;
+pub mod dev;
 pub mod cli;
