@@ -6,6 +6,7 @@
 mod browser;
 mod budgets;
 mod callback;
+mod dev;
 mod hostile;
 mod identity;
 mod interim;
