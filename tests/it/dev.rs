@@ -477,7 +477,7 @@ async fn a_restart_of_the_workspace_is_survived() {
 #[tokio::test]
 async fn the_page_lists_users_and_lets_one_become_them() {
     let chat = workspace(WorkspaceOptions::default()).await;
-    chat.add_user(User { active: false, ..User::new("gone") });
+    chat.add_user(User { inactive: true, ..User::new("gone") });
     let dev = Dev::plain(&chat.url(), None);
     assert_eq!(dev.send(Method::POST, "/_gantry/token", &[], "").await.status, 401, "nobody is picked yet");
     let page = dev.get("/_gantry/dev").await;
@@ -587,7 +587,7 @@ async fn what_is_wrong_is_told_before_anything_listens() {
 #[tokio::test]
 async fn the_workspace_is_looked_at_before() {
     let chat = workspace(elsewhere()).await;
-    chat.add_user(User { active: false, ..User::new("gone") });
+    chat.add_user(User { inactive: true, ..User::new("gone") });
     let look = async |sources: Sources, url: String, username: Option<&str>| {
         let prepared = prepare(&Options { http: true, ..asked(&url, username) }, &sources).unwrap();
         let name = prepared.username();

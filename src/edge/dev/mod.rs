@@ -93,7 +93,9 @@ impl Dev {
             }
         };
         let path = request.uri().path();
-        if path.strip_prefix(self.prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        let own = path.strip_prefix(self.prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        // What could be read in two ways is refused by the edge.
+        if own && super::check(&request).is_ok() {
             let path = path.to_owned();
             let mut response = self.marked(self.page(request, &host, &peer, &id).await);
             edge.policies.framing.apply(&path, response.headers_mut());
