@@ -56,7 +56,7 @@ enum Command {
         #[arg(long, default_value_t = 8000)]
         port: u16,
     },
-    /// Runs in front of any workspace on this machine alone, signed in as whoever is picked: --upstream https://chat.example.com --as ada.
+    /// Shows any workspace on this machine alone, signed in as whoever is picked: dev --upstream URL --as USER.
     Dev(dev::Options),
     /// Prints the configuration in effect, with secrets masked.
     PrintConfig,
@@ -271,7 +271,7 @@ fn run_dev(options: &dev::Options, args: &ConfigArgs, env: Vec<(String, String)>
     };
     let words = prepared.words(&found);
     match Prepared::start(prepared) {
-        Ok(running) => {
+        Ok((running, _fresh)) => {
             say(&words);
             signals.wait_for(running)
         }

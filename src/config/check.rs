@@ -71,7 +71,20 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
         loops(r, server, rocketchat);
     }
     let (server, rocketchat, upstream, login, identity) = (server?, rocketchat?, upstream?, login?, identity?);
-    Some(Config { server, rocketchat, upstream, framing, cors, login, identity, users: users?, cache: cache?, session, log: log?, dev: None })
+    Some(Config {
+        server,
+        rocketchat,
+        upstream,
+        framing,
+        cors,
+        login,
+        identity,
+        users: users?,
+        cache: cache?,
+        session,
+        log: log?,
+        dev: None,
+    })
 }
 
 fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {

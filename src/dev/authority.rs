@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -48,18 +49,21 @@ pub struct Leaf {
 }
 
 impl Authority {
-    /// The authority in this directory; it is made where there is none, or one that ends soon.
+    /// The authority in this directory; it is made where there is none, or one that ends soon. `owner` stands in
+    /// its name, so that people can tell theirs apart.
     ///
     /// # Errors
     /// The directory cannot be written, or what is there cannot be used; the words say what to do.
-    pub fn open(dir: &Path) -> Result<Self, String> {
+    pub fn open(dir: &Path, owner: &str) -> Result<Self, String> {
         let (cert, key) = (dir.join("dev-ca.crt"), dir.join("dev-ca.key"));
         match (fs::read_to_string(&cert), fs::read_to_string(&key)) {
             (Ok(certificate), Ok(signing_key)) => {
-                let broken = |why: String| format!("{}: {why}; delete both dev-ca files there, and a new authority is made", cert.display());
+                let broken =
+                    |why: String| format!("{}: {why}; delete both dev-ca files there, and a new authority is made", cert.display());
                 let left = left(&certificate).map_err(broken)?;
                 if left > AUTHORITY_MARGIN {
-                    let signing_key = KeyPair::from_pem(&signing_key).map_err(|error| broken(format!("its key cannot be used: {error}")))?;
+                    let signing_key =
+                        KeyPair::from_pem(&signing_key).map_err(|error| broken(format!("its key cannot be used: {error}")))?;
                     let issuer = Issuer::from_ca_cert_pem(&certificate, signing_key).map_err(|error| broken(error.to_string()))?;
                     return Ok(Self { dir: dir.to_owned(), certificate, issuer, is_new: false });
                 }
@@ -69,15 +73,20 @@ impl Authority {
             }
             _ => {}
         }
-        Self::make(dir).map_err(|why| format!("{}: no certificate authority can be made there: {why}; give XDG_DATA_HOME another directory, or --http for plain http", dir.display()))
+        Self::make(dir, owner).map_err(|why| {
+            format!(
+                "{}: no certificate authority can be made there: {why}; give XDG_DATA_HOME another directory, or --http for plain http",
+                dir.display()
+            )
+        })
     }
 
-    fn make(dir: &Path) -> Result<Self, String> {
+    fn make(dir: &Path, owner: &str) -> Result<Self, String> {
         let words = |error: rcgen::Error| error.to_string();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| error.to_string())?;
         let key = KeyPair::generate().map_err(words)?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("Gantry dev, this machine only ({})", user()));
+        params.distinguished_name.push(DnType::CommonName, format!("Gantry dev, this machine only ({owner})"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.name_constraints = Some(NameConstraints {
@@ -155,11 +164,6 @@ impl Authority {
     }
 }
 
-/// The account that runs this, so that authorities of two people can be told apart.
-fn user() -> String {
-    std::env::var("USER").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "somebody".to_owned())
-}
-
 /// How long the first certificate in a PEM text is still good for.
 fn left(pem: &str) -> Result<Duration, String> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| format!("is no certificate in PEM form: {error}"))?;
@@ -210,20 +214,31 @@ fn shell_word(text: &str) -> String {
     if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-/// Asks for a renewal now and then, for a proxy that runs for weeks.
-pub fn keep_fresh(authority: Authority, host: String, port: u16) -> io::Result<()> {
-    let watch = move || {
-        loop {
-            std::thread::sleep(DAY);
-            match authority.renew(&host, port) {
-                Ok(true) => tracing::info!("the dev proxy's certificate was renewed"),
-                Ok(false) => {}
-                Err(why) => tracing::warn!(why, "the dev proxy's certificate cannot be renewed"),
+/// Keeps the certificate of a proxy that runs for weeks fresh, until it is dropped.
+#[derive(Debug)]
+pub struct Fresh {
+    _alive: Sender<()>,
+}
+
+impl Fresh {
+    /// Looks at the certificate of the proxy on `port` once a day.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn keep(authority: Authority, host: String, port: u16) -> io::Result<Self> {
+        let (alive, ended) = channel();
+        let watch = move || {
+            while ended.recv_timeout(DAY) == Err(RecvTimeoutError::Timeout) {
+                match authority.renew(&host, port) {
+                    Ok(true) => tracing::info!("the dev proxy's certificate was renewed"),
+                    Ok(false) => {}
+                    Err(why) => tracing::warn!(why, "the dev proxy's certificate cannot be renewed"),
+                }
             }
-        }
-    };
-    // It ends with the process.
-    std::thread::Builder::new().name("gantry-dev-ca".into()).spawn(watch).map(drop)
+        };
+        std::thread::Builder::new().name("gantry-dev-ca".into()).spawn(watch)?;
+        Ok(Self { _alive: alive })
+    }
 }
 
 #[cfg(test)]
@@ -242,11 +257,11 @@ mod tests {
     fn an_authority_is_made_once_private_and_for_localhost_only() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("share/gantry");
-        let first = Authority::open(&data).unwrap();
+        let first = Authority::open(&data, "ada").unwrap();
         assert!(first.is_new);
         assert_eq!((mode(&data), mode(&data.join("dev-ca.key"))), (0o700, 0o600));
         let pem = fs::read_to_string(first.path()).unwrap();
-        let again = Authority::open(&data).unwrap();
+        let again = Authority::open(&data, "ada").unwrap();
         assert!(!again.is_new && fs::read_to_string(again.path()).unwrap() == pem);
 
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
@@ -264,7 +279,7 @@ mod tests {
     #[test]
     fn a_leaf_is_signed_for_its_host_and_renewed_when_it_ages() {
         let dir = tempfile::tempdir().unwrap();
-        let authority = Authority::open(dir.path()).unwrap();
+        let authority = Authority::open(dir.path(), "ada").unwrap();
         let leaf = authority.leaf("team.localhost", 8443).unwrap();
         assert_eq!(mode(&leaf.key), 0o600);
         let text = fs::read_to_string(&leaf.cert).unwrap();
@@ -288,11 +303,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        let why = Authority::open(&file.join("gantry")).unwrap_err();
+        let why = Authority::open(&file.join("gantry"), "ada").unwrap_err();
         assert!(why.contains("file/gantry") && why.contains("XDG_DATA_HOME") || why.contains("cannot be read"), "{why}");
         fs::write(dir.path().join("dev-ca.crt"), "nonsense").unwrap();
         fs::write(dir.path().join("dev-ca.key"), "nonsense").unwrap();
-        let why = Authority::open(dir.path()).unwrap_err();
+        let why = Authority::open(dir.path(), "ada").unwrap_err();
         assert!(why.contains("dev-ca.crt") && why.contains("delete both"), "{why}");
     }
 

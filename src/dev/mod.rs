@@ -18,7 +18,7 @@ use crate::config::dev::{Chosen, Dev};
 use crate::config::{self, Ancestor, ClientAuth, Config, Origin, Problem};
 use crate::demo::reserve;
 use crate::headers::local::is_local;
-use authority::Authority;
+use authority::{Authority, Fresh};
 use inspect::Found;
 
 const HTTPS_PORT: u16 = 8443;
@@ -40,7 +40,7 @@ const ANCESTORS: [&str; 6] = [
 /// The flags of `gantry dev`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
-    /// The workspace: https://chat.example.com, or http://127.0.0.1:3000. Else `rocketchat.url`.
+    /// The address of the workspace, else `rocketchat.url`.
     #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,
     /// Who to sign in as. Without it a page lists the users.
@@ -58,7 +58,7 @@ pub struct Options {
     /// Plain http instead of https.
     #[arg(long)]
     pub http: bool,
-    /// A host app on this machine, such as http://localhost:3000, that exchanges messages with the chat it frames. May be repeated.
+    /// A host app on this machine (scheme, name and port) that exchanges messages with the chat it frames. May be repeated.
     #[arg(long, value_name = "ORIGIN")]
     pub app: Vec<Origin>,
     /// Lets administrators be signed in, too.
@@ -145,7 +145,9 @@ impl Prepared {
     pub fn words(&self, found: &Found) -> String {
         let upstream = &self.config.rocketchat.url;
         let version = found.version.as_ref().map(|version| format!(" (Rocket.Chat {version})")).unwrap_or_default();
-        let mut lines = vec![format!("Gantry dev, in front of {upstream}{version}. Not for production: whoever reaches it on this machine is signed in.")];
+        let mut lines = vec![format!(
+            "Gantry dev, in front of {upstream}{version}. Not for production: whoever reaches it on this machine is signed in."
+        )];
         lines.push(String::new());
         match self.username() {
             Some(name) => {
@@ -159,7 +161,9 @@ impl Prepared {
             lines.push(format!("  Not well: {trouble}. It is tried again by itself."));
         }
         if self.config.dev.as_ref().is_some_and(|dev| !dev.verify) {
-            lines.push("  --insecure: the workspace's certificate is not checked, so that anybody on the way could read all of this.".to_owned());
+            lines.push(
+                "  --insecure: the workspace's certificate is not checked, so that anybody on the way could read all of this.".to_owned(),
+            );
         }
         lines.push("  Rewritten on the way: Host, Origin, Referer, redirects, cookies, Strict-Transport-Security, policies,".to_owned());
         lines.push("  ROOT_URL, and the public settings Site_Url and Accounts_iframe_*, as the browser here sees them.".to_owned());
@@ -183,28 +187,24 @@ impl Prepared {
     ///
     /// # Errors
     /// The port is taken, or threads cannot be started.
-    pub fn start(self) -> Result<Running, StartError> {
+    pub fn start(self) -> Result<(Running, Option<Fresh>), StartError> {
         let Self { config, addr, host, authority, reserved } = self;
         let bound = Bound::bind(config)?;
         drop(reserved);
-        if let Some(authority) = authority {
-            authority::keep_fresh(authority, host, addr.port())
-                .map_err(|error| StartError { key: "server.workers", why: format!("a thread cannot be started: {error}") })?;
-        }
-        bound.start()
+        let thread = |error| StartError { key: "server.workers", why: format!("a thread cannot be started: {error}") };
+        let fresh = authority.map(|authority| Fresh::keep(authority, host, addr.port())).transpose().map_err(thread)?;
+        Ok((bound.start()?, fresh))
     }
 }
 
-/// Where this user's authority is kept.
-///
-/// # Errors
-/// Neither `XDG_DATA_HOME` nor `HOME` says.
-pub fn data_dir(env: &[(String, String)]) -> Result<PathBuf, Refused> {
-    let var = |wanted: &str| env.iter().find(|(name, value)| name == wanted && value.starts_with('/')).map(|(_, value)| PathBuf::from(value));
-    let base = var("XDG_DATA_HOME").or_else(|| var("HOME").map(|home| home.join(".local/share")));
-    base.map(|base| base.join("gantry")).ok_or_else(|| {
+/// This user's authority; it is made if there is none.
+fn authority(env: &[(String, String)]) -> Result<Authority, Refused> {
+    let var = |wanted: &str| env.iter().find(|(name, value)| name == wanted && !value.is_empty()).map(|(_, value)| value.as_str());
+    let dir = |wanted: &str| var(wanted).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = dir("XDG_DATA_HOME").or_else(|| dir("HOME").map(|home| home.join(".local/share"))).ok_or_else(|| {
         Refused::Usage("neither XDG_DATA_HOME nor HOME names a directory for the certificate authority; set one, or use --http".into())
-    })
+    })?;
+    Authority::open(&base.join("gantry"), var("USER").unwrap_or("somebody")).map_err(Refused::Usage)
 }
 
 /// How a browser on this machine comes to trust the dev proxies here; the authority is made if there is none.
@@ -212,7 +212,7 @@ pub fn data_dir(env: &[(String, String)]) -> Result<PathBuf, Refused> {
 /// # Errors
 /// See [`Refused`].
 pub fn trust(env: &[(String, String)]) -> Result<String, Refused> {
-    let authority = Authority::open(&data_dir(env)?).map_err(Refused::Usage)?;
+    let authority = authority(env)?;
     let path = authority.path();
     let mut lines = vec![
         "The certificate authority of this machine's dev proxies is".to_owned(),
@@ -273,10 +273,11 @@ pub fn prepare(options: &Options, sources: &Sources) -> Result<Prepared, Refused
     let listening = addr.to_string();
     let mut authority = None;
     if options.http {
-        let none = [("server.listen", listening.as_str()), ("server.tls.listen", ""), ("server.tls.cert_file", ""), ("server.tls.key_file", "")];
+        let none =
+            [("server.listen", listening.as_str()), ("server.tls.listen", ""), ("server.tls.cert_file", ""), ("server.tls.key_file", "")];
         flags.extend(pairs(&none));
     } else {
-        let opened = Authority::open(&data_dir(&sources.env)?).map_err(Refused::Usage)?;
+        let opened = self::authority(&sources.env)?;
         let leaf = opened.leaf(&host, addr.port()).map_err(Refused::Usage)?;
         let (cert, key) = (leaf.cert.display().to_string(), leaf.key.display().to_string());
         flags.extend(pairs(&[
@@ -288,7 +289,7 @@ pub fn prepare(options: &Options, sources: &Sources) -> Result<Prepared, Refused
         authority = Some(opened);
     }
     let file = sources.file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    let loaded = config::load(file, sources.env.iter().cloned(), &flags).map_err(refused)?;
+    let loaded = config::load(file, sources.env.iter().cloned(), &flags).map_err(|problems| refused(problems, options))?;
     let config = for_dev(loaded.config, options, &origin);
     Ok(Prepared { config, addr, host, authority, reserved })
 }
@@ -305,7 +306,9 @@ fn host(host: &str) -> Result<String, Refused> {
     if is_local(host) && !host.contains(':') {
         Ok(host.to_ascii_lowercase())
     } else {
-        Err(Refused::Usage(format!("--host {host}: a dev proxy is opened as localhost or as a name that ends in .localhost, without a port")))
+        Err(Refused::Usage(format!(
+            "--host {host}: a dev proxy is opened as localhost or as a name that ends in .localhost, without a port"
+        )))
     }
 }
 
@@ -322,11 +325,19 @@ fn listen(options: &Options) -> Result<SocketAddr, Refused> {
     )))
 }
 
-/// Problems that all come from a service account that is not there get words of their own.
-fn refused(problems: Vec<Problem>) -> Refused {
-    const ACCOUNT: [&str; 3] = ["rocketchat.user_id", "rocketchat.auth_token", "rocketchat.create_token_secret"];
+/// A service account that is not there gets words of its own, and so does the flag that stands for a key.
+fn refused(mut problems: Vec<Problem>, options: &Options) -> Refused {
+    const ACCOUNT: [&str; 2] = ["rocketchat.user_id", "rocketchat.auth_token"];
+    for problem in problems.iter_mut().filter(|problem| problem.key == "rocketchat.url") {
+        if problem.value.is_empty() && options.upstream.is_none() {
+            problem.why = "is required: the address of the workspace, such as https://chat.example.com".into();
+        }
+        if problem.value.is_empty() || options.upstream.is_some() {
+            (problem.key, problem.place) = ("--upstream".into(), String::new());
+        }
+    }
     let missing = |problem: &Problem| problem.value.is_empty() && ACCOUNT.contains(&problem.key.as_str());
-    if problems.iter().any(missing) && problems.iter().all(missing) { Refused::NoAccount(problems) } else { Refused::Config(problems) }
+    if problems.iter().any(missing) { Refused::NoAccount(problems) } else { Refused::Config(problems) }
 }
 
 /// What no key can say. Whatever a file for production says of proxies in front is not true here.

@@ -59,7 +59,13 @@ impl Callback {
     pub fn new(config: &Config, login: Login, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         let mut origins: Vec<Origin> = config.cors.allowed_origins.clone();
         origins.push(config.server.public_origin.clone());
-        Self { login, metrics, health, origins: CorsPolicy::new(&origins).and_local(config.cors.local), logout_secret: config.session.logout_secret.clone() }
+        Self {
+            login,
+            metrics,
+            health,
+            origins: CorsPolicy::new(&origins).and_local(config.cors.local),
+            logout_secret: config.session.logout_secret.clone(),
+        }
     }
 
     /// The origins that may use our paths.

@@ -128,7 +128,8 @@ impl Edge {
         health: Arc<Health>,
         stop: Stop,
     ) -> Rc<Self> {
-        let forward = Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), health, stop).for_dev(policies.dev.clone());
+        let forward =
+            Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), health, stop).for_dev(policies.dev.clone());
         Rc::new(Self { policies, forward, shard })
     }
 

@@ -88,9 +88,15 @@ mod tests {
     fn policies_move_and_let_our_bar_in() {
         for (policy, expected) in [
             // Rocket.Chat's own needs nothing.
-            ("default-src 'self' ; connect-src *; style-src 'self' 'unsafe-inline' ", "default-src 'self'; connect-src *; style-src 'self' 'unsafe-inline'"),
+            (
+                "default-src 'self' ; connect-src *; style-src 'self' 'unsafe-inline' ",
+                "default-src 'self'; connect-src *; style-src 'self' 'unsafe-inline'",
+            ),
             ("frame-ancestors 'self'", "frame-ancestors 'self'"),
-            ("default-src 'none'", "default-src 'none'; style-src-elem https://chat.localhost:8443/_gantry/dev/; script-src-elem https://chat.localhost:8443/_gantry/dev/"),
+            (
+                "default-src 'none'",
+                "default-src 'none'; style-src-elem https://chat.localhost:8443/_gantry/dev/; script-src-elem https://chat.localhost:8443/_gantry/dev/",
+            ),
             (
                 "default-src 'none'; script-src 'nonce-x'; style-src 'nonce-x'",
                 "default-src 'none'; script-src 'nonce-x' https://chat.localhost:8443/_gantry/dev/; style-src 'nonce-x' https://chat.localhost:8443/_gantry/dev/",

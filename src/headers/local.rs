@@ -11,7 +11,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::csp;
+use super::{csp, prepared};
 use crate::config::Origin;
 
 /// What says who the client is: the workspace's own front says it for a client at a desk.
@@ -71,13 +71,12 @@ pub struct Elsewhere {
 impl Elsewhere {
     /// Browsers come to `here`; the workspace is at `there`.
     pub fn new(here: &Origin, there: &Origin) -> Self {
-        let header = |text: &str| HeaderValue::from_str(text).expect("an origin is visible ASCII");
         Self {
             here: here.as_str().to_owned(),
             tls: here.as_str().starts_with("https:"),
             there: there.as_str().to_owned(),
-            authority: header(authority_of(there.as_str())),
-            origin: header(there.as_str()),
+            authority: prepared(authority_of(there.as_str())),
+            origin: prepared(there.as_str()),
         }
     }
 
@@ -116,20 +115,7 @@ impl Elsewhere {
         }
         headers.remove(SEC_WEBSOCKET_EXTENSIONS);
         if !self.tls {
-            self.cookies_towards(headers);
-        }
-    }
-
-    fn cookies_towards(&self, headers: &mut HeaderMap) {
-        let renamed = |text: &str| {
-            let pairs: Vec<Cow<'_, str>> = text.split("; ").map(|pair| renamed(pair, |(theirs, ours)| (ours, theirs))).collect();
-            HeaderValue::from_str(&pairs.join("; ")).ok()
-        };
-        for value in headers.get_all(COOKIE).iter().cloned().collect::<Vec<_>>() {
-            if let Some(new) = value.to_str().ok().filter(|text| text.contains("gantry-dev-")).and_then(renamed) {
-                headers.remove(COOKIE);
-                headers.append(COOKIE, new);
-            }
+            cookies_towards(headers);
         }
     }
 
@@ -215,6 +201,20 @@ impl Elsewhere {
             }
         }
         HeaderValue::from_str(&cookie).unwrap_or_else(|_| value.clone())
+    }
+}
+
+/// Gives cookies back the names that plain http could not keep.
+fn cookies_towards(headers: &mut HeaderMap) {
+    let renamed = |text: &str| {
+        let pairs: Vec<Cow<'_, str>> = text.split("; ").map(|pair| renamed(pair, |(theirs, ours)| (ours, theirs))).collect();
+        HeaderValue::from_str(&pairs.join("; ")).ok()
+    };
+    for value in headers.get_all(COOKIE).iter().cloned().collect::<Vec<_>>() {
+        if let Some(new) = value.to_str().ok().filter(|text| text.contains("gantry-dev-")).and_then(renamed) {
+            headers.remove(COOKIE);
+            headers.append(COOKIE, new);
+        }
     }
 }
 
@@ -344,7 +344,10 @@ mod tests {
         // A stranger's stays a stranger's.
         let mut headers = map(&[("origin", "https://evil.example"), ("referer", "https://chat.localhost:8443.evil.example/")]);
         https().towards(&mut headers);
-        assert_eq!((all(&headers, "origin")[0].as_str(), all(&headers, "referer")[0].as_str()), ("https://evil.example", "https://chat.localhost:8443.evil.example/"));
+        assert_eq!(
+            (all(&headers, "origin")[0].as_str(), all(&headers, "referer")[0].as_str()),
+            ("https://evil.example", "https://chat.localhost:8443.evil.example/")
+        );
     }
 
     #[test]

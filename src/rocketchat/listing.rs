@@ -53,7 +53,10 @@ impl Client {
         match self.send(Ask::new(Endpoint::Settings).query(&query)).await {
             Ok(answer) => {
                 let all = answer.get("settings").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-                Ok(all.iter().find(|setting| setting.get("_id").and_then(Value::as_str) == Some(id)).and_then(|one| one.get("value").cloned()))
+                Ok(all
+                    .iter()
+                    .find(|setting| setting.get("_id").and_then(Value::as_str) == Some(id))
+                    .and_then(|one| one.get("value").cloned()))
             }
             Err(error) => Err(self.explain(Endpoint::Settings, error).await),
         }

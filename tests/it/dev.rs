@@ -109,7 +109,7 @@ impl Dev {
 
     fn run(prepared: Prepared, dir: tempfile::TempDir) -> Self {
         let (addr, here, picker) = (prepared.addr, prepared.address().trim_end_matches('/').to_owned(), prepared.picker());
-        Self { addr, here, picker, dir, _running: prepared.start().unwrap() }
+        Self { addr, here, picker, dir, _running: prepared.start().unwrap().0 }
     }
 
     /// In plain http, which the small test client speaks.
@@ -140,11 +140,10 @@ impl Dev {
 /// A request with exactly these headers, `Host` included.
 async fn ask(addr: SocketAddr, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
     let mut tcp = TcpStream::connect(addr).await.unwrap();
-    let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
-    for (name, value) in headers {
-        request.push_str(&format!("{name}: {value}\r\n"));
-    }
-    tcp.write_all(format!("{request}\r\n{body}").as_bytes()).await.unwrap();
+    let fields: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let (length, fields) = (body.len(), fields.concat());
+    let request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n{fields}\r\n{body}");
+    tcp.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     tcp.read_to_end(&mut answer).await.unwrap();
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
@@ -184,7 +183,8 @@ fn is_marked(reply: &Reply) -> bool {
 
 /// A workspace whose iframe login is set up for its real address, as a remote one's is.
 fn elsewhere() -> WorkspaceOptions {
-    let settings = [("Site_Url", json!("https://chat.example.com")), ("Iframe_Integration_receive_origin", json!("https://app.example.com"))];
+    let settings =
+        [("Site_Url", json!("https://chat.example.com")), ("Iframe_Integration_receive_origin", json!("https://app.example.com"))];
     WorkspaceOptions {
         iframe: Iframe {
             enabled: true,
@@ -310,8 +310,18 @@ async fn every_page_carries_the_bar_however_it_comes_and_nothing_else_does() {
             "/js" => ("text/javascript", "gzip", gzip("let x;"), "ETag: \"e\"\r\n"),
             "/download" => ("text/html", "", page.as_bytes().to_vec(), "Content-Disposition: attachment; filename=x.html\r\n"),
             "/none" => ("text/html", "", Vec::new(), ""),
-            "/strict" => ("text/html", "", page.as_bytes().to_vec(), "Content-Security-Policy: default-src 'none'\r\nETag: \"e\"\r\nStrict-Transport-Security: max-age=9\r\n"),
-            _ => ("text/html; charset=utf-8", "", page.as_bytes().to_vec(), "Set-Cookie: a=b; Domain=chat.example.com; Secure; SameSite=None\r\n"),
+            "/strict" => (
+                "text/html",
+                "",
+                page.as_bytes().to_vec(),
+                "Content-Security-Policy: default-src 'none'\r\nETag: \"e\"\r\nStrict-Transport-Security: max-age=9\r\n",
+            ),
+            _ => (
+                "text/html; charset=utf-8",
+                "",
+                page.as_bytes().to_vec(),
+                "Set-Cookie: a=b; Domain=chat.example.com; Secure; SameSite=None\r\n",
+            ),
         };
         let coding = if coding.is_empty() { String::new() } else { format!("Content-Encoding: {coding}\r\n") };
         let length = body.len();
@@ -335,7 +345,10 @@ async fn every_page_carries_the_bar_however_it_comes_and_nothing_else_does() {
     }
     let strict = dev.get("/strict").await;
     let sources = format!("{}/_gantry/dev/", dev.here);
-    assert_eq!(strict.header("content-security-policy"), format!("default-src 'none'; style-src-elem {sources}; script-src-elem {sources}"));
+    assert_eq!(
+        strict.header("content-security-policy"),
+        format!("default-src 'none'; style-src-elem {sources}; script-src-elem {sources}")
+    );
     assert_eq!(dev.get("/").await.header("set-cookie"), "a=b; SameSite=Lax");
     for (path, expected) in [("/json", page), ("/download", page)] {
         let reply = dev.get(path).await;
@@ -362,7 +375,10 @@ async fn every_page_carries_the_bar_however_it_comes_and_nothing_else_does() {
 
 #[tokio::test]
 async fn a_page_that_breaks_off_is_not_passed_for_whole() {
-    let addr = Origin::answering(|_| b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nxyz".to_vec()).await;
+    let addr = Origin::answering(|_| {
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nxyz".to_vec()
+    })
+    .await;
     let dev = Dev::plain(&format!("http://{addr}"), None);
     let mut tcp = TcpStream::connect(dev.addr).await.unwrap();
     tcp.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
@@ -405,7 +421,8 @@ async fn redirects_and_the_runtime_config_lead_here() {
     assert_eq!(dev.get("/meteor_runtime_config.js?hash=0").await.status, 404);
 
     let there = format!("{}/x?y=1", chat.url());
-    let moved = Origin::answering(move |_| format!("HTTP/1.1 302 Found\r\nLocation: {there}\r\nContent-Length: 0\r\n\r\n").into_bytes()).await;
+    let moved =
+        Origin::answering(move |_| format!("HTTP/1.1 302 Found\r\nLocation: {there}\r\nContent-Length: 0\r\n\r\n").into_bytes()).await;
     let other = Dev::plain(&format!("http://{moved}"), None);
     assert_eq!(other.get("/").await.header("location"), format!("{}/x?y=1", chat.url()), "another server's address stays");
     let own = Origin::answering(|head| {
@@ -441,7 +458,9 @@ async fn settings_that_come_over_the_socket_lead_here() {
             loop {
                 let Message::Text(text) = socket.next().await.unwrap().unwrap() else { continue };
                 let found: Vec<Value> = match text.strip_prefix('a') {
-                    Some(frame) => serde_json::from_str::<Vec<String>>(frame).unwrap().iter().map(|one| serde_json::from_str(one).unwrap()).collect(),
+                    Some(frame) => {
+                        serde_json::from_str::<Vec<String>>(frame).unwrap().iter().map(|one| serde_json::from_str(one).unwrap()).collect()
+                    }
                     None => serde_json::from_str(&text).into_iter().collect(),
                 };
                 if let Some(result) = found.into_iter().find(|message| message["msg"] == "result") {
@@ -540,7 +559,12 @@ async fn no_other_page_changes_who_is_signed_in() {
             assert_eq!(refused.status, 403, "{path} {headers:?}");
         }
     }
-    for (method, path) in [(Method::GET, "/_gantry/dev/become"), (Method::PUT, "/_gantry/dev/become"), (Method::POST, "/_gantry/dev"), (Method::DELETE, "/_gantry/dev/users")] {
+    for (method, path) in [
+        (Method::GET, "/_gantry/dev/become"),
+        (Method::PUT, "/_gantry/dev/become"),
+        (Method::POST, "/_gantry/dev"),
+        (Method::DELETE, "/_gantry/dev/users"),
+    ] {
         assert_eq!(dev.send(method.clone(), path, &[("origin", &dev.here)], &body).await.status, 405, "{method} {path}");
     }
     assert_eq!(dev.get("/_gantry/session").await.json()["username"], "ada");
@@ -573,8 +597,10 @@ async fn what_is_wrong_is_told_before_anything_listens() {
 
     let nothing = Sources { flags: Vec::new(), ..sources(dir.path(), &[]) };
     assert!(matches!(prepare(&good, &nothing), Err(Refused::NoAccount(problems)) if problems.len() == 2));
-    let Err(Refused::Config(problems)) = prepare(&Options { upstream: Some("ftp://x".into()), ..good.clone() }, &nothing) else { panic!() };
-    assert!(problems.iter().any(|problem| problem.key == "rocketchat.url"), "{problems:?}");
+    let Err(Refused::NoAccount(problems)) = prepare(&Options { upstream: Some("ftp://x".into()), ..good.clone() }, &nothing) else {
+        panic!()
+    };
+    assert!(problems.iter().any(|problem| problem.key == "--upstream"), "{problems:?}");
 
     // What a file for production says of what stands in front of it does not hold here.
     let production = "[server]\ntrusted_proxies = [\"127.0.0.1\"]\nlisten = \"0.0.0.0:80\"\nadmin_listen = \"0.0.0.0:9090\"\nproxy_protocol = [\"127.0.0.1\"]\n[identity.header]\nid = \"x-user\"\n";

@@ -73,7 +73,10 @@ mod tests {
             ("<!DOCTYPE html>\n<HTML>\n<HEAD data-x=\"a>b\">\n<base>", "<!DOCTYPE html>\n<HTML>\n<HEAD data-x=\"a>b\">|\n<base>"),
             ("\u{feff}<head>x", "\u{feff}<head>|x"),
             ("<!-- <head> --><html><!-- y --><head>", "<!-- <head> --><html><!-- y --><head>|"),
-            ("<?xml version=\"1.0\"?><!DOCTYPE html><html xmlns='x>y'><head/>", "<?xml version=\"1.0\"?><!DOCTYPE html><html xmlns='x>y'><head/>|"),
+            (
+                "<?xml version=\"1.0\"?><!DOCTYPE html><html xmlns='x>y'><head/>",
+                "<?xml version=\"1.0\"?><!DOCTYPE html><html xmlns='x>y'><head/>|",
+            ),
             // No head: the parser makes one.
             ("<!doctype html><title>x</title>", "<!doctype html>|<title>x</title>"),
             ("<header><head>", "|<header><head>"),

@@ -89,7 +89,7 @@ impl Dev {
             Some(host) if peer.ip().is_loopback() => host,
             host => {
                 peer.note_unread();
-                return self.marked(pages::not_local(host.as_deref(), &id)).map(Body::full);
+                return marked(pages::not_local(host.as_deref(), &id)).map(Body::full);
             }
         };
         let path = request.uri().path();
@@ -97,7 +97,7 @@ impl Dev {
         // What could be read in two ways is refused by the edge.
         if own && super::check(&request).is_ok() {
             let path = path.to_owned();
-            let mut response = self.marked(self.page(request, &host, &peer, &id).await);
+            let mut response = marked(self.page(request, &host, &peer, &id).await);
             edge.policies.framing.apply(&path, response.headers_mut());
             return response.map(Body::full);
         }
@@ -125,7 +125,7 @@ impl Dev {
     }
 
     fn dress(self: &Arc<Self>, response: Response<Body<PooledBody>>, wanted: &Wanted, id: &RequestId) -> Response<Body<PooledBody>> {
-        let mut response = self.marked(response);
+        let mut response = marked(response);
         let site = self.site.load();
         self.elsewhere.back(response.headers_mut(), site.as_deref().map(String::as_str), &wanted.sources);
         let Some(edit) = edit_of(&response, wanted) else { return response };
@@ -137,16 +137,11 @@ impl Dev {
             Ok(coding) => coding,
             Err(name) => {
                 tracing::warn!(%id, coding = name, "the workspace compressed a page in a way that was not asked for, so that it cannot be marked");
-                return self.marked(pages::unreadable(&name, id)).map(Body::full);
+                return marked(pages::unreadable(&name, id)).map(Body::full);
             }
         };
         edit::unfasten(response.headers_mut());
         response.map(|body| edit::edited(Arc::clone(self), body, coding, edit))
-    }
-
-    fn marked<B>(&self, mut response: Response<B>) -> Response<B> {
-        response.headers_mut().insert(MARK, HeaderValue::from_static("1"));
-        response
     }
 
     /// The elements that show the bar. What they load is served here, so that `'self'` lets it in.
@@ -201,6 +196,11 @@ impl Dev {
     }
 }
 
+fn marked<B>(mut response: Response<B>) -> Response<B> {
+    response.headers_mut().insert(MARK, HeaderValue::from_static("1"));
+    response
+}
+
 fn plain(url: &str) -> String {
     url.to_owned()
 }
@@ -232,7 +232,8 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find(from) {
         let after = &rest[at + from.len()..];
-        let goes_on = after.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '@')) || after.starts_with("%3A");
+        let goes_on =
+            after.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '@')) || after.starts_with("%3A");
         out.push_str(&rest[..at]);
         out.push_str(if goes_on { from } else { to });
         rest = after;
@@ -291,7 +292,10 @@ mod tests {
         for (text, expected) in [
             ("\"https://chat.example.com/\"", "\"here/\""),
             ("\"https://chat.example.com\"", "\"here\""),
-            ("https://chat.example.com:3000/ https://chat.example.community/", "https://chat.example.com:3000/ https://chat.example.community/"),
+            (
+                "https://chat.example.com:3000/ https://chat.example.community/",
+                "https://chat.example.com:3000/ https://chat.example.community/",
+            ),
             ("https://chat.example.com@evil/", "https://chat.example.com@evil/"),
             ("", ""),
         ] {

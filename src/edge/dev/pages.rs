@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, ORIGIN, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, ORIGIN, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -27,7 +29,8 @@ const BAR_STYLE: &str = include_str!("../assets/dev-bar.css");
 /// Bytes of a request body at most.
 const MOST: usize = 4096;
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; form-action 'none'; base-uri 'none'";
+const POLICY: &str =
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; form-action 'none'; base-uri 'none'";
 
 #[derive(Deserialize)]
 struct Become {
@@ -121,14 +124,11 @@ impl Dev {
     }
 
     async fn become_somebody(&self, request: Request<Incoming>, peer: &Peer, id: &RequestId) -> Response<Bytes> {
-        let body = match Limited::new(request.into_body(), MOST).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(_) => {
-                peer.note_unread();
-                return json_error(StatusCode::BAD_REQUEST, "bad_request", "The body is too long, or broke off.", id);
-            }
+        let Ok(body) = Limited::new(request.into_body(), MOST).collect().await else {
+            peer.note_unread();
+            return json_error(StatusCode::BAD_REQUEST, "bad_request", "The body is too long, or broke off.", id);
         };
-        let username = match serde_json::from_slice::<Become>(&body) {
+        let username = match serde_json::from_slice::<Become>(&body.to_bytes()) {
             Ok(Become { username }) if !username.trim().is_empty() => username.trim().trim_start_matches('@').to_owned(),
             _ => return json_error(StatusCode::BAD_REQUEST, "bad_request", "The body has to be {\"username\": \"…\"}.", id),
         };
@@ -136,7 +136,8 @@ impl Dev {
             Ok(signed_in) => {
                 tracing::info!(target: "gantry::audit", event = "dev_picked", %id, username = %signed_in.username, "picked");
                 self.chosen.set(Some(username));
-                let body = json!({ "loginToken": signed_in.token.expose(), "userId": &*signed_in.user_id, "username": &*signed_in.username });
+                let body =
+                    json!({ "loginToken": signed_in.token.expose(), "userId": &*signed_in.user_id, "username": &*signed_in.username });
                 json_answer(StatusCode::OK, &body)
             }
             Err(refusal) => self.refuse(&refusal, &username, id),

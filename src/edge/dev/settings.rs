@@ -140,7 +140,9 @@ mod tests {
             |list| json!({ "msg": "result", "id": "1", "result": list }).to_string(),
             |list| json!({ "message": json!({ "msg": "result", "result": { "update": list } }).to_string(), "success": true }).to_string(),
             |list| format!("a{}", json!([json!({ "msg": "ping" }).to_string(), json!({ "msg": "result", "result": list }).to_string()])),
-            |list| json!({ "msg": "changed", "fields": { "eventName": "public-settings-changed", "args": ["updated", list[1]] } }).to_string(),
+            |list| {
+                json!({ "msg": "changed", "fields": { "eventName": "public-settings-changed", "args": ["updated", list[1]] } }).to_string()
+            },
         ];
         for wrap in wrap {
             let (before, after) = (wrap(theirs()), wrap(ours()));
