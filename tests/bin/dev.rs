@@ -16,7 +16,7 @@ fn account(data: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_line_opens_a_workspace() {
     let chat = Workspace::start(TcpListener::bind("127.0.0.1:0").await.unwrap(), Options::default()).unwrap();
     chat.add_user(User::new("ada"));
@@ -53,14 +53,7 @@ async fn one_line_opens_a_workspace() {
     let secrets = [&text, &ended.stdout].into_iter().any(|text| text.contains(&Options::default().service.token));
     assert!(!secrets, "{text}");
 
-    let ended = tokio::task::spawn_blocking({
-        let (env, url) = (account(dir.path().to_str().unwrap()), url.clone());
-        move || {
-            let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            gantry(&["dev", "--upstream", &url, "--as", "nobody", "--http", "--port", "0"], &env)
-        }
-    });
-    let ended = ended.await.unwrap();
+    let ended = gantry(&["dev", "--upstream", &url, "--as", "nobody", "--http", "--port", "0"], &env);
     assert!(ended.code == Some(64) && ended.stderr.contains("no user @nobody"), "{ended:?}");
 }
 
