@@ -249,7 +249,7 @@ fn run_dev(options: &dev::Options, args: &ConfigArgs, env: Vec<(String, String)>
         (Ok(file), Ok(flags)) => Sources { file, env, flags },
         (Err(problems), _) | (_, Err(problems)) => return refuse(&problems),
     };
-    let prepared = match dev::prepare(options, &sources) {
+    let mut prepared = match dev::prepare(options, &sources) {
         Ok(prepared) => prepared,
         Err(refused) => return refuse_dev(&refused),
     };
@@ -269,6 +269,7 @@ fn run_dev(options: &dev::Options, args: &ConfigArgs, env: Vec<(String, String)>
         Ok(signals) => signals,
         Err(error) => return fail(&format!("signals cannot be received: {error}")),
     };
+    prepared.learn(&found);
     let words = prepared.words(&found);
     match Prepared::start(prepared) {
         Ok((running, _fresh)) => {

@@ -14,6 +14,8 @@ pub struct Dev {
     pub chosen: Chosen,
     /// Where the workspace really is.
     pub upstream: Origin,
+    /// What the workspace calls itself (`Site_Url`), if that is known already.
+    pub site: Option<String>,
     /// Whether the workspace's certificate is checked.
     pub verify: bool,
     /// Host apps on this machine: Rocket.Chat's client is told to exchange messages with them.

@@ -71,6 +71,9 @@ async fn look(client: &Client, config: &Config, username: Option<&str>, found: &
             found.nobody = match user {
                 None => Some(format!("there is no user @{username} at {}; leave --as out to choose from a list", config.rocketchat.url)),
                 Some(user) if user.active == Some(false) => Some(format!("@{username} is deactivated")),
+                Some(user) if user.id == config.rocketchat.user_id => {
+                    Some(format!("@{username} is the service account, which is never signed in"))
+                }
                 Some(user) => {
                     let roles = user.roles.unwrap_or_default();
                     let denied = roles.iter().find(|role| config.users.deny_roles.contains(role));

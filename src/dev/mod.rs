@@ -136,6 +136,13 @@ impl Prepared {
         format!("{}{}dev", self.config.server.public_origin, self.config.login.prefix)
     }
 
+    /// Takes over what was found at the workspace.
+    pub fn learn(&mut self, found: &Found) {
+        if let Some(dev) = &mut self.config.dev {
+            dev.site.clone_from(&found.site);
+        }
+    }
+
     /// Who is to be signed in, as given with `--as`.
     pub fn username(&self) -> Option<String> {
         self.config.dev.as_ref()?.chosen.get().map(|name| String::clone(&name))
@@ -359,6 +366,7 @@ fn for_dev(mut config: Config, options: &Options, origin: &str) -> Config {
     config.dev = Some(Dev {
         chosen: Chosen::new(username),
         upstream: Origin::of(&config.rocketchat.url).unwrap_or_else(|| config.server.public_origin.clone()),
+        site: None,
         verify: !options.insecure,
         apps: options.app.clone(),
     });

@@ -505,6 +505,7 @@ async fn the_page_lists_users_and_lets_one_become_them() {
     let why = |name: &str| users["users"].as_array().unwrap().iter().find(|user| user["username"] == name).unwrap()["why_not"].clone();
     assert_eq!((why("ada"), why("bob"), why("gone")), (Value::Null, Value::Null, json!("deactivated")));
     assert!(why("root").as_str().unwrap().contains("--allow-admin"), "{users}");
+    assert!(why("gantry").as_str().unwrap().contains("service account"), "{users}");
 
     let picked = dev.post("/_gantry/dev/become", &json!({ "username": "bob" })).await;
     assert_eq!(picked.status, 200, "{}", picked.text());
@@ -624,7 +625,7 @@ async fn the_workspace_is_looked_at_before() {
     let found = look(fine(), chat.url(), Some("ada")).await;
     assert_eq!((found.trouble.clone(), found.nobody.clone(), found.site.as_deref()), (vec![], None, Some("https://chat.example.com")));
     assert!(found.version.is_some_and(|version| version.starts_with("8.8")));
-    for (name, word) in [("nobody", "no user @nobody"), ("gone", "deactivated"), ("root", "--allow-admin")] {
+    for (name, word) in [("nobody", "no user @nobody"), ("gone", "deactivated"), ("root", "--allow-admin"), ("gantry", "service account")] {
         let found = look(fine(), chat.url(), Some(name)).await;
         assert!(found.nobody.as_deref().is_some_and(|why| why.contains(word)), "{name}: {found:?}");
     }

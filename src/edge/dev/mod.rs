@@ -69,7 +69,7 @@ impl Dev {
         let here = &config.server.public_origin;
         Some(Arc::new(Self {
             elsewhere: Elsewhere::new(here, &dev.upstream),
-            site: ArcSwapOption::empty(),
+            site: ArcSwapOption::from_pointee(dev.site.clone()),
             settings: Settings::new(here.as_str(), &config.login.prefix, &dev.apps),
             chosen: dev.chosen.clone(),
             deny_roles: config.users.deny_roles.clone(),

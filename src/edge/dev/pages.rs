@@ -101,6 +101,7 @@ impl Dev {
         let roles = user.roles.clone().unwrap_or_default();
         let denied = roles.iter().find(|role| self.deny_roles.contains(role));
         let why_not = match (user.active, denied) {
+            _ if user.id == self.client.service_id() => Some("is the service account, which is never signed in".to_owned()),
             (Some(false), _) => Some("deactivated".to_owned()),
             (_, Some(role)) if role == "admin" => Some("has the role admin: start with --allow-admin to become this user".to_owned()),
             (_, Some(role)) => Some(format!("has the role {role}, which users.deny_roles keeps out")),
@@ -210,7 +211,8 @@ fn js_text(text: &str) -> String {
     Value::from(text).to_string().replace('<', "\\u003c")
 }
 
-/// A quoted string in a style sheet: all but letters, digits and blanks as escapes (CSS Syntax §4.3.7).
+/// A quoted string in a style sheet: all but letters, digits and blanks as escapes, each with the blank that
+/// ends it (CSS Syntax §4.3.7).
 fn css_text(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -218,7 +220,7 @@ fn css_text(text: &str) -> String {
             out.push(c);
         } else {
             // Writing to a string cannot fail.
-            let _ = write!(out, "\\{:06x}", u32::from(c));
+            let _ = write!(out, "\\{:x} ", u32::from(c));
         }
     }
     out.push('"');
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn text_cannot_leave_its_place() {
         assert_eq!(attribute("<a href='x'>\"&"), "&lt;a href=&#39;x&#39;&gt;&quot;&amp;");
-        assert_eq!(css_text("a\"}b\n\u{e9}"), "\"a\\000022\\00007db\\00000a\\0000e9\"");
+        assert_eq!(css_text("a\"}b\n\u{e9} c"), "\"a\\22 \\7d b\\a \\e9  c\"");
         assert_eq!(js_text("</script>\""), "\"\\u003c/script>\\\"\"");
     }
 }
