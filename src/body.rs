@@ -1,10 +1,11 @@
-//! The one body type of answers: what we made, or what we pass on.
+//! The one body type of answers: what we made, what we pass on, or what is made piece by piece.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::mpsc;
 
 /// What a body can fail with.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -16,6 +17,8 @@ pub enum Body<U> {
     Ours(Option<Bytes>),
     /// Passed on as it comes.
     Passed(U),
+    /// Fed by a task; the length is not known before the end.
+    Fed(mpsc::Receiver<Result<Bytes, BodyError>>),
 }
 
 impl<U> Body<U> {
@@ -43,6 +46,7 @@ where
         match self.get_mut() {
             Self::Ours(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Passed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Fed(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
         }
     }
 
@@ -50,6 +54,7 @@ where
         match self {
             Self::Ours(bytes) => bytes.is_none(),
             Self::Passed(body) => body.is_end_stream(),
+            Self::Fed(_) => false,
         }
     }
 
@@ -57,6 +62,7 @@ where
         match self {
             Self::Ours(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Passed(body) => body.size_hint(),
+            Self::Fed(_) => SizeHint::default(),
         }
     }
 }

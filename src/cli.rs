@@ -19,6 +19,7 @@ use crate::certs::{self, Flaw};
 use crate::config::{self, Audit, Config, Loaded, Log, LogFormat, Problem};
 use crate::demo::events::Feed;
 use crate::demo::{Demo, Ports};
+use crate::dev::{self, Prepared, Refused, Sources};
 use crate::doctor::command;
 use crate::edge::pages::Pages;
 use crate::metrics::Process;
@@ -81,6 +82,8 @@ enum Command {
         #[arg(long, value_name = "NAME: VALUE")]
         header: Vec<String>,
     },
+    /// Shows any workspace on this machine alone, signed in as whoever is picked: dev --upstream URL --as USER.
+    Dev(dev::Options),
     /// Prints the configuration in effect, with secrets masked.
     PrintConfig,
     /// Asks a running proxy's admin listener how it is, for images without a shell: exits with 0 or 1.
@@ -144,6 +147,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
             ExitCode::SUCCESS
         }
         Command::Demo { port } => run_demo(port),
+        Command::Dev(options) => run_dev(&options, &cli.config, env),
     }
 }
 
@@ -223,23 +227,37 @@ fn count(problems: usize) -> String {
 }
 
 fn load(args: &ConfigArgs, env: Vec<(String, String)>) -> Result<Loaded, Vec<Problem>> {
-    let problem = |key: &str, value: String, why: String| vec![Problem { key: key.into(), value, place: String::new(), why }];
-    let mut flags = Vec::new();
-    for set in &args.set {
-        let (key, value) =
-            set.split_once('=').ok_or_else(|| problem("--set", set.clone(), "write it like --set server.listen=127.0.0.1:8080".into()))?;
-        flags.push((key.trim().to_owned(), value.to_owned()));
-    }
-    let named = args.config.clone().or_else(|| env.iter().find(|(name, _)| name == "GANTRY_CONFIG").map(|(_, value)| PathBuf::from(value)));
-    let found = named.or_else(|| ["proxy.toml", "/etc/gantry/proxy.toml"].iter().map(PathBuf::from).find(|path| path.exists()));
-    let text = match &found {
-        None => None,
-        Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
-            problem("--config", path.display().to_string(), format!("cannot be read: {error}; give the path of the configuration file"))
-        })?),
-    };
+    let flags = set_flags(args)?;
+    let found = named(args, &env);
+    let found = found.or_else(|| ["proxy.toml", "/etc/gantry/proxy.toml"].iter().map(PathBuf::from).find(|path| path.exists()));
+    let text = found.as_deref().map(read).transpose()?;
     let name = found.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default();
     config::load(text.as_deref().map(|text| (name.as_str(), text)), env, &flags)
+}
+
+fn problem(key: &str, value: String, why: String) -> Vec<Problem> {
+    vec![Problem { key: key.into(), value, place: String::new(), why }]
+}
+
+/// What `--set` sets.
+fn set_flags(args: &ConfigArgs) -> Result<Vec<(String, String)>, Vec<Problem>> {
+    let split = |set: &String| {
+        let (key, value) =
+            set.split_once('=').ok_or_else(|| problem("--set", set.clone(), "write it like --set server.listen=127.0.0.1:8080".into()))?;
+        Ok((key.trim().to_owned(), value.to_owned()))
+    };
+    args.set.iter().map(split).collect()
+}
+
+/// The configuration file that was asked for.
+fn named(args: &ConfigArgs, env: &[(String, String)]) -> Option<PathBuf> {
+    args.config.clone().or_else(|| env.iter().find(|(name, _)| name == "GANTRY_CONFIG").map(|(_, value)| PathBuf::from(value)))
+}
+
+fn read(path: &Path) -> Result<String, Vec<Problem>> {
+    std::fs::read_to_string(path).map_err(|error| {
+        problem("--config", path.display().to_string(), format!("cannot be read: {error}; give the path of the configuration file"))
+    })
 }
 
 fn run(loaded: Loaded, args: ConfigArgs, env: Vec<(String, String)>) -> ExitCode {
@@ -324,6 +342,72 @@ fn run_demo(port: u16) -> ExitCode {
         (Err(error), _) => fail(&format!("the demo does not start: {error}; is port {port} taken? --port 0 chooses a free one")),
         (Ok(_), None) => fail("the demo does not start"),
     }
+}
+
+/// The local dev proxy: see [`crate::dev`].
+fn run_dev(options: &dev::Options, args: &ConfigArgs, env: Vec<(String, String)>) -> ExitCode {
+    if options.trust {
+        return trust(&env);
+    }
+    // A proxy.toml that lies around is for another purpose: only one that was asked for counts.
+    let file = named(args, &env).map(|path| read(&path).map(|text| (path.display().to_string(), text))).transpose();
+    let sources = match (file, set_flags(args)) {
+        (Ok(file), Ok(flags)) => Sources { file, env, flags },
+        (Err(problems), _) | (_, Err(problems)) => return refuse(&problems),
+    };
+    let mut prepared = match dev::prepare(options, &sources) {
+        Ok(prepared) => prepared,
+        Err(refused) => return refuse_dev(&refused),
+    };
+    let found = match dev::inspect::inspect(&prepared.config, prepared.username().as_deref()) {
+        Ok(found) => found,
+        Err(why) => return fail(&why),
+    };
+    if let Some(nobody) = &found.nobody {
+        complain(&format!("error: {nobody}"));
+        return ExitCode::from(USAGE);
+    }
+    let _logs = match telemetry::init(&prepared.config.log, None) {
+        Ok(guard) => guard,
+        Err(why) => return fail(&why),
+    };
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("signals cannot be received: {error}")),
+    };
+    prepared.learn(&found);
+    let words = prepared.words(&found);
+    match Prepared::start(prepared) {
+        Ok((running, _fresh)) => {
+            say(&words);
+            signals.wait_for(running)
+        }
+        Err(error) => fail(&format!("the dev proxy does not start: {error}")),
+    }
+}
+
+fn trust(env: &[(String, String)]) -> ExitCode {
+    match dev::trust(env) {
+        Ok(words) => {
+            say(&words);
+            ExitCode::SUCCESS
+        }
+        Err(refused) => refuse_dev(&refused),
+    }
+}
+
+fn refuse_dev(refused: &Refused) -> ExitCode {
+    match refused {
+        Refused::Config(problems) => return refuse(problems),
+        Refused::Usage(why) => complain(&format!("error: {why}")),
+        Refused::NoAccount(problems) => {
+            for problem in problems {
+                complain(&format!("error: {problem}"));
+            }
+            complain(dev::NO_ACCOUNT);
+        }
+    }
+    ExitCode::from(USAGE)
 }
 
 fn start_for_demo(toml: &str) -> std::io::Result<Running> {

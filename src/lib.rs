@@ -19,6 +19,7 @@
 //! * [`app`]: the composition root
 //! * [`doctor`]: what is wrong with a set-up, and what mends it
 //! * [`demo`]: stand-ins for both apps, which are also the tests' doubles
+//! * [`dev`]: the local dev proxy
 //! * [`cli`]: the command line
 
 pub mod secret;
@@ -45,4 +46,5 @@ pub mod admin;
 pub mod app;
 pub mod doctor;
 pub mod demo;
+pub mod dev;
 pub mod cli;

@@ -58,7 +58,11 @@ impl Way {
     const KEYS: [&str; 4] = ["rocketchat.url", "rocketchat.tls.", "upstream.", "server.header_timeout"];
 
     fn new(config: &Config, control: &Handle) -> Result<Self, StartError> {
-        let to_others = Connector::of(&config.upstream).map_err(|bad| StartError::new(bad.key, bad.why))?;
+        let to_others = if config.dev.as_ref().is_none_or(|dev| dev.verify) {
+            Connector::of(&config.upstream).map_err(|bad| StartError::new(bad.key, bad.why))?
+        } else {
+            Connector::unverified(config.upstream.connect_timeout)
+        };
         let connector = to_others.for_workspace(&config.rocketchat.tls).map_err(|bad| StartError::new(bad.key, bad.why))?;
         let target = Target::of(&config.rocketchat.url).map_err(|why| StartError::new("rocketchat.url", why))?;
         let (workspace, host_app) = (Api::new(connector.clone(), control.clone()), Api::new(to_others, control.clone()));
@@ -110,20 +114,37 @@ impl Site {
                     tokens: same_workspace,
                 };
                 // Its keys stay in memory unless something about it is new.
-                let validator = (!same_identity || !same_way).then(|| Validator::new(&config.identity, way.host_app.clone()));
+                let validator = (!same_identity || !same_way).then(|| validator(&config, &way));
                 old.renewed(&config, validator, client.clone(), held)
             }
             None => {
-                let validator = Validator::new(&config.identity, way.host_app.clone());
+                let validator = validator(&config, &way);
                 Login::new(&config, validator, client.clone(), Arc::clone(metrics), control.clone())
             }
         };
         let policies = Policies::new(&config, login.clone(), Arc::clone(metrics), Arc::clone(health), challenges.clone())
             .map_err(|why| StartError::new("login", why))?;
         let certificates = certificates(&config, before.as_ref())?;
+        let policies = policies.traced(tracer.clone()).for_dev(&config, client.clone());
         let generation = before.map_or(0, |before| before.site.generation) + 1;
         let acme_since = kept(&["server.acme."]).map_or(generation, |old| old.acme_since);
-        Ok(Self { generation, acme_since, config, policies: Arc::new(policies.traced(tracer.clone())), way, certificates, client, login })
+        Ok(Self {
+            generation,
+            acme_since,
+            config,
+            policies: Arc::new(policies),
+            way,
+            certificates,
+            client,
+            login,
+        })
+    }
+}
+
+fn validator(config: &Config, way: &Way) -> Validator {
+    match &config.dev {
+        None => Validator::new(&config.identity, way.host_app.clone()),
+        Some(dev) => Validator::chosen(dev.chosen.clone()),
     }
 }
 

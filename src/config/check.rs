@@ -73,7 +73,20 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
         loops(r, server, rocketchat);
     }
     let (server, rocketchat, upstream, login, identity) = (server?, rocketchat?, upstream?, login?, identity?);
-    Some(Config { server, rocketchat, upstream, framing, cors, login, identity, users: users?, cache: cache?, session, log: log? })
+    Some(Config {
+        server,
+        rocketchat,
+        upstream,
+        framing,
+        cors,
+        login,
+        identity,
+        users: users?,
+        cache: cache?,
+        session,
+        log: log?,
+        dev: None,
+    })
 }
 
 fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {
@@ -140,7 +153,7 @@ fn cors(r: &mut Reader<'_>) -> Cors {
         "*" => Err("cannot be used with credentials: any site could read the chat as its visitor; list exact origins".into()),
         text => text.parse::<Origin>(),
     });
-    Cors { allowed_origins: origins.into_iter().map(|(_, origin)| origin).collect() }
+    Cors { allowed_origins: origins.into_iter().map(|(_, origin)| origin).collect(), local: false }
 }
 
 fn login(r: &mut Reader<'_>) -> Option<Login> {

@@ -6,6 +6,7 @@
 
 mod changes;
 pub mod check;
+pub mod dev;
 mod file;
 pub mod keys;
 #[cfg(test)]
@@ -54,6 +55,8 @@ pub struct Config {
     pub session: Session,
     /// What is logged, and how.
     pub log: Log,
+    /// What `gantry dev` adds; no key leads here, and it is `None` everywhere else.
+    pub dev: Option<dev::Dev>,
 }
 
 /// `[server]`
@@ -232,6 +235,8 @@ pub struct Framing {
 pub struct Cors {
     /// Exact origins that may call with credentials.
     pub allowed_origins: Vec<Origin>,
+    /// Whether every origin on this machine's loopback may as well: `gantry dev` alone.
+    pub local: bool,
 }
 
 /// `[login]`

@@ -68,7 +68,7 @@ impl Demo {
     {
         let host_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.host_app)).await?;
         let workspace_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.workspace)).await?;
-        let reserved = reserve(ports.gantry)?;
+        let reserved = reserve(SocketAddr::from((Ipv4Addr::LOCALHOST, ports.gantry)))?;
         let gantry_port = reserved.local_addr()?.as_socket().map_or(ports.gantry, |addr| addr.port());
         let (chat, host) = (localhost(gantry_port), localhost(host_listener.local_addr()?.port()));
         let direct = localhost(workspace_listener.local_addr()?.port());
@@ -99,11 +99,14 @@ fn localhost(port: u16) -> String {
 }
 
 /// A port that is ours but answers nobody.
-fn reserve(port: u16) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+///
+/// # Errors
+/// The address is taken, or not this machine's.
+pub(crate) fn reserve(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    socket.bind(&addr.into())?;
     Ok(socket)
 }
 
@@ -183,7 +186,7 @@ mod tests {
         let demo = Demo::start(Ports::default(), Feed::default(), |config| {
             written = config;
             // Binds the way Gantry's workers do, while the port is held.
-            std::future::ready(reserve(port_of(&written)).and_then(|socket| {
+            std::future::ready(reserve(SocketAddr::from((Ipv4Addr::LOCALHOST, port_of(&written)))).and_then(|socket| {
                 socket.listen(8)?;
                 socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no address"))
             }))

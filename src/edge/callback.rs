@@ -68,7 +68,14 @@ impl Callback {
         let mut origins: Vec<Origin> = config.cors.allowed_origins.clone();
         origins.push(config.server.public_origin.clone());
         let audit = Audit::new(config, login.source(), Arc::clone(&metrics));
-        Self { login, metrics, health, audit, origins: CorsPolicy::new(&origins), logout_secret: config.session.logout_secret.clone() }
+        Self {
+            login,
+            metrics,
+            health,
+            audit,
+            origins: CorsPolicy::new(&origins).and_local(config.cors.local),
+            logout_secret: config.session.logout_secret.clone(),
+        }
     }
 
     /// The origins that may use our paths.

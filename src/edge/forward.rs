@@ -10,6 +10,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
+use super::dev::Dev;
 use super::websocket::Handshake;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
@@ -32,6 +33,7 @@ pub struct Forward {
     shard: Arc<Shard>,
     health: Arc<Health>,
     stop: Stop,
+    dev: Option<Arc<Dev>>,
 }
 
 impl Forward {
@@ -39,7 +41,13 @@ impl Forward {
     /// when `stop` drains.
     pub fn new(pool: Rc<Pool>, rules: Arc<Forwarding>, tunnels: TaskTracker, shard: Arc<Shard>, health: Arc<Health>, stop: Stop) -> Self {
         let host = HeaderValue::from_str(pool.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        Self { pool, rules, host, tunnels, shard, health, stop }
+        Self { pool, rules, host, tunnels, shard, health, stop, dev: None }
+    }
+
+    /// Looks into WebSockets for `gantry dev`, if it is there.
+    #[must_use]
+    pub fn for_dev(self, dev: Option<Arc<Dev>>) -> Self {
+        Self { dev, ..self }
     }
 
     /// Sends the request on and returns the answer as it came, less what belongs to the connection. It is a
@@ -129,10 +137,10 @@ impl Forward {
         };
         let joint = asked.switched(&mut response)?;
         let held = self.shard.websocket();
-        let stop = self.stop.clone();
+        let (stop, dev) = (self.stop.clone(), self.dev.clone());
         self.tunnels.spawn_local(async move {
             let _held = held;
-            if let Err(error) = joint.run(stop.turn_to_leave()).await {
+            if let Err(error) = joint.run(stop.turn_to_leave(), dev.as_deref()).await {
                 tracing::debug!(%error, "WebSocket ended");
             }
         });

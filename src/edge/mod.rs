@@ -5,6 +5,7 @@ pub mod access;
 pub mod audit;
 pub mod callback;
 mod caught;
+pub mod dev;
 pub mod forward;
 mod frames;
 pub mod pages;
@@ -42,10 +43,12 @@ use crate::login::Login;
 use crate::metrics::{Metrics, RouteLabel, Shard};
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::peer::{Peer, RequestId};
+use crate::rocketchat::Client;
 use crate::trace::{self, Span, Tracer};
 use access::{AccessLog, Kept, Line};
 use callback::{Asked, Callback};
 use caught::caught;
+use dev::Dev;
 use forward::Forward;
 use pages::Pages;
 use plain::PlainDoor;
@@ -70,6 +73,8 @@ pub struct Policies {
     login: Login,
     access: Option<AccessLog>,
     tracer: Option<Tracer>,
+    /// `gantry dev` alone.
+    dev: Option<Arc<Dev>>,
 }
 
 impl Policies {
@@ -88,7 +93,7 @@ impl Policies {
             paths: Paths::new(&config.login),
             forwarding: Arc::new(Forwarding::new(config)),
             framing: FramingPolicy::new(&config.framing),
-            cors: CorsPolicy::new(&config.cors.allowed_origins),
+            cors: CorsPolicy::new(&config.cors.allowed_origins).and_local(config.cors.local),
             callback: Callback::new(config, login.clone(), metrics, health),
             plain: PlainDoor::new(&config.server, challenges),
             hsts: config.server.tls.as_ref().and_then(|tls| tls.hsts.clone()),
@@ -96,6 +101,7 @@ impl Policies {
             login,
             access: AccessLog::new(&config.log),
             tracer: None,
+            dev: None,
         })
     }
 
@@ -104,6 +110,12 @@ impl Policies {
     pub fn traced(mut self, tracer: Option<Tracer>) -> Self {
         self.tracer = tracer;
         self
+    }
+
+    /// Adds what `gantry dev` does, if the configuration comes from there.
+    #[must_use]
+    pub fn for_dev(self, config: &Config, client: Client) -> Self {
+        Self { dev: Dev::new(config, self.login.clone(), client), ..self }
     }
 }
 
@@ -157,12 +169,21 @@ impl Edge {
         health: Arc<Health>,
         stop: Stop,
     ) -> Rc<Self> {
-        let forward = Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), health, stop);
+        let forward =
+            Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), health, stop).for_dev(policies.dev.clone());
         Rc::new(Self { policies, forward, shard })
     }
 
     /// THE request path.
     pub async fn handle(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
+        match &self.policies.dev {
+            None => self.pass(request, peer).await,
+            // In a box, so that what is never used elsewhere takes no room in every request's future.
+            Some(dev) => Box::pin(dev.around(self, request, peer)).await,
+        }
+    }
+
+    async fn pass(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
         let seen = self.look(&request, &peer);
         let answer = caught(self.answer(&seen, request, &peer)).await.unwrap_or_else(|| {
             peer.note_unread();

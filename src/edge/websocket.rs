@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
+use super::dev::Dev;
 use super::tunnel;
 use crate::error::Failure;
 use crate::headers::hop;
@@ -114,19 +115,25 @@ pub(super) struct Joint {
 
 impl Joint {
     /// Joins them once the client has its answer, until both directions have ended, or `leave` resolves and
-    /// the client is told that we go away.
+    /// the client is told that we go away. `gantry dev` looks into what passes.
     ///
     /// # Errors
     /// Whatever ended the tunnel other than an orderly end.
-    pub(super) async fn run(self, leave: impl Future<Output = ()>) -> io::Result<()> {
+    pub(super) async fn run(self, leave: impl Future<Output = ()>, dev: Option<&Dev>) -> io::Result<()> {
         // An error here is the end of a connection, of which there is nothing to tell.
         let (Ok(client), Ok(upstream)) = (self.client.await, self.upstream.await) else { return Ok(()) };
         if self.http2 {
             let (mut upstream, early) = upstream_io(upstream)?;
+            if let Some(dev) = dev {
+                return Box::pin(dev.join(Http2Tunnel::new(client), Bytes::new(), upstream, early)).await;
+            }
             return tunnel::join(&mut Http2Tunnel::new(client), Bytes::new(), &mut upstream, early, leave).await;
         }
         let client = client.downcast::<TokioIo<ClientIo>>().map_err(|_| unknown_type())?;
         let (mut upstream, early) = upstream_io(upstream)?;
+        if let Some(dev) = dev {
+            return Box::pin(dev.join(client.io.into_inner().into_tunnel(), client.read_buf, upstream, early)).await;
+        }
         tunnel::join(&mut client.io.into_inner().into_tunnel(), client.read_buf, &mut upstream, early, leave).await
     }
 }

@@ -10,7 +10,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{is_token, prepared, single, tokens};
+use super::{is_token, local, prepared, single, tokens};
 use crate::config::Origin;
 
 /// Every method that Rocket.Chat's API knows.
@@ -29,18 +29,26 @@ const MAX_ECHO: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct CorsPolicy {
     allowed: Vec<HeaderValue>,
+    /// Whether this machine's own origins are allowed on any port.
+    local: bool,
 }
 
 impl CorsPolicy {
     /// Takes the allowed origins; with none, nothing is ever touched.
     pub fn new(allowed: &[Origin]) -> Self {
-        Self { allowed: allowed.iter().map(|origin| prepared(origin.as_str())).collect() }
+        Self { allowed: allowed.iter().map(|origin| prepared(origin.as_str())).collect(), local: false }
+    }
+
+    /// Allows every origin on this machine's loopback as well, if `local` says so: `gantry dev` alone.
+    #[must_use]
+    pub fn and_local(self, local: bool) -> Self {
+        Self { local, ..self }
     }
 
     /// Whether this is the `Origin` of an allowed site, byte for byte: browsers write it in one way only
     /// (RFC 6454 §6.2).
     pub fn allows(&self, origin: &HeaderValue) -> bool {
-        self.allowed.contains(origin)
+        self.allowed.contains(origin) || (self.local && is_local(origin))
     }
 
     /// The headers that answer a CORS preflight, an `OPTIONS` request with these headers. `None` when it is
@@ -67,7 +75,7 @@ impl CorsPolicy {
     /// `Access-Control-*` of the workspace are replaced; for any other they stay as they came. `Vary: Origin`
     /// goes with every response as soon as there are allowed origins, so that no cache mixes the two.
     pub fn apply(&self, request_origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
-        if self.allowed.is_empty() {
+        if self.allowed.is_empty() && !self.local {
             return;
         }
         if !tokens(headers, VARY).any(|field| field == "*" || field.eq_ignore_ascii_case("origin")) {
@@ -83,6 +91,13 @@ impl CorsPolicy {
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, TRUE);
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
+}
+
+/// Whether an origin can only be this machine: `localhost`, a name below it (RFC 6761 §6.3) or a loopback
+/// address, on any port.
+fn is_local(origin: &HeaderValue) -> bool {
+    let authority = origin.to_str().ok().and_then(|text| text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")));
+    authority.is_some_and(local::is_local)
 }
 
 /// The header names asked for, if they are names and not too many: echoed, since `*` means nothing with

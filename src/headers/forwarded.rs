@@ -10,6 +10,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::local::Elsewhere;
 use super::sieve::Sieve;
 use super::{host, single, trim};
 use crate::config::{Config, IdentitySource};
@@ -25,6 +26,8 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub struct Forwarding {
     trusted: Vec<IpNet>,
     sieve: Sieve,
+    /// Where the workspace believes to be, when that is not where browsers find it: `gantry dev` alone.
+    elsewhere: Option<Elsewhere>,
 }
 
 impl Forwarding {
@@ -36,11 +39,12 @@ impl Forwarding {
             }
             IdentitySource::ForwardAuth(_) | IdentitySource::Jwt(_) => Vec::new(),
         };
-        Self::with(config.server.trusted_proxies.clone(), &configured)
+        let elsewhere = config.dev.as_ref().map(|dev| Elsewhere::new(&config.server.public_origin, &dev.upstream));
+        Self { elsewhere, ..Self::with(config.server.trusted_proxies.clone(), &configured) }
     }
 
     fn with(trusted: Vec<IpNet>, configured: &[&HeaderName]) -> Self {
-        Self { trusted, sieve: Sieve::new(configured) }
+        Self { trusted, sieve: Sieve::new(configured), elsewhere: None }
     }
 
     /// Rewrites the headers of a request on its way to the workspace. `Host` must be in place before.
@@ -72,6 +76,9 @@ impl Forwarding {
             Some(host) => headers.insert(X_FORWARDED_HOST, host),
             None => headers.remove(X_FORWARDED_HOST),
         };
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.towards(headers);
+        }
     }
 
     /// The client's address, for the login and its audit line: the peer's own, or, behind trusted proxies,

@@ -9,9 +9,11 @@
 
 pub mod cookies;
 pub mod cors;
+mod csp;
 pub mod forwarded;
 pub mod framing;
 pub mod hop;
+pub mod local;
 mod host;
 pub mod http2;
 pub mod redact;

@@ -5,6 +5,7 @@
 //! two steps: [`Validator::credentials`] takes what stands for the session out of a request, cheaply and
 //! without a call, and [`Validator::identify`] finds out whose it is.
 
+mod chosen;
 mod claims;
 mod forward_auth;
 pub mod inspect;
@@ -26,6 +27,7 @@ use http::{HeaderMap, HeaderValue};
 use url::Url;
 
 use crate::config;
+use crate::config::dev::Chosen;
 use crate::error::{Refusal, RefusalKind};
 use crate::outbound::api::Api;
 use crate::peer::Peer;
@@ -104,6 +106,8 @@ enum Material {
     Token(Secret),
     /// What the trusted proxy said.
     Said(Arc<Said>),
+    /// The username that was picked for the dev proxy.
+    Picked(String),
 }
 
 impl fmt::Debug for Credentials {
@@ -121,6 +125,7 @@ enum Source {
     ForwardAuth(ForwardAuth),
     Jwt(Jwt),
     Header(TrustedHeader),
+    Chosen(Chosen),
 }
 
 impl Validator {
@@ -134,12 +139,23 @@ impl Validator {
         }))
     }
 
+    /// The validator of the local dev proxy: whoever is picked is who everybody is.
+    pub fn chosen(chosen: Chosen) -> Self {
+        Self(Arc::new(Source::Chosen(chosen)))
+    }
+
+    /// The credentials of this user at the local dev proxy. Any other validator refuses them.
+    pub fn picked(username: &str) -> Credentials {
+        chosen::picked(username)
+    }
+
     /// The source's name, as in the config: a metric label and a word in the log.
     pub fn source(&self) -> &'static str {
         match *self.0 {
             Source::ForwardAuth(_) => forward_auth::SOURCE,
             Source::Jwt(_) => jwt::SOURCE,
             Source::Header(_) => trusted_header::SOURCE,
+            Source::Chosen(_) => chosen::SOURCE,
         }
     }
 
@@ -154,6 +170,7 @@ impl Validator {
             Source::ForwardAuth(source) => source.credentials(headers),
             Source::Jwt(source) => source.credentials(headers),
             Source::Header(source) => source.credentials(headers, peer),
+            Source::Chosen(chosen) => chosen::credentials(chosen),
         }
     }
 
@@ -169,6 +186,7 @@ impl Validator {
             (Source::ForwardAuth(source), Material::Headers(headers)) => source.identify(headers).await,
             (Source::Jwt(source), Material::Token(token)) => source.identify(token.expose(), SystemTime::now(), Instant::now()).await,
             (Source::Header(source), Material::Said(said)) => source.identify(said),
+            (Source::Chosen(_), Material::Picked(username)) => Ok(chosen::identify(username)),
             _ => Err(misconfigured("the credentials were made by another identity source")),
         }
     }

@@ -11,6 +11,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod gate;
+mod listing;
 mod memo;
 mod survey;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use tokio::time::Instant;
 pub use create::{CreateError, NewUser};
 pub use diagnose::Minting;
 pub use gate::Limiter;
+pub use listing::Listed;
 pub use survey::{Role, TokenKind, Trouble};
 pub use token::MintError;
 pub use user::User;

@@ -248,7 +248,7 @@ async fn a_web_view_without_a_bridge_is_handed_the_token_too() {
     let agent = "Mozilla/5.0 (iPhone; CPU iPhone OS 10_3_1 like Mac OS X) AppleWebKit/603.1.30 (KHTML, like Gecko) Version/10.0 Mobile/14E304 Safari/602.1";
     let listener = MOBILE_APP.replace("window.ReactNativeWebView = { postMessage() {} };", "");
     assert_ne!(listener, MOBILE_APP);
-    let stage = Stage::with(&Looks { user_agent: Some(agent), before_every_page: Some(&listener) }).await;
+    let stage = Stage::with(&Looks { user_agent: Some(agent), before_every_page: Some(&listener), ..Looks::default() }).await;
     let browser = &stage.browser;
     browser.open(&format!("{}/_gantry/login", stage.chat())).await;
     stage.says(TOP, NOT_SIGNED_IN).await;

@@ -7,6 +7,7 @@ mod acme;
 mod browser;
 mod budgets;
 mod callback;
+mod dev;
 mod doctor;
 mod doctor_surroundings;
 mod hostile;

@@ -43,6 +43,8 @@ pub struct Looks<'a> {
     pub user_agent: Option<&'a str>,
     /// A script that runs in every document before its own.
     pub before_every_page: Option<&'a str>,
+    /// Takes any certificate for good.
+    pub any_certificate: bool,
 }
 
 impl Browser {
@@ -67,6 +69,9 @@ impl Browser {
         args.push(format!("--user-data-dir={}", driver.profile.path().display()));
         if let Some(agent) = looks.user_agent {
             args.push(format!("--user-agent={agent}"));
+        }
+        if looks.any_certificate {
+            args.push("--ignore-certificate-errors".to_owned());
         }
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome",
