@@ -238,11 +238,15 @@ impl<'a> Reader<'a> {
 
     #[cfg(unix)]
     fn look_at_mode(&mut self, path: &str, name: &str) {
-        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
         let Ok(meta) = std::fs::metadata(name) else { return };
         let mode = meta.permissions().mode() & 0o777;
-        if keys::find(path).is_some_and(|(key, _)| key.is_secret()) && mode & 0o044 != 0 {
-            self.warn(path, format!("can be read by other users (mode {mode:04o}); chmod 0400, or defaultMode: 0400 in Kubernetes"));
+        // Kubernetes gives a pod's secrets to root, and lets the pod read them by its group (fsGroup): that bit is needed
+        // then. /proc/self belongs to whom this process runs as.
+        let is_ours = std::fs::metadata("/proc/self").map_or(true, |own| own.uid() == meta.uid());
+        let others = if is_ours { 0o044 } else { 0o004 };
+        if keys::find(path).is_some_and(|(key, _)| key.is_secret()) && mode & others != 0 {
+            self.warn(path, format!("can be read by other users (mode {mode:04o}); chmod 0400, or defaultMode: 0440 in Kubernetes"));
         }
     }
 
