@@ -11,6 +11,7 @@ mod options;
 mod pages;
 mod plan;
 mod rest;
+mod roles;
 mod seed;
 mod session;
 mod settings;

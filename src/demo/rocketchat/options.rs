@@ -253,6 +253,8 @@ pub struct Options {
     pub teams: Vec<String>,
     /// Roles beside `admin`, `bot`, `app`, `user` and `guest`.
     pub roles: Vec<String>,
+    /// Whether the licence has custom roles; the free plan has none.
+    pub custom_roles: bool,
     /// Where REST calls of the service account are reported.
     pub feed: Option<Feed>,
 }
@@ -278,6 +280,7 @@ impl Default for Options {
             guests: None,
             teams: Vec::new(),
             roles: Vec::new(),
+            custom_roles: true,
             feed: None,
         }
     }

@@ -19,7 +19,7 @@ use super::plan::{Fault, When};
 use super::shared::Shared;
 use super::state::{Request, State};
 use super::user::TokenKind;
-use super::{create, session, settings, uploads, users};
+use super::{create, roles, session, settings, uploads, users};
 use crate::demo::events::{Event, Kind};
 use crate::demo::serve::{Answer, Cut};
 
@@ -203,6 +203,7 @@ fn act(shared: &Shared, mut call: Call, endpoint: &str, peer: IpAddr) -> Answer 
             | "users.logout"
             | "users.logoutOtherClients"
             | "users.removeOtherTokens"
+            | "users.removePersonalAccessToken"
             | "users.setActiveStatus"
             | "users.update"
     );
@@ -269,6 +270,13 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         ("POST", "users.delete") => users::delete(state, call),
         ("POST", "users.logout") => session::logout_user(state, call),
         ("POST", "users.logoutOtherClients") => session::logout_others(state, call),
+        ("POST", "roles.create") => roles::create(state, call),
+        ("GET", "roles.list") => Ok(roles::list(state)),
+        ("POST", "roles.addUserToRole") => roles::add_user(state, call),
+        ("GET", "permissions.listAll") => Ok(roles::permissions(state)),
+        ("POST", "permissions.update") => roles::update_permissions(state, call),
+        ("POST", "users.generatePersonalAccessToken") => roles::generate_token(state, call),
+        ("POST", "users.removePersonalAccessToken") => roles::remove_token(state, call),
         ("POST", "users.removeOtherTokens") => session::logout_others(state, call).map(|_| json!({})),
         (method, name) => match (method, name.split('/').collect::<Vec<_>>().as_slice()) {
             ("GET", ["settings", id]) => settings::get(state, call, id),

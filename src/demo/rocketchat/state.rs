@@ -10,6 +10,7 @@ use super::limiter::Limiter;
 use super::meteor::{hash_token, random_id, random_token};
 use super::options::Options;
 use super::plan::Plan;
+use super::roles::{self, Access};
 use super::settings;
 use super::user::{Token, TokenKind, User, UserKind};
 use crate::demo::events::now_ms;
@@ -45,6 +46,7 @@ pub struct State {
     pub(super) messages: Vec<Value>,
     pub(super) limiter: Limiter,
     pub(super) plan: Plan,
+    pub(super) access: Access,
     counts: HashMap<String, usize>,
     users: BTreeMap<String, User>,
     by_name: HashMap<String, String>,
@@ -63,6 +65,7 @@ impl State {
             messages: Vec::new(),
             limiter: Limiter::default(),
             plan: Plan::default(),
+            access: Access::default(),
             counts: HashMap::new(),
             users: BTreeMap::new(),
             by_name: HashMap::new(),
@@ -162,11 +165,11 @@ impl State {
 
     /// Whether a user has a permission, by its roles.
     pub(super) fn may(&self, user: &User, permission: &str) -> bool {
-        user.roles.iter().any(|role| match role.as_str() {
-            "admin" => true,
-            "bot" | "app" => permission == "api-bypass-rate-limit",
-            SERVICE_ROLE => self.options.service.permissions.iter().any(|p| p == permission),
-            _ => permission == "view-d-room",
+        let granted = self.access.granted(permission);
+        user.roles.iter().any(|role| match (role.as_str(), granted) {
+            (SERVICE_ROLE, _) => self.options.service.permissions.iter().any(|p| p == permission),
+            (_, Some(roles)) => roles.contains(role),
+            (role, None) => roles::from_the_start(role, permission),
         })
     }
 
