@@ -61,10 +61,13 @@ def one(found, kind, name=None):
 
 
 def openssl_pair(directory, name="chat.example.com"):
-    """A self-signed pair tls.crt, tls.key."""
+    """A self-signed pair tls.crt, tls.key. No authority: a server may show it."""
+    config = directory / "openssl.cnf"
+    config.write_text(f"[req]\ndistinguished_name=dn\nx509_extensions=ext\nprompt=no\n[dn]\nCN={name}\n"
+                      f"[ext]\nsubjectAltName=DNS:{name}\nbasicConstraints=critical,CA:FALSE\n")
     run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
-        "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}",
-        "-keyout", directory / "tls.key", "-out", directory / "tls.crt")
+        "-config", config, "-keyout", directory / "tls.key", "-out", directory / "tls.crt")
+    config.unlink()
 
 
 class FakeFiles:

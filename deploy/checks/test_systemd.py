@@ -57,6 +57,18 @@ class Units(unittest.TestCase):
         done = run(GANTRY, "run", "--config", "/nonexistent.toml", check=False, env={})
         self.assertEqual(done.returncode, 64)
 
+    def test_the_user_is_made(self):
+        with tempfile.TemporaryDirectory() as directory:
+            root = Path(directory)
+            (root / "etc" / "sysusers.d").mkdir(parents=True)
+            (root / "etc" / "sysusers.d" / "gantry.conf").write_text((UNITS / "gantry.sysusers").read_text())
+            run("systemd-sysusers", f"--root={root}")
+            users = (root / "etc" / "passwd").read_text()
+        (line,) = [line.split(":") for line in users.splitlines() if line.startswith("gantry:")]
+        self.assertEqual(line[0], self.service["User"])
+        self.assertEqual(line[5], "/" + "var/lib/" + self.service["StateDirectory"])
+        self.assertTrue(line[6].endswith("nologin"))
+
     def test_sockets_carry_the_names_that_gantry_looks_for(self):
         names = {dict(settings(name)).get("FileDescriptorName") for name in NAMES[1:]}
         self.assertEqual(names, {"http", "https", "admin"})
