@@ -10,8 +10,9 @@ HEAD = "# Made from deploy/helm/gantry with ci/{}-values.yaml by `deploy/check -
 
 
 def without_helm(text):
-    """Labels and hooks that mean something to Helm alone."""
-    return re.sub(r"(?m)^ *(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", "", text)
+    """Leaves out what means something to Helm alone: its labels, and the checksum, which nobody would keep true by hand."""
+    text = re.sub(r"(?m)^ *(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", "", text)
+    return re.sub(r"(?m)^ *annotations:\n *# A changed .*\n *checksum/config: .*\n", "", text)
 
 
 def tidy(text):

@@ -29,6 +29,7 @@ class Generated(unittest.TestCase):
             text = path.read_text()
             self.assertNotIn("helm.sh", text)
             self.assertNotIn("managed-by", text)
+            self.assertNotIn("checksum", text)
             for resource in yaml.safe_load_all(text):
                 self.assertNotIn(resource["kind"], CUSTOM)
                 for version in VERSIONS:
