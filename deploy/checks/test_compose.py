@@ -107,7 +107,7 @@ class Compose(unittest.TestCase):
         self.assertLessEqual(set(env_example()), used)
 
     def test_gantrys_configuration_loads(self):
-        toml = (DEPLOY / "compose" / "proxy.toml").read_text()
+        toml = (DEPLOY / "compose" / "gantry" / "proxy.toml").read_text()
         for files, env in [(("compose.yaml",), {}), (("compose.yaml",), env_example()), (("compose.yaml", "compose.acme.yaml"), {**env_example(), **ACME})]:
             with self.subTest(files=files, env=env):
                 fake = FakeFiles()
