@@ -128,16 +128,7 @@ impl Site {
         let policies = policies.traced(tracer.clone()).for_dev(&config, client.clone());
         let generation = before.map_or(0, |before| before.site.generation) + 1;
         let acme_since = kept(&["server.acme."]).map_or(generation, |old| old.acme_since);
-        Ok(Self {
-            generation,
-            acme_since,
-            config,
-            policies: Arc::new(policies),
-            way,
-            certificates,
-            client,
-            login,
-        })
+        Ok(Self { generation, acme_since, config, policies: Arc::new(policies), way, certificates, client, login })
     }
 }
 

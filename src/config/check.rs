@@ -91,7 +91,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
 
 fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {
     let url = r.parse("rocketchat.url", rules::base_url);
-    let user_id = r.parse("rocketchat.user_id", rules::header_value);
+    let user_id = user_id(r);
     let auth_token = r.needed_secret("rocketchat.auth_token");
     if let Some(token) = &auth_token
         && let Err(why) = rules::header_value(token.get().expose())
@@ -112,6 +112,18 @@ fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {
     }
     let tls = UpstreamTls { server_name, client_pair };
     Some(RocketChat { url: url?, user_id: user_id?, auth_token: auth_token?, create_token_secret, timeout: timeout?, tls })
+}
+
+/// The service account's id: in the configuration, or in a file where a machine has made the account.
+fn user_id(r: &mut Reader<'_>) -> Option<String> {
+    let (inline, file) = ("rocketchat.user_id", "rocketchat.user_id_file");
+    if r.optional(file).is_none() {
+        return r.parse(inline, rules::header_value);
+    }
+    if r.is_written(inline) {
+        r.problem(inline, "is set and so is rocketchat.user_id_file; keep one of the two");
+    }
+    r.parse_optional(file, |name| files::line(name).and_then(|id| rules::header_value(&id)))
 }
 
 fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
@@ -518,6 +530,30 @@ url = "redis://:hunter2@x"
         );
         assert_eq!(problems[5].key, "session.logout_secret");
         assert_eq!(problems.len(), 6);
+    }
+
+    #[test]
+    fn the_service_account_may_stand_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            dir.path().join(name).display().to_string()
+        };
+        let (good, empty, long, bad) = (file("good", "id7\n"), file("empty", "\n"), file("long", "a\nb\n"), file("bad", "a\u{1}"));
+        let with = |extra: &[(&str, &str)]| {
+            let rest = [("server.public_url", "https://chat.test"), ("rocketchat.url", "http://rc:3000"), ("rocketchat.auth_token", "t")];
+            let source = [("identity.source", "forward_auth"), ("identity.forward_auth.url", "https://app.test/me")];
+            let flags: Vec<_> = rest.iter().chain(&source).chain(extra).map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+            load(None, [], &flags).map(|loaded| loaded.config.rocketchat.user_id)
+        };
+        assert_eq!(with(&[("rocketchat.user_id_file", &good)]).unwrap(), "id7");
+        for (name, why) in [(&empty, "is empty"), (&long, "more than one line"), (&bad, ""), (&"/nowhere".to_owned(), "cannot be read")] {
+            let problems = with(&[("rocketchat.user_id_file", name)]).unwrap_err();
+            assert_eq!(keys_of(&problems), ["rocketchat.user_id_file"]);
+            assert!(problems[0].why.contains(why), "{problems:?}");
+        }
+        let both = with(&[("rocketchat.user_id_file", &good), ("rocketchat.user_id", "x")]).unwrap_err();
+        assert_eq!(keys_of(&both), ["rocketchat.user_id"]);
     }
 
     #[test]

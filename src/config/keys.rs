@@ -149,6 +149,7 @@ pub const KEYS: &[Key] = &[
     key("server.http2.ping_timeout", Kind::Duration, "\"20s\""),
     required("rocketchat.url", Kind::Url),
     required("rocketchat.user_id", Kind::Text),
+    key("rocketchat.user_id_file", Kind::Path, "\"\""),
     Key { path: "rocketchat.auth_token", kind: Kind::Secret, preset: Preset::Required },
     secret("rocketchat.create_token_secret"),
     key("rocketchat.timeout", Kind::Duration, "\"10s\""),

@@ -27,6 +27,17 @@ pub(super) fn readable(name: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// The one line of a short text file, without the line break at its end.
+pub(super) fn line(name: &str) -> Result<String, String> {
+    let path = readable(name)?;
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err("is empty".into()),
+        line if line.contains('\n') => Err("has more than one line".into()),
+        line => Ok(line.to_owned()),
+    }
+}
+
 /// A PEM file with a private key.
 pub(super) fn private_key(name: &str) -> Result<PathBuf, String> {
     let path = readable(name)?;

@@ -238,16 +238,24 @@ impl<'a> Reader<'a> {
 
     #[cfg(unix)]
     fn look_at_mode(&mut self, path: &str, name: &str) {
-        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
         let Ok(meta) = std::fs::metadata(name) else { return };
         let mode = meta.permissions().mode() & 0o777;
-        if keys::find(path).is_some_and(|(key, _)| key.is_secret()) && mode & 0o044 != 0 {
-            self.warn(path, format!("can be read by other users (mode {mode:04o}); chmod 0400, or defaultMode: 0400 in Kubernetes"));
+        // /proc/self belongs to whom this process runs as.
+        let is_ours = std::fs::metadata("/proc/self").map_or(true, |own| own.uid() == meta.uid());
+        if keys::find(path).is_some_and(|(key, _)| key.is_secret()) && too_open(mode, is_ours) {
+            self.warn(path, format!("can be read by other users (mode {mode:04o}); chmod 0400, or defaultMode: 0440 in Kubernetes"));
         }
     }
 
     #[cfg(not(unix))]
     fn look_at_mode(&mut self, _path: &str, _name: &str) {}
+}
+
+/// Whether a secret's mode lets more people read it than has to be. Kubernetes gives a pod's secrets to root and lets the
+/// pod read them by its group (fsGroup): of a file that is not ours the group's bit is needed.
+fn too_open(mode: u32, is_ours: bool) -> bool {
+    mode & if is_ours { 0o044 } else { 0o004 } != 0
 }
 
 /// What to do about a key that has to be there.
@@ -258,4 +266,23 @@ fn missing(path: &str) -> String {
         kind => format!(": write {} there, or set {}", kind.expected(), keys::variable(path)),
     };
     format!("is required under [{}]{kind}", key.section())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_may_read_what_belongs_to_somebody_else() {
+        for (mode, is_ours, expected) in [
+            (0o400, true, false),
+            (0o600, true, false),
+            (0o440, true, true),
+            (0o404, true, true),
+            (0o440, false, false),
+            (0o444, false, true),
+        ] {
+            assert_eq!(too_open(mode, is_ours), expected, "{mode:o} {is_ours}");
+        }
+    }
 }

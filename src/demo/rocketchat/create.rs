@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::envelope::ApiError;
 use super::rest::Call;
+use super::roles::known_role;
 use super::state::State;
 use super::user::{Email, User, UserKind};
 use super::users::describe;
@@ -112,13 +113,10 @@ fn schema(body: &Map<String, Value>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The roles that every workspace has.
-pub(super) const STOCK: [&str; 10] = ["admin", "anonymous", "app", "auditor", "bot", "guest", "leader", "moderator", "owner", "user"];
-
 /// The roles as text, if all exist and may be given.
 pub(super) fn check_roles(state: &State, call: &Call, roles: &[Value]) -> Result<Vec<String>, ApiError> {
     let roles: Vec<String> = roles.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
-    if roles.iter().any(|role| !STOCK.contains(&role.as_str()) && !state.options.roles.contains(role)) {
+    if roles.iter().any(|role| !known_role(state, role)) {
         return Err(not_allowed("The field Roles consist invalid role id", "Assign_role"));
     }
     if roles.iter().any(|role| role == "admin") && !call.may(state, "assign-admin-role") {

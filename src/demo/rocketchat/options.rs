@@ -264,6 +264,8 @@ pub struct Options {
     pub roles: Vec<String>,
     /// Roles whose holders have to set a second factor up.
     pub two_factor_roles: Vec<String>,
+    /// Whether the licence has custom roles; the free plan has none.
+    pub custom_roles: bool,
     /// Where REST calls of the service account are reported.
     pub feed: Option<Feed>,
 }
@@ -291,6 +293,7 @@ impl Default for Options {
             teams: Vec::new(),
             roles: Vec::new(),
             two_factor_roles: Vec::new(),
+            custom_roles: true,
             feed: None,
         }
     }

@@ -203,6 +203,7 @@ fn act(shared: &Shared, mut call: Call, endpoint: &str, peer: IpAddr) -> Answer 
             | "users.logout"
             | "users.logoutOtherClients"
             | "users.removeOtherTokens"
+            | "users.removePersonalAccessToken"
             | "users.setActiveStatus"
             | "users.update"
     );
@@ -262,11 +263,8 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         ("GET", "settings.public") => Ok(settings::list_public(state, call)),
         ("GET", "users.info") => users::info(state, call),
         ("GET", "users.list") => users::list(state, call),
-        ("GET", "permissions.listAll") => Ok(roles::permissions(state)),
-        ("GET", "roles.list") => Ok(roles::list(state)),
         ("GET", "roles.getUsersInPublicRoles") => Ok(roles::in_public_roles(state)),
         ("GET", "users.getPersonalAccessTokens") => roles::own_tokens(state, call),
-        ("POST", "users.removePersonalAccessToken") => roles::remove_token(state, call),
         ("POST", "users.create") => create::create(state, call),
         ("POST", "users.createToken") => session::create_token(state, call),
         ("POST", "users.update") => users::update(state, call),
@@ -274,6 +272,13 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         ("POST", "users.delete") => users::delete(state, call),
         ("POST", "users.logout") => session::logout_user(state, call),
         ("POST", "users.logoutOtherClients") => session::logout_others(state, call),
+        ("POST", "roles.create") => roles::create(state, call),
+        ("GET", "roles.list") => Ok(roles::list(state)),
+        ("POST", "roles.addUserToRole") => roles::add_user(state, call),
+        ("GET", "permissions.listAll") => Ok(roles::permissions(state)),
+        ("POST", "permissions.update") => roles::update_permissions(state, call),
+        ("POST", "users.generatePersonalAccessToken") => roles::generate_token(state, call),
+        ("POST", "users.removePersonalAccessToken") => roles::remove_token(state, call),
         ("POST", "users.removeOtherTokens") => session::logout_others(state, call).map(|_| json!({})),
         (method, name) => match (method, name.split('/').collect::<Vec<_>>().as_slice()) {
             ("GET", ["settings", id]) => settings::get(state, call, id),

@@ -10,6 +10,7 @@ use super::limiter::Limiter;
 use super::meteor::{hash_token, random_id, random_token};
 use super::options::Options;
 use super::plan::Plan;
+use super::roles::{self, Access};
 use super::settings;
 use super::user::{Token, TokenKind, User, UserKind};
 use crate::demo::events::now_ms;
@@ -45,6 +46,7 @@ pub struct State {
     pub(super) messages: Vec<Value>,
     pub(super) limiter: Limiter,
     pub(super) plan: Plan,
+    pub(super) access: Access,
     counts: HashMap<String, usize>,
     users: BTreeMap<String, User>,
     by_name: HashMap<String, String>,
@@ -63,6 +65,7 @@ impl State {
             messages: Vec::new(),
             limiter: Limiter::default(),
             plan: Plan::default(),
+            access: Access::default(),
             counts: HashMap::new(),
             users: BTreeMap::new(),
             by_name: HashMap::new(),
@@ -171,11 +174,10 @@ impl State {
 
     /// Whether a role has a permission.
     pub(super) fn grants(&self, role: &str, permission: &str) -> bool {
-        match role {
-            "admin" => true,
-            "bot" | "app" => permission == "api-bypass-rate-limit",
-            SERVICE_ROLE => self.options.service.permissions.iter().any(|p| p == permission),
-            _ => matches!(permission, "create-personal-access-tokens" | "view-d-room"),
+        match (role, self.access.granted(permission)) {
+            (SERVICE_ROLE, _) => self.options.service.permissions.iter().any(|p| p == permission),
+            (role, Some(roles)) => roles.iter().any(|granted| granted == role),
+            (role, None) => roles::from_the_start(role, permission),
         }
     }
 

@@ -548,3 +548,57 @@ async fn deactivating_over_rest_wipes_tokens_and_spares_the_last_administrator()
     let admin = ws.user("harbour.master").unwrap().id;
     assert_eq!(post(&ws, "users.setActiveStatus", json!({ "userId": admin, "activeStatus": false })).await.status, 400);
 }
+
+#[tokio::test]
+async fn roles_and_permissions_are_an_administrators_to_give_and_tokens_ones_own() {
+    let ws = start(Options { rate_limit: None, ..Options::default() }).await;
+    let grant = |id: &str, role: &str| json!({ "permissions": [{ "_id": id, "roles": ["admin", role] }] });
+    for (path, body, status, code) in [
+        ("roles.create", json!({ "name": "door" }), 400, "error-action-not-allowed"),
+        ("permissions.update", grant("create-user", "bot"), 403, ""),
+        ("roles.addUserToRole", json!({ "username": "gantry", "roleId": "bot" }), 403, ""),
+        ("users.generatePersonalAccessToken", json!({ "tokenName": "x" }), 400, "not-authorized"),
+    ] {
+        let reply = post(&ws, path, body).await;
+        assert_eq!((reply.status, reply.json()["errorType"].as_str().unwrap_or_default()), (status, code), "{path}: {}", reply.text());
+    }
+
+    ws.add_user(User { roles: vec!["admin".into()], password: "the admin's".into(), ..User::new("root.user") });
+    let login = post(&ws, "login", json!({ "user": "root.user", "password": "the admin's" })).await.json();
+    let (id, token) = (login["data"]["userId"].as_str().unwrap(), login["data"]["authToken"].as_str().unwrap());
+    let admin = [("x-user-id", id), ("x-auth-token", token)];
+    let code = meteor::sha256_hex("the admin's");
+    let with_code = [admin[0], admin[1], ("x-2fa-method", "password"), ("x-2fa-code", code.as_str())];
+    let ask = async |path: &str, headers: &[(&str, &str)], body: Value| call(&ws, Method::POST, path, headers, Some(body)).await;
+
+    let role = ask("roles.create", &admin, json!({ "name": "door" })).await.json()["role"]["_id"].as_str().unwrap().to_owned();
+    assert_ne!(role, "door", "custom roles have random ids");
+    for (path, body, error) in [
+        ("roles.create", json!({ "name": "door" }), "error-duplicate-role-names-not-allowed"),
+        ("roles.create", json!({ "name": "x", "colour": "red" }), "additional properties"),
+        ("permissions.update", grant("no-such", "bot"), "Invalid permission"),
+        ("permissions.update", grant("create-user", "door"), "Invalid role"),
+        ("roles.addUserToRole", json!({ "username": "gantry", "roleId": "door" }), "error-role-not-found"),
+        ("users.generatePersonalAccessToken", json!({ "tokenName": "x" }), "totp-required"),
+    ] {
+        let reply = ask(path, &admin, body).await;
+        assert!(reply.status == 400 && reply.text().contains(error), "{path}: {}", reply.text());
+    }
+
+    ws.add_user(User { roles: vec![role.clone()], ..User::new("door.keeper") });
+    let may = || ws.read(|state| state.may(state.user("door.keeper").unwrap(), "create-user"));
+    assert!(!may());
+    assert_eq!(ask("permissions.update", &admin, grant("create-user", &role)).await.status, 200);
+    assert!(may());
+
+    let named = json!({ "tokenName": "x", "bypassTwoFactor": true });
+    let made = ask("users.generatePersonalAccessToken", &with_code, named.clone()).await.json()["token"].as_str().unwrap().to_owned();
+    assert!(ws.is_live(&made));
+    assert!(ask("users.generatePersonalAccessToken", &with_code, named).await.text().contains("error-token-already-exists"));
+    assert_eq!(ask("users.removePersonalAccessToken", &with_code, json!({ "tokenName": "x" })).await.status, 200);
+    assert!(!ws.is_live(&made));
+
+    ws.configure(|options| options.custom_roles = false);
+    let refused = ask("roles.create", &admin, json!({ "name": "other" })).await;
+    assert!(refused.status == 400 && refused.text().contains("enterprise"), "{}", refused.text());
+}

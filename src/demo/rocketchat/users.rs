@@ -141,6 +141,9 @@ pub(super) fn update(state: &mut State, call: &Call) -> Result<Value, ApiError> 
     if let Some(name) = text("name") {
         name.clone_into(&mut user.name);
     }
+    if let Some(password) = text("password") {
+        password.clone_into(&mut user.password);
+    }
     if let Some(fields) = data.get("customFields").and_then(Value::as_object) {
         user.custom_fields.extend(fields.clone());
     }
