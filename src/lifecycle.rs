@@ -65,7 +65,10 @@ pub struct Health {
 impl Health {
     /// Nothing is known yet: every part in `names` (with its `fatal` flag) fails with "not asked yet".
     pub fn new(names: &[(&'static str, bool)]) -> Arc<Self> {
-        let checks = names.iter().map(|&(name, fatal)| Check { name, fatal, state: Err("not asked yet".into()), since: SystemTime::now() }).collect();
+        let checks = names
+            .iter()
+            .map(|&(name, fatal)| Check { name, fatal, state: Err("not asked yet".into()), since: SystemTime::now() })
+            .collect();
         Arc::new(Self { checks: Mutex::new(checks), doubt: Notify::new() })
     }
 

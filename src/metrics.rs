@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Counter, Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Counter, Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use crate::error::{Failure, RefusalKind};
 use crate::journal::Journal;
@@ -254,8 +256,11 @@ impl Metrics {
                 &["endpoint"],
             )
             .expect("constant names"),
-            rocketchat: IntGaugeVec::new(Opts::new("gantry_rocketchat_info", "The workspace's version, as far as it is known."), &["version"])
-                .expect("constant names"),
+            rocketchat: IntGaugeVec::new(
+                Opts::new("gantry_rocketchat_info", "The workspace's version, as far as it is known."),
+                &["version"],
+            )
+            .expect("constant names"),
             service_account_up: IntGauge::new(
                 "gantry_service_account_up",
                 "Whether the service account worked the last time it was looked at.",

@@ -93,12 +93,14 @@ impl Span {
     }
 
     /// A span below this one.
+    #[must_use]
     pub fn child(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Self {
         let Some(open) = &self.0 else { return Self(None) };
         open.tracer.open(SpanBuilder::from_name(name).with_kind(kind), &open.context)
     }
 
     /// The span of a call below this one: an HTTP request that we send. `path` is without credentials.
+    #[must_use]
     pub fn call(&self, method: &Method, host: &str, port: u16, path: impl FnOnce() -> String) -> Self {
         let call = self.child(method_name(method), SpanKind::Client);
         if call.is_recording() {
@@ -173,19 +175,20 @@ pub fn carried<F: Future>(future: F) -> impl Future<Output = F::Output> {
 
 /// One step of a login, in a span of its own.
 pub async fn step<T>(name: &'static str, future: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-    step_or(name, future, |refusal| Some(refusal.kind.code())).await
+    step_or(name, future, |refusal| refusal.kind.code()).await
 }
 
 /// The same for other errors, of which `word` makes one of a closed set.
 pub async fn step_or<T, E>(
     name: &'static str,
     future: impl Future<Output = Result<T, E>>,
-    word: impl FnOnce(&E) -> Option<&'static str>,
+    word: impl FnOnce(&E) -> &'static str,
 ) -> Result<T, E> {
     let span = current().child(name, SpanKind::Internal);
-    let outcome = span.around(future).await;
+    // Boxed, for steps stand within steps, and each would hold its inner ones twice.
+    let outcome = span.around(Box::pin(future)).await;
     if let Err(error) = &outcome {
-        span.failed(word(error).unwrap_or("_OTHER"));
+        span.failed(word(error));
     }
     span.end();
     outcome

@@ -117,7 +117,11 @@ fn logins(out: &mut String, status: &Status) -> fmt::Result {
     let total = |minute: &MinuteOf| minute.signed_in + minute.no_session + minute.refused;
     let top = ceiling(minutes.iter().map(total).max().unwrap_or_default());
     let (width, height) = PLOT;
-    let sums = [minutes.iter().map(|m| m.signed_in).sum::<u32>(), minutes.iter().map(|m| m.no_session).sum(), minutes.iter().map(|m| m.refused).sum()];
+    let sums = [
+        minutes.iter().map(|m| m.signed_in).sum::<u32>(),
+        minutes.iter().map(|m| m.no_session).sum(),
+        minutes.iter().map(|m| m.refused).sum(),
+    ];
     write!(
         out,
         "<section id=\"logins\"><div class=\"head\"><h2>Logins, last hour by minute</h2><span class=\"sub\">{}</span></div>\
@@ -131,7 +135,12 @@ fn logins(out: &mut String, status: &Status) -> fmt::Result {
     )?;
     for (share, value) in [(0, top), (1, top / 2), (2, 0)] {
         let y = 6 + (height - 6) * share / 2;
-        write!(out, "<path class=\"rule\" d=\"M32 {y}H{}\"/><text x=\"26\" y=\"{}\" text-anchor=\"end\">{value}</text>", width + 40, y + 4)?;
+        write!(
+            out,
+            "<path class=\"rule\" d=\"M32 {y}H{}\"/><text x=\"26\" y=\"{}\" text-anchor=\"end\">{value}</text>",
+            width + 40,
+            y + 4
+        )?;
     }
     let step = width / u32::try_from(minutes.len().max(1)).unwrap_or(60);
     for (at, minute) in (0u32..).zip(minutes) {
@@ -139,7 +148,11 @@ fn logins(out: &mut String, status: &Status) -> fmt::Result {
         let x = 36 + at * step;
         if total(minute) > 0 {
             let when = if ago == 0 { "this minute".to_owned() } else { format!("{ago} min ago") };
-            write!(out, "<g><title>{when}: {} signed in, {} without a session, {} refused</title>", minute.signed_in, minute.no_session, minute.refused)?;
+            write!(
+                out,
+                "<g><title>{when}: {} signed in, {} without a session, {} refused</title>",
+                minute.signed_in, minute.no_session, minute.refused
+            )?;
             let mut floor = height;
             for (class, value) in [("in", minute.signed_in), ("none", minute.no_session), ("out", minute.refused)] {
                 if value > 0 {
@@ -159,7 +172,10 @@ fn logins(out: &mut String, status: &Status) -> fmt::Result {
     }
     out.push_str("</svg><ul class=\"legend\">");
     for (class, words) in [("in", "signed in"), ("none", "no session at the host app"), ("out", "refused")] {
-        write!(out, "<li><svg viewBox=\"0 0 10 10\" aria-hidden=\"true\"><rect class=\"{class}\" width=\"10\" height=\"10\" rx=\"2\"/></svg>{words}</li>")?;
+        write!(
+            out,
+            "<li><svg viewBox=\"0 0 10 10\" aria-hidden=\"true\"><rect class=\"{class}\" width=\"10\" height=\"10\" rx=\"2\"/></svg>{words}</li>"
+        )?;
     }
     out.push_str("</ul></section>");
     Ok(())
@@ -183,7 +199,9 @@ fn health(out: &mut String, status: &Status) -> fmt::Result {
         let words = match (reload.ok, reload.for_seconds) {
             (true, Some(seconds)) => format!("in use for {}", span(seconds)),
             (true, None) => "in use".to_owned(),
-            (false, _) => "The configuration that was read last was refused; the one before it is in use. The log names each problem.".to_owned(),
+            (false, _) => {
+                "The configuration that was read last was refused; the one before it is in use. The log names each problem.".to_owned()
+            }
         };
         row(out, "configuration", if reload.ok { ("good", "loaded") } else { ("bad", "refused") }, &words)?;
     }
@@ -321,7 +339,12 @@ fn workspace(out: &mut String, status: &Status) -> fmt::Result {
         _ => ("our own pages", count(*requests)),
     }));
     let mut seen = Vec::new();
-    pairs.retain(|(name, _)| !seen.contains(name) && { seen.push(name); true });
+    pairs.retain(|(name, _)| {
+        !seen.contains(name) && {
+            seen.push(name);
+            true
+        }
+    });
     write_pairs(out, "workspace", "Rocket.Chat", &pairs)
 }
 

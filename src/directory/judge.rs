@@ -63,12 +63,14 @@ pub(super) fn judge(users: &Users, service_id: &str, user: &User, identity: &Ide
         return Verdict::Refuse(Refusal::new(RefusalKind::Misconfigured, words, words));
     }
     let Some(mark) = belongs(users, user, identity, by, proven) else {
-        return Verdict::Refuse(Refusal::new(
-            RefusalKind::IdentityConflict,
-            "The chat account with your name or address belongs to somebody else. Please ask the administrators.",
-            conflict(users, user),
-        )
-        .naming(user.username.as_deref().unwrap_or(&user.id)));
+        return Verdict::Refuse(
+            Refusal::new(
+                RefusalKind::IdentityConflict,
+                "The chat account with your name or address belongs to somebody else. Please ask the administrators.",
+                conflict(users, user),
+            )
+            .naming(user.username.as_deref().unwrap_or(&user.id)),
+        );
     };
     match standing(users, user.active, user.roles.as_deref().unwrap_or_default()) {
         Ok(()) => Verdict::Match(mark),

@@ -135,7 +135,9 @@ impl Line<'_> {
             AccessField::Protocol => Value::Plain(format!("{:?}", self.kept.version)),
             AccessField::Host => self.kept.host.as_deref().map_or(Value::Absent, |host| Value::Strange(cut(host, MOST))),
             AccessField::UserAgent => self.kept.user_agent.as_ref().map_or(Value::Absent, |value| Value::Strange(cut(&text(value), MOST))),
-            AccessField::Referer => self.kept.referer.as_ref().map_or(Value::Absent, |value| Value::Strange(cut(&referer(&text(value)), MOST))),
+            AccessField::Referer => {
+                self.kept.referer.as_ref().map_or(Value::Absent, |value| Value::Strange(cut(&referer(&text(value)), MOST)))
+            }
             AccessField::TraceId => self.trace_id.map_or(Value::Absent, |id| Value::Plain(id.to_owned())),
         }
     }

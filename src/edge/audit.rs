@@ -180,9 +180,11 @@ mod tests {
 
     fn refusal() -> Refusal {
         let detail = "the account ada.l-g1f09 of Ada.L <ada.l@example.com>, called Ada Lovelace, is not 42 but 420 or adalbert";
-        Refusal::new(RefusalKind::IdentityConflict, "No.", detail)
-            .naming("ada.l-g1f09")
-            .about("42", "ada.l", ["ada.l@example.com", "Ada Lovelace"])
+        Refusal::new(RefusalKind::IdentityConflict, "No.", detail).naming("ada.l-g1f09").about(
+            "42",
+            "ada.l",
+            ["ada.l@example.com", "Ada Lovelace"],
+        )
     }
 
     fn of(id: &RequestId) -> Of<'_> {

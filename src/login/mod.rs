@@ -244,7 +244,13 @@ impl Inner {
         })
     }
 
-    async fn sign_in(&self, presented: &Presented, fresh: bool, deadline: Instant, who: &OnceLock<Arc<Identity>>) -> Result<SignedIn, Refusal> {
+    async fn sign_in(
+        &self,
+        presented: &Presented,
+        fresh: bool,
+        deadline: Instant,
+        who: &OnceLock<Arc<Identity>>,
+    ) -> Result<SignedIn, Refusal> {
         let session = presented.key();
         let (mut fresh, mut created) = (fresh, false);
         if fresh {

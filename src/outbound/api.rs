@@ -134,7 +134,8 @@ impl Api {
     /// # Errors
     /// See [`CallError`].
     pub async fn call(&self, mut call: Call<'_>) -> Result<Reply, CallError> {
-        let span = trace::current().call(&call.method, call.url.host_str().unwrap_or_default(), port(call.url), || call.url.path().to_owned());
+        let span =
+            trace::current().call(&call.method, call.url.host_str().unwrap_or_default(), port(call.url), || call.url.path().to_owned());
         span.inject(&mut call.headers);
         let outcome = self.run(call).await;
         match &outcome {

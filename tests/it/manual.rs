@@ -160,7 +160,10 @@ fn metric_names() -> BTreeSet<String> {
 #[test]
 fn every_metric_exists_and_is_told_of() {
     let spans = spans();
-    let named = spans.iter().filter(|span| span.starts_with("gantry_") || span.starts_with("process_")).map(|span| span.split([' ', '{']).next().unwrap());
+    let named = spans
+        .iter()
+        .filter(|span| span.starts_with("gantry_") || span.starts_with("process_"))
+        .map(|span| span.split([' ', '{']).next().unwrap());
     assert_eq!(named.map(str::to_owned).collect::<BTreeSet<_>>(), metric_names());
 }
 

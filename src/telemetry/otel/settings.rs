@@ -129,7 +129,9 @@ impl<'e> Reader<'e> {
             None | Some("otlp") => {}
             Some("none") => return None,
             Some(other) => {
-                self.complain(format!("OTEL_TRACES_EXPORTER = {other:?}: Gantry exports by \"otlp\" or \"none\" only, so there are no traces"));
+                self.complain(format!(
+                    "OTEL_TRACES_EXPORTER = {other:?}: Gantry exports by \"otlp\" or \"none\" only, so there are no traces"
+                ));
                 return None;
             }
         }
@@ -361,7 +363,9 @@ mod tests {
         let settings = settings.unwrap();
         assert_eq!(settings.headers.get("authorization").unwrap(), "Bearer s3cret");
         assert_eq!((settings.timeout, settings.max_queue, settings.propagates), (Duration::from_secs(10), 2048, false));
-        for name in ["SAMPLER", "HEADERS: one of its entries is not", "HEADERS: one of its entries is no header", "TIMEOUT", "QUEUE", "COMPR", "b3"] {
+        for name in
+            ["SAMPLER", "HEADERS: one of its entries is not", "HEADERS: one of its entries is no header", "TIMEOUT", "QUEUE", "COMPR", "b3"]
+        {
             assert!(complaints.iter().any(|said| said.contains(name)), "{name}: {complaints:?}");
         }
         let said = format!("{complaints:?} {settings:?}");
