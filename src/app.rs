@@ -126,8 +126,14 @@ impl Bound {
         let target = Target::of(&config.rocketchat.url).map_err(|why| StartError::new("rocketchat.url", why))?;
         let control = runtime().map_err(thread_words)?;
 
-        let traces = traces.map(|settings| Traces::start(settings, control.handle(), Arc::clone(&metrics))).transpose();
-        let traces = traces.map_err(|why| StartError::new("OTEL_", why))?;
+        let traces = traces.and_then(|settings| match Traces::start(settings, control.handle(), Arc::clone(&metrics)) {
+            Ok(traces) => Some(traces),
+            // No reason to keep people from the chat.
+            Err(why) => {
+                tracing::error!(%why, "no traces are exported");
+                None
+            }
+        });
         let api = Api::new(connector.clone(), control.handle().clone());
         let client = Client::new(&config, api.clone(), Arc::clone(&metrics));
         let validator = Validator::new(&config.identity, api);

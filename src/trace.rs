@@ -213,12 +213,22 @@ pub fn method_name(method: &Method) -> &'static str {
 /// The context in the headers (W3C Trace Context, level 1); none where there are two, or it is malformed.
 fn incoming(headers: &HeaderMap) -> Option<SpanContext> {
     let mut fields = headers.get_all(&TRACEPARENT).iter();
-    let parent = fields.next().filter(|_| fields.next().is_none())?.to_str().ok()?;
+    let parent = fields.next().filter(|_| fields.next().is_none())?.to_str().ok().filter(|text| is_traceparent(text))?;
     let state: Vec<&str> = headers.get_all(&TRACESTATE).iter().filter_map(|value| value.to_str().ok()).collect();
     let read = Reads { parent, state: state.join(",") };
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &read);
     let span = context.span().span_context().clone();
     span.is_valid().then_some(span)
+}
+
+/// Whether the fields of version 00 have their lengths and are lower-case hex (§3.2.2); a later version may
+/// have more behind them. The reader below would take shorter numbers too.
+fn is_traceparent(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let fits = |part: Option<&str>, len| {
+        part.is_some_and(|part| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    };
+    fits(parts.next(), 2) && fits(parts.next(), 32) && fits(parts.next(), 16) && fits(parts.next(), 2)
 }
 
 struct Reads<'h> {
@@ -304,6 +314,8 @@ mod tests {
             &[("traceparent", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01")],
             &[("traceparent", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")],
             &[("traceparent", "00-4bf92f35-00f067aa0ba902b7-01")],
+            &[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more")],
+            &[("traceparent", "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")],
             &[("traceparent", PARENT), ("traceparent", PARENT)],
         ] {
             assert!(incoming(&map(fields)).is_none(), "{fields:?}");
