@@ -5,5 +5,6 @@
 
 mod commands;
 mod life;
+mod logs;
 mod secrets;
 mod support;

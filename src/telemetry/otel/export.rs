@@ -242,9 +242,9 @@ impl Teller {
 mod tests {
     use super::*;
 
-    fn reply(status: u16, headers: &[(&'static str, &'static str)], body: Vec<u8>) -> Result<Reply, CallError> {
+    fn reply(status: u16, headers: &[(&'static str, &'static str)], body: Vec<u8>) -> Reply {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
-        Ok(Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() })
+        Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
             (503, &[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")], Again::Soon),
             (504, &[], Again::Soon),
         ] {
-            let not_taken = read(reply(status, headers, Vec::new())).unwrap_err();
+            let not_taken = read(Ok(reply(status, headers, Vec::new()))).unwrap_err();
             assert_eq!(not_taken.again, again, "{status}");
             assert!(not_taken.why.contains(&status.to_string()));
         }
@@ -271,9 +271,9 @@ mod tests {
     #[test]
     fn spans_that_the_collector_refused_are_counted() {
         let mut answer = ExportTraceServiceResponse::default();
-        assert_eq!(read(reply(200, &[], answer.encode_to_vec())).ok(), Some(0));
+        assert_eq!(read(Ok(reply(200, &[], answer.encode_to_vec()))).ok(), Some(0));
         answer.partial_success.get_or_insert_default().rejected_spans = 3;
-        assert_eq!(read(reply(200, &[], answer.encode_to_vec())).ok(), Some(3));
-        assert_eq!(read(reply(200, &[], b"{}".to_vec())).ok(), Some(0));
+        assert_eq!(read(Ok(reply(200, &[], answer.encode_to_vec()))).ok(), Some(3));
+        assert_eq!(read(Ok(reply(200, &[], b"{}".to_vec()))).ok(), Some(0));
     }
 }
