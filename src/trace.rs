@@ -93,12 +93,14 @@ impl Span {
     }
 
     /// A span below this one.
+    #[must_use]
     pub fn child(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Self {
         let Some(open) = &self.0 else { return Self(None) };
         open.tracer.open(SpanBuilder::from_name(name).with_kind(kind), &open.context)
     }
 
     /// The span of a call below this one: an HTTP request that we send. `path` is without credentials.
+    #[must_use]
     pub fn call(&self, method: &Method, host: &str, port: u16, path: impl FnOnce() -> String) -> Self {
         let call = self.child(method_name(method), SpanKind::Client);
         if call.is_recording() {
@@ -173,19 +175,20 @@ pub fn carried<F: Future>(future: F) -> impl Future<Output = F::Output> {
 
 /// One step of a login, in a span of its own.
 pub async fn step<T>(name: &'static str, future: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-    step_or(name, future, |refusal| Some(refusal.kind.code())).await
+    step_or(name, future, |refusal| refusal.kind.code()).await
 }
 
 /// The same for other errors, of which `word` makes one of a closed set.
 pub async fn step_or<T, E>(
     name: &'static str,
     future: impl Future<Output = Result<T, E>>,
-    word: impl FnOnce(&E) -> Option<&'static str>,
+    word: impl FnOnce(&E) -> &'static str,
 ) -> Result<T, E> {
     let span = current().child(name, SpanKind::Internal);
-    let outcome = span.around(future).await;
+    // Boxed, for steps stand within steps, and each would hold its inner ones twice.
+    let outcome = span.around(Box::pin(future)).await;
     if let Err(error) = &outcome {
-        span.failed(word(error).unwrap_or("_OTHER"));
+        span.failed(word(error));
     }
     span.end();
     outcome
@@ -210,12 +213,22 @@ pub fn method_name(method: &Method) -> &'static str {
 /// The context in the headers (W3C Trace Context, level 1); none where there are two, or it is malformed.
 fn incoming(headers: &HeaderMap) -> Option<SpanContext> {
     let mut fields = headers.get_all(&TRACEPARENT).iter();
-    let parent = fields.next().filter(|_| fields.next().is_none())?.to_str().ok()?;
+    let parent = fields.next().filter(|_| fields.next().is_none())?.to_str().ok().filter(|text| is_traceparent(text))?;
     let state: Vec<&str> = headers.get_all(&TRACESTATE).iter().filter_map(|value| value.to_str().ok()).collect();
     let read = Reads { parent, state: state.join(",") };
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &read);
     let span = context.span().span_context().clone();
     span.is_valid().then_some(span)
+}
+
+/// Whether the fields of version 00 have their lengths and are lower-case hex (§3.2.2); a later version may
+/// have more behind them. The reader below would take shorter numbers too.
+fn is_traceparent(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let fits = |part: Option<&str>, len| {
+        part.is_some_and(|part| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    };
+    fits(parts.next(), 2) && fits(parts.next(), 32) && fits(parts.next(), 16) && fits(parts.next(), 2)
 }
 
 struct Reads<'h> {
@@ -301,6 +314,8 @@ mod tests {
             &[("traceparent", "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01")],
             &[("traceparent", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")],
             &[("traceparent", "00-4bf92f35-00f067aa0ba902b7-01")],
+            &[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more")],
+            &[("traceparent", "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")],
             &[("traceparent", PARENT), ("traceparent", PARENT)],
         ] {
             assert!(incoming(&map(fields)).is_none(), "{fields:?}");

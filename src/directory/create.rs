@@ -139,14 +139,14 @@ impl Directory {
 }
 
 /// Why a create failed, for its span.
-fn create_word(error: &CreateError) -> Option<&'static str> {
-    Some(match error {
+fn create_word(error: &CreateError) -> &'static str {
+    match error {
         CreateError::UsernameTaken => "username_taken",
         CreateError::UsernameRefused => "username_refused",
         CreateError::EmailTaken => "email_taken",
         CreateError::NameRefused => "name_refused",
         CreateError::Uncertain(refusal) | CreateError::Full(refusal) | CreateError::Refused(refusal) => refusal.kind.code(),
-    })
+    }
 }
 
 /// A display name without the characters that Rocket.Chat refuses; `None` when nothing is left.

@@ -71,7 +71,7 @@ impl Audit {
     pub fn refused(&self, of: Of<'_>, event: &'static str, refusal: &Refusal) {
         let whom = refusal.whom.as_deref();
         let known = whom.filter(|whom| !whom.identity.is_empty());
-        let detail = self.detail(&refusal.detail, whom);
+        let detail = self.detail(&refusal.detail, whom, of.client);
         let client = self.client(of.client);
         if event == "login" {
             self.metrics.journal().refused(Refused {
@@ -104,7 +104,7 @@ impl Audit {
         match outcome {
             Ok(ended) => tracing::info!(target: "gantry::audit", event = "logout", %id, client, ended, "chat sessions ended"),
             Err(refusal) => {
-                let detail = self.detail(&refusal.detail, refusal.whom.as_deref());
+                let detail = self.detail(&refusal.detail, refusal.whom.as_deref(), of.client);
                 tracing::info!(target: "gantry::audit", event = "logout", %id, client, outcome = refusal.kind.code(), detail, "logout refused");
             }
         }
@@ -133,14 +133,19 @@ impl Audit {
     }
 
     /// The words for the operator, with what may name a person replaced.
-    fn detail(&self, detail: &str, whom: Option<&Whom>) -> String {
-        let (Some(whom), false) = (whom, self.named()) else { return detail.to_owned() };
+    fn detail(&self, detail: &str, whom: Option<&Whom>, client: IpAddr) -> String {
+        if self.named() {
+            return detail.to_owned();
+        }
+        let address = client.to_string();
+        let text = replaced(detail, &address, &self.shown(&address).unwrap_or_else(|| NOBODY.to_owned()));
+        let Some(whom) = whom else { return text };
         let known = Some(whom.identity.as_str()).filter(|id| !id.is_empty());
         let instead = known.and_then(|id| self.shown(id)).unwrap_or_else(|| NOBODY.to_owned());
         let mut words: Vec<&str> = [&whom.identity, &whom.username].into_iter().chain(&whom.words).map(String::as_str).collect();
         // An address before the name that it begins with.
         words.sort_by_key(|word| std::cmp::Reverse(word.len()));
-        words.iter().fold(detail.to_owned(), |text, word| replaced(&text, word, &instead))
+        words.iter().fold(text, |text, word| replaced(&text, word, &instead))
     }
 }
 
@@ -179,7 +184,8 @@ mod tests {
     }
 
     fn refusal() -> Refusal {
-        let detail = "the account ada.l-g1f09 of Ada.L <ada.l@example.com>, called Ada Lovelace, is not 42 but 420 or adalbert";
+        let detail =
+            "the account ada.l-g1f09 of Ada.L <ada.l@example.com>, called Ada Lovelace, from 192.0.2.7, is not 42 but 420 or adalbert";
         Refusal::new(RefusalKind::IdentityConflict, "No.", detail).naming("ada.l-g1f09").about(
             "42",
             "ada.l",

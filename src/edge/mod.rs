@@ -355,7 +355,12 @@ fn begin(tracer: &Tracer, request: &Request<Incoming>, peer: &Peer, label: Route
         }
         span.set("url.scheme", if peer.tls { "https" } else { "http" });
         span.set("http.route", label.as_str());
-        span.set("network.protocol.version", if request.version() == Version::HTTP_2 { "2" } else { "1.1" });
+        let version = match request.version() {
+            Version::HTTP_2 => "2",
+            Version::HTTP_10 => "1.0",
+            _ => "1.1",
+        };
+        span.set("network.protocol.version", version);
         span.set("client.address", client.to_string());
         if let Some(agent) = request.headers().get(USER_AGENT) {
             let agent = String::from_utf8_lossy(agent.as_bytes());

@@ -261,8 +261,8 @@ impl Tokens {
     async fn mint(&self, user_id: &Arc<str>, ledger: &Ledger, deadline: Instant) -> Result<Arc<Minted>, TokenError> {
         let generation = ledger.generation();
         let minted = trace::step_or("token mint", self.client.until(deadline).mint_token(user_id), |error| match error {
-            MintError::UserGone => Some("user_gone"),
-            MintError::Refused(refusal) => Some(refusal.kind.code()),
+            MintError::UserGone => "user_gone",
+            MintError::Refused(refusal) => refusal.kind.code(),
         })
         .await;
         self.metrics.minted(minted.is_ok());

@@ -8,5 +8,6 @@ mod compose;
 mod dev;
 mod doctor;
 mod life;
+mod logs;
 mod secrets;
 mod support;

@@ -51,9 +51,9 @@ async fn scrape() -> String {
     assert_eq!(world.token("").await.status, 401);
     assert_eq!(world.get("/home", &[]).await.status, 200);
     assert_eq!(world.get("/_gantry/login", &[]).await.status, 200);
-    world.chat.stop();
+    world.chat.down().await;
     assert_eq!(world.get("/home", &[]).await.status, 503);
-    world.guest("grace");
+    assert_eq!(world.token(&world.guest("grace")).await.status, 503);
     world.admin("/metrics").await.text()
 }
 
@@ -127,7 +127,7 @@ async fn the_dashboard_asks_for_what_there_is_in_words_that_prometheus_understan
         assert!(expression.contains("$job") && expression.contains("$instance"), "{expression} shows all that anybody runs");
         let plain = expression.replace("$__rate_interval", "5m").replace("$job", "gantry").replace("$instance", ".*");
         assert!(!plain.contains('$'), "{plain}");
-        rules.push_str(&format!("  - record: r{number}\n    expr: {}\n", Value::from(plain)));
+        rules.extend(["  - record: r", &number.to_string(), "\n    expr: ", &Value::from(plain).to_string(), "\n"]);
     }
     let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     file.write_all(rules.as_bytes()).unwrap();

@@ -1,23 +1,20 @@
 //! The status page, its JSON, and what `log.audit` lets them tell of people.
 
-use std::time::Duration;
-
-use gantry::demo::client;
 use gantry::demo::events::Feed;
 use serde_json::{Value, json};
 
 use crate::support::audit;
-use crate::support::browser::Browser;
-use crate::support::within;
+use crate::support::browser::{Browser, Looks};
+use crate::support::wire;
 use crate::support::world::{World, eventually};
 
 async fn status(world: &World) -> Value {
     world.admin("/status.json").await.json()
 }
 
-async fn page(world: &World, host: &str) -> client::Reply {
-    let headers = [("accept", "text/html"), ("host", host)];
-    within("the page", client::send(world.proxy.admin, http::Method::GET, "/", &headers, bytes::Bytes::new())).await.unwrap()
+async fn page(world: &World, host: &str) -> wire::Answer {
+    let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\nAccept: text/html,*/*\r\nConnection: close\r\n\r\n");
+    wire::ask(world.proxy.admin, head).await
 }
 
 /// A world with a login, one without a session, and one of somebody who is not let in.
@@ -57,10 +54,10 @@ async fn an_operator_sees_what_happened() {
         assert!(html.contains(shown), "{shown}: {html}");
     }
     assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
-    assert!(page.headers.keys().all(|name| !name.as_str().starts_with("access-control")));
+    assert!(!page.head.to_ascii_lowercase().contains("access-control"), "{}", page.head);
     let evil = self::page(&world, "evil.example:9090").await;
     assert_eq!(evil.status, 403);
-    assert!(!evil.text().contains("mallory") && evil.text().contains("DNS") || evil.text().contains("localhost"), "{}", evil.text());
+    assert!(!evil.text().contains("mallory") && evil.text().contains("localhost"), "{}", evil.text());
 }
 
 #[tokio::test]
@@ -94,7 +91,7 @@ async fn audit_lines_show_people_as_the_audit_says() {
         let Some(line) = line else { continue };
         assert_eq!(line.fields.get("username").map_or("", String::as_str), name, "{line:?}");
         let identity = &line.fields["identity"];
-        assert_eq!(identity == "mallory", shows == "names", "{line:?}");
+        assert_eq!(identity.contains("mallory"), shows == "names", "{line:?}");
         let named = line.fields.values().any(|value| value.contains("mallory") || value.contains("127.0.0.1"));
         assert_eq!(named, shows == "names", "{line:?}");
         assert!(line.fields["detail"].contains("users.create is off"), "{line:?}");
@@ -104,7 +101,7 @@ async fn audit_lines_show_people_as_the_audit_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_news_by_itself_in_a_browser() {
     let world = World::start().await;
-    let browser = Browser::start().await;
+    let browser = Browser::with(&Looks::default()).await;
     browser.open(&format!("http://127.0.0.1:{}/", world.proxy.admin.port())).await;
     browser.wait(&[], "document.querySelector('#people .empty')?.checkVisibility() === true").await;
     // Its own style and script were let in by the policy, and nothing else was asked for.
@@ -112,10 +109,9 @@ async fn the_page_shows_news_by_itself_in_a_browser() {
     let ada = world.settled("ada");
     world.sign_in(&ada).await;
     browser.wait(&[], "document.querySelector('#people td')?.textContent === 'ada'").await;
-    world.chat.stop();
+    world.chat.down().await;
     world.get("/home", &[]).await;
     browser.wait(&[], "document.querySelector('#state').textContent === 'not ready'").await;
     let wide = browser.run(&[], "return document.documentElement.scrollWidth <= window.innerWidth").await;
     assert_eq!(wide, json!(true), "nothing sticks out");
-    assert!(Duration::from_secs(5) < crate::support::PATIENCE, "a look every five seconds comes in time");
 }

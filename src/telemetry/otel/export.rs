@@ -73,10 +73,20 @@ pub(super) struct Exporter {
 }
 
 /// Why a batch was not taken.
+#[derive(Debug)]
 struct NotTaken {
     why: String,
-    /// Whether the same batch may be taken later, and when to try.
-    again: Option<Option<Duration>>,
+    again: Again,
+}
+
+/// Whether a batch that was not taken may be taken later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    Never,
+    /// When we think.
+    Soon,
+    /// As the collector said.
+    After(Duration),
 }
 
 impl Exporter {
@@ -164,8 +174,11 @@ impl Exporter {
                 Ok(rejected) => return Ok(rejected),
                 Err(not_taken) => not_taken,
             };
-            let Some(told) = not_taken.again else { return Err(not_taken.why) };
-            let wait = told.unwrap_or(pause);
+            let wait = match not_taken.again {
+                Again::Never => return Err(not_taken.why),
+                Again::Soon => pause,
+                Again::After(told) => told,
+            };
             if self.end.is_cancelled() || Instant::now() + wait >= deadline {
                 return Err(not_taken.why);
             }
@@ -180,18 +193,19 @@ impl Exporter {
 
 /// What the collector said (OTLP 1.3, "OTLP/HTTP Response").
 fn read(outcome: Result<Reply, CallError>) -> Result<u64, NotTaken> {
-    let reply = outcome.map_err(|error| NotTaken { why: error.to_string(), again: Some(None) })?;
+    let reply = outcome.map_err(|error| NotTaken { why: error.to_string(), again: Again::Soon })?;
     if reply.status.is_success() {
         // An answer that is no message has no complaint in it either.
         let partial = ExportTraceServiceResponse::decode(reply.body).ok().and_then(|answer| answer.partial_success);
         return Ok(partial.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or(0)));
     }
     let seconds = || reply.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok();
-    let again = matches!(
-        reply.status,
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
-    )
-    .then(|| seconds().map(Duration::from_secs));
+    let again = match reply.status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            seconds().map_or(Again::Soon, |seconds| Again::After(Duration::from_secs(seconds)))
+        }
+        _ => Again::Never,
+    };
     Err(NotTaken { why: format!("it answered {}", reply.status), again })
 }
 
@@ -228,38 +242,38 @@ impl Teller {
 mod tests {
     use super::*;
 
-    fn reply(status: u16, headers: &[(&'static str, &'static str)], body: Vec<u8>) -> Result<Reply, CallError> {
+    fn reply(status: u16, headers: &[(&'static str, &'static str)], body: Vec<u8>) -> Reply {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
-        Ok(Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() })
+        Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: body.into() }
     }
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
         for (status, headers, again) in [
-            (400, &[][..], None),
-            (401, &[], None),
-            (404, &[], None),
-            (500, &[], None),
-            (429, &[], Some(None)),
-            (502, &[], Some(None)),
-            (503, &[("retry-after", "7")], Some(Some(Duration::from_secs(7)))),
-            (503, &[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")], Some(None)),
-            (504, &[], Some(None)),
+            (400, &[][..], Again::Never),
+            (401, &[], Again::Never),
+            (404, &[], Again::Never),
+            (500, &[], Again::Never),
+            (429, &[], Again::Soon),
+            (502, &[], Again::Soon),
+            (503, &[("retry-after", "7")], Again::After(Duration::from_secs(7))),
+            (503, &[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")], Again::Soon),
+            (504, &[], Again::Soon),
         ] {
-            let not_taken = read(reply(status, headers, Vec::new())).unwrap_err();
+            let not_taken = read(Ok(reply(status, headers, Vec::new()))).unwrap_err();
             assert_eq!(not_taken.again, again, "{status}");
             assert!(not_taken.why.contains(&status.to_string()));
         }
         let gone = CallError::Unreachable { host: "collector:4318".into(), why: "refused".into() };
-        assert_eq!(read(Err(gone)).unwrap_err().again, Some(None));
+        assert_eq!(read(Err(gone)).unwrap_err().again, Again::Soon);
     }
 
     #[test]
     fn spans_that_the_collector_refused_are_counted() {
         let mut answer = ExportTraceServiceResponse::default();
-        assert_eq!(read(reply(200, &[], answer.encode_to_vec())).ok(), Some(0));
+        assert_eq!(read(Ok(reply(200, &[], answer.encode_to_vec()))).ok(), Some(0));
         answer.partial_success.get_or_insert_default().rejected_spans = 3;
-        assert_eq!(read(reply(200, &[], answer.encode_to_vec())).ok(), Some(3));
-        assert_eq!(read(reply(200, &[], b"{}".to_vec())).ok(), Some(0));
+        assert_eq!(read(Ok(reply(200, &[], answer.encode_to_vec()))).ok(), Some(3));
+        assert_eq!(read(Ok(reply(200, &[], b"{}".to_vec()))).ok(), Some(0));
     }
 }

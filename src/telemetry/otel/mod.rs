@@ -6,6 +6,7 @@
 mod export;
 mod settings;
 
+use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -43,8 +44,10 @@ impl Traces {
     /// # Errors
     /// The file of `OTEL_EXPORTER_OTLP_CERTIFICATE` cannot be used.
     pub fn start(settings: Settings, control: &Handle, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let connector = Connector::new(CONNECT_TIMEOUT.min(settings.timeout), settings.ca_file.as_deref())
-            .map_err(|error| format!("OTEL_EXPORTER_OTLP_CERTIFICATE: {error}"))?;
+        let connector = Connector::new(CONNECT_TIMEOUT.min(settings.timeout), settings.ca_file.as_deref()).map_err(|error| {
+            let path = settings.ca_file.as_deref().unwrap_or(Path::new(""));
+            format!("OTEL_EXPORTER_OTLP_CERTIFICATE: {}: {error}", path.display())
+        })?;
         let api = Api::new(connector, control.clone());
         let (sender, spans) = tokio::sync::mpsc::channel(settings.max_queue);
         let queue = Queue::new(sender, Arc::clone(&metrics));
@@ -57,7 +60,7 @@ impl Traces {
         let tracer = Tracer::new(provider.tracer("gantry"), settings.propagates);
         let end = CancellationToken::new();
         let (tell, ended) = mpsc::channel();
-        tracing::info!(endpoint = %settings.shown_endpoint(), sampling = ?settings.sampling, "traces are exported");
+        tracing::info!(endpoint = %settings.shown_endpoint(), sampling = %settings.sampling, "traces are exported");
         let exporter = Exporter::new(settings, &resource, api, metrics, end.clone());
         control.spawn(async move {
             exporter.run(spans).await;

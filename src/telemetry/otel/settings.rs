@@ -5,6 +5,7 @@
 //! reason not to start.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,6 +68,18 @@ pub enum Sampling {
         /// Whether a trusted parent decides.
         parent: bool,
     },
+}
+
+impl fmt::Display for Sampling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, parent) = match self {
+            Self::On { parent } => ("always_on", parent),
+            Self::Off { parent } => ("always_off", parent),
+            Self::Ratio { parent, .. } => ("traceidratio", parent),
+        };
+        write!(f, "{}{name}", if *parent { "parentbased_" } else { "" })?;
+        if let Self::Ratio { ratio, .. } = self { write!(f, " {ratio}") } else { Ok(()) }
+    }
 }
 
 impl Sampling {
@@ -343,7 +356,9 @@ mod tests {
             ("parentbased_traceidratio", "", Sampling::Ratio { ratio: 1.0, parent: true }),
         ] {
             let (settings, complaints) = read(&[ON, ("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", arg)]);
-            assert_eq!(settings.unwrap().sampling, expected, "{name}");
+            let sampling = settings.unwrap().sampling;
+            assert_eq!(sampling, expected, "{name}");
+            assert!(sampling.to_string().starts_with(name), "{sampling}");
             assert!(complaints.is_empty(), "{complaints:?}");
         }
         assert_eq!(read(&[ON]).0.unwrap().sampling, Sampling::On { parent: true });
