@@ -35,7 +35,7 @@ use control::{Control, Watch, Watchdog};
 use reload::Reloader;
 use site::{Lasting, Site};
 use sockets::{Sockets, addr_of};
-use worker::Worker;
+use worker::{Listeners, Worker};
 
 /// Why the proxy does not start, with the key to change.
 #[derive(Debug, thiserror::Error)]
@@ -143,8 +143,7 @@ impl Bound {
         for index in 0..count {
             let worker = Worker {
                 index,
-                plain: plain.next(),
-                tls: tls.next(),
+                listeners: Listeners { plain: plain.next(), tls: tls.next() }.into(),
                 site: Arc::clone(&site),
                 shard: metrics.shard(index),
                 health: Arc::clone(&health),

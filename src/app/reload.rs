@@ -37,6 +37,9 @@ impl fmt::Debug for Source {
     }
 }
 
+/// What cannot change while the process runs: sockets and threads.
+const HELD: [&str; 4] = ["server.listen", "server.admin_listen", "server.tls.listen", "server.workers"];
+
 /// Does reloads, one after the other.
 #[derive(Debug)]
 pub(super) struct Reloader {
@@ -110,11 +113,11 @@ fn take(
     site.store(Arc::new(next));
     let warnings = as_written.warnings.iter().cloned().map(flaw).collect();
     source.current = as_written;
-    let changed = changed.iter().filter(|key| !needs_restart.contains(key)).map(|key| (*key).to_owned()).collect();
+    let changed = changed.iter().filter(|key| !HELD.contains(key)).map(|key| (*key).to_owned()).collect();
     Ok(Applied { changed, needs_restart: needs_restart.into_iter().map(str::to_owned).collect(), warnings })
 }
 
-/// Puts back what cannot change while the process runs, sockets and threads; the keys that would have.
+/// Puts the keys of [`HELD`] back; those that would have changed.
 fn hold_back(present: &Config, new: &mut Config) -> Vec<&'static str> {
     let (present, new) = (&present.server, &mut new.server);
     let mut held = Vec::new();

@@ -5,5 +5,8 @@
 
 mod commands;
 mod life;
+mod reload;
+mod robust;
 mod secrets;
+mod service;
 mod support;

@@ -6,6 +6,7 @@
 mod browser;
 mod budgets;
 mod callback;
+mod drain;
 mod hostile;
 mod identity;
 mod interim;
@@ -14,6 +15,7 @@ mod manual;
 mod minting;
 mod outages;
 mod proxying;
+mod reload;
 mod support;
 mod tls;
 mod tokens;
