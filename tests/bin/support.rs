@@ -73,10 +73,6 @@ impl Program {
         Self { child, written, readers: readers.into_iter().flatten().collect() }
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits until `found` makes something of what was written.
     pub fn wait_for<T>(&self, what: &str, mut found: impl FnMut(&str) -> Option<T>) -> T {
         let (text, changed) = &*self.written;
