@@ -59,17 +59,15 @@ impl Worker {
     pub(super) fn live(&self) -> io::Result<()> {
         let mut deaths: Vec<Instant> = Vec::new();
         let ended = loop {
-            match catch_unwind(AssertUnwindSafe(|| self.run())) {
-                Ok(ended) => break ended,
-                Err(_) => {
-                    deaths.retain(|death| death.elapsed() < Duration::from_mins(1));
-                    deaths.push(Instant::now());
-                    if self.stop.draining() || deaths.len() > LIVES {
-                        break Err(io::Error::other("a worker panicked"));
-                    }
-                    tracing::error!(worker = self.index, "a worker is begun again; its connections are lost");
-                }
+            if let Ok(ended) = catch_unwind(AssertUnwindSafe(|| self.run())) {
+                break ended;
             }
+            deaths.retain(|death| death.elapsed() < Duration::from_mins(1));
+            deaths.push(Instant::now());
+            if self.stop.draining() || deaths.len() > LIVES {
+                break Err(io::Error::other("a worker panicked"));
+            }
+            tracing::error!(worker = self.index, "a worker is begun again; its connections are lost");
         };
         if let Err(error) = &ended {
             tracing::error!(worker = self.index, %error, "a worker cannot go on: everything ends");
@@ -219,12 +217,11 @@ impl Current {
 impl Generation {
     fn new(site: Arc<Site>, before: Option<&Self>, tunnels: &TaskTracker, shard: &Arc<Shard>, health: &Arc<Health>, stop: &Stop) -> Self {
         let server = &site.config.server;
-        let pool = match before.filter(|before| Arc::ptr_eq(&before.site.way, &site.way)) {
-            Some(before) => Rc::clone(&before.pool),
-            None => {
-                let (target, connector) = (site.way.target.clone(), site.way.connector.clone());
-                Pool::new(target, connector, site.config.upstream.clone(), server.header_timeout, Arc::clone(shard))
-            }
+        let pool = if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.site.way, &site.way)) {
+            Rc::clone(&before.pool)
+        } else {
+            let (target, connector) = (site.way.target.clone(), site.way.connector.clone());
+            Pool::new(target, connector, site.config.upstream.clone(), server.header_timeout, Arc::clone(shard))
         };
         let edge =
             Edge::new(Arc::clone(&site.policies), Rc::clone(&pool), tunnels.clone(), Arc::clone(shard), Arc::clone(health), stop.clone());

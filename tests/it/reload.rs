@@ -129,7 +129,7 @@ async fn reloads_under_load_lose_nothing() {
         let before = answered.load(Ordering::Relaxed);
         within("requests go on", async {
             while answered.load(Ordering::Relaxed) < before + 20 {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         })
         .await;
