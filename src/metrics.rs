@@ -560,6 +560,7 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
 
 /// Sums the shards up at a scrape.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "it is what they are called everywhere else")]
 struct Shards {
     shards: Arc<[Arc<Shard>]>,
     process: Arc<OnceLock<Process>>,

@@ -37,7 +37,7 @@ use control::{Control, Watch, Watchdog};
 use reload::Reloader;
 use site::{Lasting, Site};
 use sockets::{Sockets, addr_of};
-use worker::Worker;
+use worker::{Listeners, Worker};
 
 /// Why the proxy does not start, with the key to change.
 #[derive(Debug, thiserror::Error)]
@@ -143,8 +143,14 @@ impl Bound {
         checks.extend(config.server.tls.as_ref().map(|_| (certs::CHECK, false)));
         let health = Health::new(&checks);
         let control = runtime().map_err(thread_words)?;
-        let traces = traces.map(|settings| Traces::start(settings, control.handle(), Arc::clone(&metrics))).transpose();
-        let traces = traces.map_err(|why| StartError::new("OTEL_", why))?;
+        let traces = traces.and_then(|settings| match Traces::start(settings, control.handle(), Arc::clone(&metrics)) {
+            Ok(traces) => Some(traces),
+            // No reason to keep people from the chat.
+            Err(why) => {
+                tracing::error!(%why, "no traces are exported");
+                None
+            }
+        });
         let lasting = Lasting {
             tracer: traces.as_ref().map(Traces::tracer),
             metrics: Arc::clone(&metrics),
@@ -165,8 +171,7 @@ impl Bound {
         for index in 0..count {
             let worker = Worker {
                 index,
-                plain: plain.next(),
-                tls: tls.next(),
+                listeners: Listeners { plain: plain.next(), tls: tls.next() }.into(),
                 site: Arc::clone(&site),
                 shard: metrics.shard(index),
                 health: Arc::clone(&health),

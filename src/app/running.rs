@@ -120,6 +120,11 @@ impl Stopper {
         WindDown { delay: server.drain_delay, tunnels: server.websocket_drain, grace: server.shutdown_grace }
     }
 
+    /// Takes the first step of stopping at once; whoever asks from now on is told.
+    pub fn announce(&self) {
+        self.stop.announce();
+    }
+
     /// Stops it in order, and cuts off what is not done when the grace period is over; with a warning that
     /// says what that was.
     pub async fn wind_down(&self) {

@@ -104,23 +104,20 @@ impl Site {
             Some(old) => old.client.clone(),
             None => Client::new(&config, way.workspace.clone(), Arc::clone(metrics)),
         };
-        let login = match before.as_ref().map(|before| &before.site.login) {
-            Some(old) => {
-                let same_identity = kept(&["identity."]).is_some();
-                let same_workspace = kept(&["rocketchat.url"]).is_some();
-                let held = Kept {
-                    sessions: same_identity && kept(&["cache.sessions."]).is_some(),
-                    accounts: same_identity && same_workspace && kept(&["users.", "cache.users."]).is_some(),
-                    tokens: same_workspace,
-                };
-                // Its keys stay in memory unless something about it is new.
-                let validator = (!same_identity || !same_way).then(|| validator(&config, &way));
-                old.renewed(&config, validator, client.clone(), held)
-            }
-            None => {
-                let validator = validator(&config, &way);
-                Login::new(&config, validator, client.clone(), Arc::clone(metrics), control.clone())
-            }
+        let login = if let Some(old) = before.as_ref().map(|before| &before.site.login) {
+            let same_identity = kept(&["identity."]).is_some();
+            let same_workspace = kept(&["rocketchat.url"]).is_some();
+            let held = Kept {
+                sessions: same_identity && kept(&["cache.sessions."]).is_some(),
+                accounts: same_identity && same_workspace && kept(&["users.", "cache.users."]).is_some(),
+                tokens: same_workspace,
+            };
+            // Its keys stay in memory unless something about it is new.
+            let validator = (!same_identity || !same_way).then(|| validator(&config, &way));
+            old.renewed(&config, validator, client.clone(), held)
+        } else {
+            let validator = validator(&config, &way);
+            Login::new(&config, validator, client.clone(), Arc::clone(metrics), control.clone())
         };
         let policies = Policies::new(&config, login.clone(), Arc::clone(metrics), Arc::clone(health), challenges.clone())
             .map_err(|why| StartError::new("login", why))?;

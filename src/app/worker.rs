@@ -32,12 +32,19 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// A worker that panics more often than this within a minute is not begun again.
 const LIVES: usize = 5;
 
+/// What a worker listens on.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    pub(super) plain: Option<TcpListener>,
+    pub(super) tls: Option<TcpListener>,
+}
+
 /// One worker, about to run.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) index: usize,
-    pub(super) plain: Option<TcpListener>,
-    pub(super) tls: Option<TcpListener>,
+    /// Handles of its own, which outlive a panic; taken when it drains.
+    pub(super) listeners: RefCell<Listeners>,
     pub(super) site: Arc<ArcSwap<Site>>,
     pub(super) shard: Arc<Shard>,
     pub(super) health: Arc<Health>,
@@ -52,17 +59,15 @@ impl Worker {
     pub(super) fn live(&self) -> io::Result<()> {
         let mut deaths: Vec<Instant> = Vec::new();
         let ended = loop {
-            match catch_unwind(AssertUnwindSafe(|| self.run())) {
-                Ok(ended) => break ended,
-                Err(_) => {
-                    deaths.retain(|death| death.elapsed() < Duration::from_mins(1));
-                    deaths.push(Instant::now());
-                    if self.stop.draining() || deaths.len() > LIVES {
-                        break Err(io::Error::other("a worker panicked"));
-                    }
-                    tracing::error!(worker = self.index, "a worker is begun again; its connections are lost");
-                }
+            if let Ok(ended) = catch_unwind(AssertUnwindSafe(|| self.run())) {
+                break ended;
             }
+            deaths.retain(|death| death.elapsed() < Duration::from_mins(1));
+            deaths.push(Instant::now());
+            if self.stop.draining() || deaths.len() > LIVES {
+                break Err(io::Error::other("a worker panicked"));
+            }
+            tracing::error!(worker = self.index, "a worker is begun again; its connections are lost");
         };
         if let Err(error) = &ended {
             tracing::error!(worker = self.index, %error, "a worker cannot go on: everything ends");
@@ -73,7 +78,7 @@ impl Worker {
 
     fn run(&self) -> io::Result<()> {
         let runtime = runtime()?;
-        let (plain, tls) = (handle(self.plain.as_ref())?, handle(self.tls.as_ref())?);
+        let Listeners { plain, tls } = self.listeners.borrow().handles()?;
         LocalSet::new().block_on(&runtime, async {
             let tunnels = TaskTracker::new();
             let current = Rc::new(Current::new(self, tunnels.clone()));
@@ -107,7 +112,12 @@ impl Worker {
             };
             let plain_served = serve(plain, stop.clone(), settings(|generation| Some(generation.plain.clone())), handler.clone());
             let tls_served = serve(tls, stop.clone(), settings(|generation| generation.tls.clone()), handler);
-            let (plain_served, tls_served) = tokio::join!(plain_served, tls_served);
+            let let_go = async {
+                stop.drained().await;
+                self.listeners.take();
+            };
+            // In this order: a listener closes with its last handle.
+            let ((), plain_served, tls_served) = tokio::join!(let_go, plain_served, tls_served);
             tunnels.close();
             tokio::select! {
                 () = tunnels.wait() => {}
@@ -122,9 +132,12 @@ impl Worker {
     }
 }
 
-/// A listener that may be lost with a panic while the worker's own stays open.
-fn handle(listener: Option<&TcpListener>) -> io::Result<Option<TcpListener>> {
-    listener.map(TcpListener::try_clone).transpose()
+impl Listeners {
+    /// Handles of the same sockets.
+    fn handles(&self) -> io::Result<Self> {
+        let handle = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::try_clone).transpose();
+        Ok(Self { plain: handle(&self.plain)?, tls: handle(&self.tls)? })
+    }
 }
 
 async fn serve<S, H, F>(listener: Option<TcpListener>, stop: Stop, settings: S, handler: H) -> io::Result<()>
@@ -204,12 +217,11 @@ impl Current {
 impl Generation {
     fn new(site: Arc<Site>, before: Option<&Self>, tunnels: &TaskTracker, shard: &Arc<Shard>, health: &Arc<Health>, stop: &Stop) -> Self {
         let server = &site.config.server;
-        let pool = match before.filter(|before| Arc::ptr_eq(&before.site.way, &site.way)) {
-            Some(before) => Rc::clone(&before.pool),
-            None => {
-                let (target, connector) = (site.way.target.clone(), site.way.connector.clone());
-                Pool::new(target, connector, site.config.upstream.clone(), server.header_timeout, Arc::clone(shard))
-            }
+        let pool = if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.site.way, &site.way)) {
+            Rc::clone(&before.pool)
+        } else {
+            let (target, connector) = (site.way.target.clone(), site.way.connector.clone());
+            Pool::new(target, connector, site.config.upstream.clone(), server.header_timeout, Arc::clone(shard))
         };
         let edge =
             Edge::new(Arc::clone(&site.policies), Rc::clone(&pool), tunnels.clone(), Arc::clone(shard), Arc::clone(health), stop.clone());

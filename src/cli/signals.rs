@@ -59,6 +59,7 @@ impl Signals {
                     let plan = stopper.plan();
                     let (grace, delay) = (humantime::format_duration(plan.grace), humantime::format_duration(plan.delay));
                     tracing::info!(%grace, drain_delay = %delay, "stopping: what is under way may finish");
+                    stopper.announce();
                     service.stopping(plan.grace);
                     let stopper = stopper.clone();
                     tokio::spawn(async move { stopper.wind_down().await });

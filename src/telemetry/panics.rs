@@ -12,7 +12,7 @@ pub fn watch(count: Arc<AtomicU64>) {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("no words");
         let backtrace = Backtrace::capture();
-        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()).unwrap_or_default();
+        let backtrace = if backtrace.status() == BacktraceStatus::Captured { backtrace.to_string() } else { String::new() };
         let thread = thread.name().unwrap_or("unnamed");
         tracing::error!(thread, place, message, backtrace, "a bug in Gantry: it panicked; please report this line");
     }));

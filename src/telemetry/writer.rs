@@ -5,10 +5,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -22,35 +21,25 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// What the writing thread is told.
 enum Message {
     Line(Vec<u8>),
-    End,
+    /// To look whether it is to end.
+    Wake,
 }
 
 /// Ends the writing thread once everything queued is written, or nobody takes it.
 #[derive(Debug)]
 pub(super) struct Last {
     sender: SyncSender<Message>,
-    thread: Option<JoinHandle<()>>,
+    ending: Arc<AtomicBool>,
+    /// Closes when the thread has ended.
+    ended: Receiver<()>,
 }
 
 impl Drop for Last {
     fn drop(&mut self) {
-        let deadline = Instant::now() + LAST_LINES;
-        let pause = || std::thread::sleep(Duration::from_millis(5));
-        while let Err(TrySendError::Full(_)) = self.sender.try_send(Message::End) {
-            if Instant::now() >= deadline {
-                return;
-            }
-            pause();
-        }
-        let Some(thread) = self.thread.take() else { return };
-        while !thread.is_finished() {
-            if Instant::now() >= deadline {
-                return;
-            }
-            pause();
-        }
-        // It does not panic, and nothing is left to tell anybody.
-        let _ = thread.join();
+        self.ending.store(true, Ordering::Release);
+        // A full queue needs nobody to wake the thread.
+        let _ = self.sender.try_send(Message::Wake);
+        let _ = self.ended.recv_timeout(LAST_LINES);
     }
 }
 
@@ -69,42 +58,69 @@ pub(super) fn to_stdout(dropped: Arc<AtomicU64>) -> (Queue, Last) {
 }
 
 fn to<W: Write + Send + 'static>(out: Option<W>, dropped: Arc<AtomicU64>) -> (Queue, Last) {
-    let (sender, receiver) = sync_channel(QUEUE);
-    let counted = Arc::clone(&dropped);
-    let write = move || match out {
-        Some(mut out) => write_out(&receiver, &mut out, &counted),
-        None => write_out(&receiver, &mut io::stdout(), &counted),
+    let (sender, messages) = sync_channel(QUEUE);
+    let (done, ended) = sync_channel(0);
+    let ending = Arc::new(AtomicBool::new(false));
+    let writer = Writer { messages, dropped: Arc::clone(&dropped), ending: Arc::clone(&ending), told: 0 };
+    let write = move || {
+        match out {
+            Some(out) => writer.run(out),
+            None => writer.run(io::stdout()),
+        }
+        drop(done);
     };
-    let thread = std::thread::Builder::new().name("gantry-log".into()).spawn(write).ok();
-    (Queue { sender: sender.clone(), dropped }, Last { sender, thread })
+    if let Err(error) = std::thread::Builder::new().name("gantry-log".into()).spawn(write) {
+        // Nothing else can tell it; the lines are counted as lost.
+        let _ = writeln!(io::stderr(), "gantry: there will be no log, since its thread cannot be started: {error}");
+    }
+    (Queue { sender: sender.clone(), dropped }, Last { sender, ending, ended })
 }
 
-fn write_out(messages: &Receiver<Message>, out: &mut impl Write, dropped: &AtomicU64) {
-    let (mut batch, mut lines, mut told) = (Vec::with_capacity(BATCH), 0, 0);
-    while let Ok(Message::Line(line)) = messages.recv() {
-        let mut next = Some(Message::Line(line));
-        while let Some(Message::Line(line)) = next {
-            batch.extend_from_slice(&line);
-            lines += 1;
-            next = if batch.len() < BATCH { messages.try_recv().ok() } else { None };
+/// The writing thread.
+struct Writer {
+    messages: Receiver<Message>,
+    dropped: Arc<AtomicU64>,
+    ending: Arc<AtomicBool>,
+    /// Lost lines that the log itself has told of.
+    told: u64,
+}
+
+impl Writer {
+    fn run(mut self, mut out: impl Write) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let ending = self.ending.load(Ordering::Acquire);
+            let mut next = if ending { self.messages.try_recv().ok() } else { self.messages.recv().ok() };
+            if next.is_none() {
+                return;
+            }
+            let mut lines = 0;
+            while let Some(message) = next {
+                if let Message::Line(line) = message {
+                    batch.extend_from_slice(&line);
+                    lines += 1;
+                }
+                next = if batch.len() < BATCH { self.messages.try_recv().ok() } else { None };
+            }
+            self.write(&mut out, &mut batch, lines);
         }
-        let lost = dropped.load(Ordering::Relaxed);
-        if lost > told {
-            let words = format!("gantry: {} log lines were dropped, since whoever takes them is too slow or full\n", lost - told);
+    }
+
+    /// Writes these lines and empties the batch.
+    fn write(&mut self, out: &mut impl Write, batch: &mut Vec<u8>, lines: u64) {
+        let lost = self.dropped.load(Ordering::Relaxed);
+        if lost > self.told {
+            let words = format!("gantry: {} log lines were dropped, since whoever takes them is too slow or full\n", lost - self.told);
             batch.extend_from_slice(words.as_bytes());
         }
         // A reader that has gone away must not end the proxy: the lines are lost.
-        match out.write_all(&batch).and_then(|()| out.flush()) {
-            Ok(()) => told = lost,
+        match out.write_all(batch).and_then(|()| out.flush()) {
+            Ok(()) => self.told = lost,
             Err(_) => {
-                dropped.fetch_add(lines, Ordering::Relaxed);
+                self.dropped.fetch_add(lines, Ordering::Relaxed);
             }
         }
         batch.clear();
-        lines = 0;
-        if matches!(next, Some(Message::End)) {
-            return;
-        }
     }
 }
 
@@ -132,6 +148,7 @@ impl<'a> MakeWriter<'a> for Queue {
 #[cfg(test)]
 mod tests {
     use std::sync::{Condvar, Mutex};
+    use std::time::Instant;
 
     use super::*;
 

@@ -1,14 +1,24 @@
 //! The program from start to end: ports, signals, health, rotated secrets.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt;
+use gantry::demo::client;
 use gantry::demo::host_app::HostUser;
 use gantry::demo::rocketchat::{Options, Token, TokenKind, User};
 
-use super::support::{Apps, Program, eventually, gantry, token};
+use http::Method;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use super::support::{Apps, PATIENCE, Program, ask, eventually, gantry, token};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_environment_alone_is_enough_and_term_ends_it_in_order() {
@@ -131,4 +141,118 @@ async fn a_rotated_secret_file_is_taken_up_without_a_restart() {
     let cookie = cookie("three");
     eventually("the new secrets are in use", async || token(public, &cookie).await.status == 200).await;
     assert_eq!(program.wait_for("words about it", |text| Some(text.matches("secret file changed").count()).filter(|n| *n >= 2)), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_goes_first_and_everything_is_accepted_until_the_delay_is_over() {
+    let mut apps = Apps::start(Options::default()).await;
+    apps.set("GANTRY_SERVER__DRAIN_DELAY", "2s");
+    let program = Program::start(&[], &apps.env());
+    let (public, admin) = program.addresses();
+    let ready = async || ask(admin, Method::GET, "/readyz", &[], "").await;
+    eventually("readiness", async || ready().await.status == 200).await;
+    let began = Instant::now();
+    program.signal("TERM");
+    program.wait_for("the word that it stops", |text| text.contains("stopping").then_some(()));
+    eventually("readiness is lost", async || ready().await.status == 503).await;
+    assert_eq!(ready().await.json()["stopping"], true);
+    // New connections, as many as one likes, until the listener closes; the last of them is answered too.
+    let mut answered = 0;
+    while let Ok(reply) = client::get(public, "/home", &[]).await {
+        assert_eq!(reply.status, 200);
+        answered += 1;
+    }
+    assert!(answered > 0 && began.elapsed() >= Duration::from_millis(1900), "{answered} in {:?}", began.elapsed());
+    assert!(std::net::TcpStream::connect(public).is_err(), "it was the listener that closed");
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_grace_period_ends_and_what_is_cut_is_counted() {
+    let mut apps = Apps::start(Options::default()).await;
+    apps.set("GANTRY_SERVER__SHUTDOWN_GRACE", "1500ms");
+    let program = Program::start(&["run"], &apps.env());
+    let (public, _) = program.addresses();
+    let gate = apps.chat.hold("me");
+    let request = tokio::spawn(async move { client::get(public, "/api/v1/me", &[("x-user-id", "u")]).await });
+    gate.arrived(1).await;
+    eventually("the request is on its way", async || {
+        apps.chat.requests().iter().any(|r| r.headers.get("x-user-id").is_some_and(|id| id == "u"))
+    })
+    .await;
+    program.signal("TERM");
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("grace period is over") && said.contains("requests=1 websockets=0"), "{said}");
+    assert!(request.await.unwrap().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn term_under_load_fails_no_request_that_was_taken() {
+    let mut apps = Apps::start(Options::default()).await;
+    apps.set("GANTRY_SERVER__WORKERS", "2");
+    apps.set("GANTRY_LOG__ACCESS", "false");
+    let program = Program::start(&["run"], &apps.env());
+    let (public, _) = program.addresses();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let answered = Arc::clone(&answered);
+            // Each request on a connection of its own: one that is made is answered, one that cannot be made is
+            // where a load balancer would have gone elsewhere.
+            tokio::spawn(async move {
+                loop {
+                    match client::get(public, "/home", &[]).await {
+                        Ok(reply) => assert_eq!(reply.status, 200),
+                        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+                        Err(error) => panic!("a request that was taken failed: {error}"),
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    eventually("requests are answered", async || answered.load(Ordering::Relaxed) > 50).await;
+    program.signal("TERM");
+    for client in clients {
+        client.await.unwrap();
+    }
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("cut off"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn websockets_are_told_and_end_in_order() {
+    let mut apps = Apps::start(Options::default()).await;
+    apps.set("GANTRY_SERVER__WEBSOCKET_DRAIN", "1s");
+    let program = Program::start(&["run"], &apps.env());
+    let (public, _) = program.addresses();
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        let tcp = tokio::net::TcpStream::connect(public).await.unwrap();
+        let opened = tokio_tungstenite::client_async("ws://chat.test/websocket", tcp);
+        sockets.push(tokio::time::timeout(PATIENCE, opened).await.unwrap().unwrap().0);
+    }
+    program.signal("TERM");
+    let closes = sockets.into_iter().map(|mut socket| {
+        tokio::spawn(async move {
+            loop {
+                match socket.next().await {
+                    Some(Ok(Message::Close(Some(frame)))) => assert_eq!(frame.code, CloseCode::Away),
+                    Some(Ok(_)) => {}
+                    // The end comes behind the close frame, and is no reset.
+                    None => return,
+                    Some(Err(error)) => panic!("{error}"),
+                }
+            }
+        })
+    });
+    for close in closes.collect::<Vec<_>>() {
+        tokio::time::timeout(PATIENCE, close).await.unwrap().unwrap();
+    }
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("cut off"), "{said}");
 }

@@ -9,5 +9,8 @@ mod dev;
 mod doctor;
 mod life;
 mod logs;
+mod reload;
+mod robust;
 mod secrets;
+mod service;
 mod support;

@@ -51,10 +51,26 @@ pub struct Program {
 
 impl Program {
     pub fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut child = command(args, env, Path::new("/")).spawn().unwrap();
+        Self::spawn(&mut command(args, env, Path::new("/")))
+    }
+
+    /// The program behind another one that ends in running it, such as `sh -c 'ulimit …; exec "$0" run'`.
+    pub fn behind(wrapper: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).env_clear().envs(env.iter().copied()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        Self::spawn(command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
+    }
+
+    /// The program with its standard output led elsewhere.
+    pub fn writing_to(out: Stdio, args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::spawn(command(args, env, Path::new("/")).stdout(out))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let written = Written::default();
-        let readers = vec![copy(child.stdout.take().unwrap(), &written), copy(child.stderr.take().unwrap(), &written)];
-        Self { child, written, readers }
+        let readers = [child.stdout.take().map(|out| copy(out, &written)), child.stderr.take().map(|out| copy(out, &written))];
+        Self { child, written, readers: readers.into_iter().flatten().collect() }
     }
 
     /// Waits until `found` makes something of what was written.

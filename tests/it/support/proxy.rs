@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
-use gantry::app::{Bound, Running};
+use std::sync::{Arc, Mutex};
+
+use gantry::app::{Bound, Running, Source, Surroundings};
 use gantry::config;
+use gantry::lifecycle::reload::Outcome;
 
 /// A running Gantry; it ends with this value.
 pub struct Proxy {
@@ -11,6 +14,8 @@ pub struct Proxy {
     pub admin: SocketAddr,
     tls: Option<SocketAddr>,
     running: Option<Running>,
+    /// What a reload reads.
+    settings: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 /// The least that a configuration needs, in front of `upstream`.
@@ -54,9 +59,41 @@ impl Proxy {
             settings.push(((*key).to_owned(), (*value).to_owned()));
         }
         let loaded = config::load(None, [], &settings).unwrap_or_else(|problems| panic!("{problems:#?}"));
-        let bound = Bound::bind(loaded.config).expect("port 0 is always free");
-        let running = bound.traced(traces).start().expect("the configuration is sound");
-        Self { addr: running.public_addr(), admin: running.admin_addr().expect("not off"), tls: running.tls_addr(), running: Some(running) }
+        let bound = Bound::bind(loaded.config.clone()).expect("port 0 is always free");
+        let settings = Arc::new(Mutex::new(settings));
+        let read = Arc::clone(&settings);
+        let source = Source::new(loaded, move || config::load(None, [], &read.lock().unwrap()));
+        let surroundings = Surroundings { source: Some(source), ..Surroundings::default() };
+        let running = bound.within(surroundings).traced(traces).start().expect("the configuration is sound");
+        Self {
+            addr: running.public_addr(),
+            admin: running.admin_addr().expect("not off"),
+            tls: running.tls_addr(),
+            running: Some(running),
+            settings,
+        }
+    }
+
+    /// Sets keys, or takes those out that are empty, and has the configuration read again.
+    pub async fn reload(&self, keys: &[(&str, &str)]) -> Outcome {
+        {
+            let mut settings = self.settings.lock().unwrap();
+            for (key, value) in keys {
+                settings.retain(|(known, _)| known != key);
+                if !value.is_empty() {
+                    settings.push(((*key).to_owned(), (*value).to_owned()));
+                }
+            }
+        }
+        super::within("the reload is done", self.running.as_ref().expect("still there").reloads().reload()).await
+    }
+
+    /// The same for one that has to be taken: the keys that changed.
+    pub async fn reloaded(&self, keys: &[(&str, &str)]) -> Vec<String> {
+        match self.reload(keys).await {
+            Outcome::Applied(applied) if applied.needs_restart.is_empty() => applied.changed,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Where it speaks TLS, with `server.tls.listen` among its keys; [`super::tls::TlsProxy`] sets them.
