@@ -127,7 +127,9 @@ impl Frame {
     /// The status of a head, where the static table has it (RFC 7541, appendix A) or it stands in plain or
     /// Huffman-coded digits.
     pub fn status(&self) -> u16 {
-        match self.payload[0] {
+        // Behind the new size of the table, where that is told first.
+        let block = &self.payload[self.payload.iter().take_while(|byte| **byte & 0xe0 == 0x20).count()..];
+        match block[0] {
             0x88 => 200,
             0x89 => 204,
             0x8a => 206,
@@ -136,8 +138,8 @@ impl Frame {
             0x8d => 404,
             0x8e => 500,
             // `:status` by index, the value as a string of at most 127 bytes.
-            0x48 if self.payload[1] & 0x80 == 0 => std::str::from_utf8(&self.payload[2..5]).unwrap().parse().unwrap(),
-            0x48 => huffman_digits(&self.payload[2..2 + usize::from(self.payload[1] & 0x7f)]),
+            0x08 | 0x18 | 0x48 if block[1] & 0x80 == 0 => std::str::from_utf8(&block[2..5]).unwrap().parse().unwrap(),
+            0x08 | 0x18 | 0x48 => huffman_digits(&block[2..2 + usize::from(block[1] & 0x7f)]),
             other => panic!("a head that begins with {other:#x}"),
         }
     }
@@ -164,11 +166,18 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// A connection whose preface and settings are exchanged.
-    pub async fn to(proxy: &TlsProxy) -> Self {
+    /// A connection on which the client has said its preface and settings.
+    pub async fn plain(proxy: &TlsProxy) -> Self {
         let mut raw = Self { tls: proxy.connect(&["h2"]).await, buffer: BytesMut::new() };
         raw.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        raw.frame(SETTINGS, 0, 0, b"").await.unwrap();
+        // SETTINGS_HEADER_TABLE_SIZE 0, so that each head can be read by itself.
+        raw.frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]).await.unwrap();
+        raw
+    }
+
+    /// A connection on which both sides have.
+    pub async fn to(proxy: &TlsProxy) -> Self {
+        let mut raw = Self::plain(proxy).await;
         raw.until(|frame| frame.kind == SETTINGS && frame.flags & ACK == 0).await;
         raw.frame(SETTINGS, ACK, 0, b"").await.unwrap();
         raw
@@ -232,7 +241,9 @@ impl Raw {
 
     /// How a stream ends: with this status, or reset with this code.
     pub async fn fate(&mut self, stream: u32) -> Result<u16, u32> {
-        let frame = self.until(|frame| frame.stream == stream && matches!(frame.kind, HEADERS | RST_STREAM)).await;
+        let of_it = |frame: &Frame| frame.stream == stream && matches!(frame.kind, HEADERS | RST_STREAM);
+        let frame = self.until(|frame| of_it(frame) || frame.kind == GOAWAY).await;
+        assert_ne!(frame.kind, GOAWAY, "stream {stream} has ended the connection: {frame:?}");
         if frame.kind == HEADERS { Ok(frame.status()) } else { Err(frame.code()) }
     }
 }
