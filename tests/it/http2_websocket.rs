@@ -188,10 +188,10 @@ async fn much_data_arrives_whole_both_ways() {
     let mut tunnel = Tunnel::through(&mut origin, &proxy).await;
     let data: Vec<u8> = (0..2 << 20).map(|n: u32| u8::try_from(n % 251).unwrap()).collect();
     let (mut upstream, mut send) = (tunnel.upstream, tunnel.send);
-    let sent = data.clone();
+    let expected = data.clone();
     let echo = tokio::spawn(async move {
-        let got = upstream.read(sent.len()).await;
-        assert!(got == sent, "every byte, in order");
+        let got = upstream.read(expected.len()).await;
+        assert!(got == expected, "every byte, in order");
         upstream.tcp.write_all(&got).await.unwrap();
         upstream
     });

@@ -147,16 +147,12 @@ impl Frame {
 
 /// Three digits in HPACK's Huffman code: 0, 1 and 2 take five bits, the others six.
 fn huffman_digits(bytes: &[u8]) -> u16 {
-    let bits: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
-    let (mut rest, mut number) = (bits.as_str(), 0);
-    for _ in 0..3 {
-        let five = u16::from_str_radix(&rest[..5], 2).unwrap();
-        let taken = if five < 3 { 5 } else { 6 };
-        let digit = if five < 3 { five } else { u16::from_str_radix(&rest[..6], 2).unwrap() - 0x19 + 3 };
-        number = number * 10 + digit;
-        rest = &rest[taken..];
-    }
-    number
+    let mut bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1)));
+    let mut take = |count: usize| bits.by_ref().take(count).fold(0, |number, bit| number * 2 + bit);
+    (0..3).fold(0, |number, _| {
+        let five = take(5);
+        number * 10 + if five < 3 { five } else { five * 2 + take(1) - 0x19 + 3 }
+    })
 }
 
 /// A connection on which a test sends frames of its own making.
