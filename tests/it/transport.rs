@@ -46,6 +46,30 @@ async fn both_protocols_are_spoken_over_tls() {
 }
 
 #[tokio::test]
+async fn websockets_of_http_1_1_pass_over_tls() {
+    let mut origin = Origin::start().await;
+    let proxy = TlsProxy::before(origin.addr);
+    let mut tls = proxy.connect(&["http/1.1"]).await;
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    tls.write_all(
+        format!("GET /websocket HTTP/1.1\r\nHost: chat.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\nearly").as_bytes(),
+    )
+    .await
+    .unwrap();
+    let (mut upstream, head) = origin.next().await;
+    assert!(head.contains("sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n") && head.contains("x-forwarded-proto: https"), "{head}");
+    let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    upstream
+        .send(&format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{accept}\r\n\r\nlast words"))
+        .await;
+    assert_eq!(upstream.read(5).await, b"early");
+    drop(upstream);
+    let mut said = String::new();
+    let _ = within("the end", tls.read_to_string(&mut said)).await;
+    assert!(said.starts_with("HTTP/1.1 101 ") && said.ends_with("\r\n\r\nlast words"), "{said}");
+}
+
+#[tokio::test]
 async fn plain_http_on_the_tls_port_is_told_so() {
     let proxy = TlsProxy::before(Origin::echo().await);
     for request in [GET, "POST /x HTTP/1.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {

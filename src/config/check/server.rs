@@ -49,6 +49,8 @@ pub(super) fn server(r: &mut Reader<'_>) -> Option<Server> {
             r.problem("server.redirect_to_https", "needs an https:// server.public_url, which is where it leads");
         } else if unlisted {
             r.problem("server.redirect_to_https", "needs server.tls.listen: without it every request would be sent in circles");
+        } else if listen == Some(None) {
+            r.problem("server.redirect_to_https", "has no effect: it is about server.listen, and that is off");
         }
     }
     if let Some(acme) = &acme {
@@ -111,7 +113,7 @@ fn tls(r: &mut Reader<'_>, has_acme: bool) -> Option<Tls> {
     let hsts = r.parse_optional("server.tls.hsts", rules::hsts);
     let wanted = r.optional("server.tls.listen").is_some();
     if !wanted {
-        for path in ["server.tls.cert_file", "server.tls.cert_dir"] {
+        for path in ["server.tls.cert_file", "server.tls.cert_dir", "server.tls.hsts"] {
             if r.optional(path).is_some() {
                 r.problem(path, "has no effect without server.tls.listen; set that too, such as \"0.0.0.0:8443\"");
             }
@@ -198,4 +200,55 @@ fn http2(r: &mut Reader<'_>) -> Option<Http2> {
 /// Cores that this process may use, container limits included.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::load;
+
+    /// The problems of `[server]` with these lines in it, which beat those that make it complete.
+    fn problems(settings: &[(&str, &str)]) -> Vec<String> {
+        let mut all = vec![
+            ("server.public_url", "https://chat.example.com"),
+            ("rocketchat.url", "http://127.0.0.1:3000"),
+            ("rocketchat.user_id", "service"),
+            ("rocketchat.auth_token", "service-token"),
+            ("framing.allowed_ancestors", "https://app.example.com"),
+            ("identity.source", "header"),
+            ("identity.header.id", "x-user"),
+        ];
+        all.retain(|(known, _)| !settings.iter().any(|(key, _)| key == known));
+        all.extend_from_slice(settings);
+        let all: Vec<_> = all.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        match load(None, [], &all) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn what_the_front_door_cannot_do_is_told() {
+        let tls = ("server.tls.listen", "127.0.0.1:8443");
+        let cert = ("server.tls.cert_dir", env!("CARGO_MANIFEST_DIR"));
+        let redirect = ("server.redirect_to_https", "true");
+        for (settings, told) in [
+            (&[tls, cert, redirect][..], None),
+            (&[redirect], Some("in circles")),
+            (&[tls, cert, redirect, ("server.listen", "off")], Some("that is off")),
+            (&[tls, cert, redirect, ("server.public_url", "http://localhost")], Some("needs an https://")),
+            (&[("server.tls.hsts", "max-age=1")], Some("no effect without server.tls.listen")),
+            (&[tls, cert, ("server.tls.hsts", "max-age=1; includeSubDomains; preload")], None),
+            (&[tls, cert, ("server.tls.hsts", "includeSubDomains")], Some("is not a Strict-Transport-Security value")),
+            (&[tls, cert, ("server.tls.hsts", "max-age=soon")], Some("is not a Strict-Transport-Security value")),
+            (&[("server.proxy_protocol", "10.0.0.0/8, fd00::1")], None),
+            (&[("server.proxy_protocol", "balancer")], Some("is neither an IP address nor a CIDR")),
+            (&[("server.http2.max_streams", "0")], Some("out of range")),
+        ] {
+            let problems = problems(settings);
+            match told {
+                None => assert_eq!(problems, Vec::<String>::new(), "{settings:?}"),
+                Some(words) => assert!(problems.iter().any(|problem| problem.contains(words)), "{settings:?}: {problems:?}"),
+            }
+        }
+    }
 }
