@@ -17,7 +17,7 @@ const NOSNIFF: (HeaderName, HeaderValue) = (http::header::X_CONTENT_TYPE_OPTIONS
 #[derive(Clone, Debug)]
 pub struct PlainDoor {
     /// The origin that everybody is sent to, if they are.
-    https: Option<String>,
+    https: Option<HeaderValue>,
     /// Every challenge is ours, also one that is not open.
     ours: bool,
     challenges: HttpChallenges,
@@ -26,7 +26,7 @@ pub struct PlainDoor {
 impl PlainDoor {
     /// The door that `[server]` describes.
     pub fn new(server: &Server, challenges: HttpChallenges) -> Self {
-        let https = server.redirect_to_https.then(|| server.public_origin.to_string());
+        let https = server.redirect_to_https.then(|| HeaderValue::from_str(server.public_origin.as_str()).ok()).flatten();
         Self { ours: https.is_some() || server.acme.is_some(), https, challenges }
     }
 
@@ -61,13 +61,13 @@ impl PlainDoor {
     /// The way to https: the same path and query on the public origin, whatever `Host` says. 308, so that a
     /// POST stays one (RFC 9110 §15.4.9).
     pub fn redirect(&self, uri: &Uri) -> Response<Bytes> {
-        let origin = self.https.as_deref().unwrap_or_default();
+        let Some(origin) = &self.https else { return text(StatusCode::NOT_FOUND, "There is nothing here.\n") };
         let rest = uri.path_and_query().map_or("/", |rest| rest.as_str());
         // `OPTIONS *` is about the server itself.
         let rest = if rest == "*" { "/" } else { rest };
         let slash = if rest.starts_with('/') { "" } else { "/" };
-        let location = HeaderValue::try_from(format!("{origin}{slash}{rest}"));
-        let location = location.or_else(|_| HeaderValue::try_from(origin)).expect("an origin is printable ASCII");
+        let location = [origin.as_bytes(), slash.as_bytes(), rest.as_bytes()].concat();
+        let location = HeaderValue::from_bytes(&location).unwrap_or_else(|_| origin.clone());
         let mut response = text(StatusCode::PERMANENT_REDIRECT, "This is at https.\n");
         response.headers_mut().insert(LOCATION, location);
         response
@@ -88,10 +88,10 @@ fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Bytes> {
 mod tests {
     use super::*;
 
-    fn door(https: Option<&str>, ours: bool) -> PlainDoor {
+    fn door(https: Option<&'static str>, ours: bool) -> PlainDoor {
         let challenges = HttpChallenges::default();
         challenges.open("open", "open.thumbprint");
-        PlainDoor { https: https.map(str::to_owned), ours, challenges }
+        PlainDoor { https: https.map(HeaderValue::from_static), ours, challenges }
     }
 
     fn peer(trusted: bool, tls: bool) -> Peer {

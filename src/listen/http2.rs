@@ -28,6 +28,9 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of an answer that wait on a stream for a client that does not read.
 const SEND_BUFFER: usize = 64 * 1024;
+/// Malformed requests that a connection may bring in its lifetime. It may be that of a proxy in front, with many
+/// people behind it.
+const MALFORMED: usize = 100;
 /// How long a client that was told to go away may take to say that it has heard, while nothing is under way.
 const GOODBYE: Duration = Duration::from_secs(10);
 
@@ -56,7 +59,7 @@ where
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(limits.max_header_list)
         .max_pending_accept_reset_streams(limits.max_resets)
-        .max_local_error_reset_streams(limits.max_resets)
+        .max_local_error_reset_streams(MALFORMED)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)

@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2, as its receiver reads it (HAProxy's `proxy-protocol.txt`). Exactly
+//! The PROXY protocol, versions 1 and 2, as its receiver reads it (`proxy-protocol.txt` of `HAProxy`). Exactly
 //! the header is read: what follows it belongs to TLS or HTTP.
 
 use std::io;

@@ -255,6 +255,19 @@ async fn an_early_answer_reaches_a_client_that_goes_on_uploading() {
 }
 
 #[tokio::test]
+async fn an_upload_that_stops_is_told_so() {
+    let mut origin = Origin::start().await;
+    let proxy = TlsProxy::with(origin.addr, &[("server.header_timeout", "300ms")]);
+    let client = Http2::to(&proxy).await;
+    let (answer, mut stream) = client.begin(post("/", &[("content-length", "10")]), false).await;
+    stream.send_data(Bytes::from_static(b"half"), false).unwrap();
+    let (mut upstream, _) = origin.next().await;
+    assert_eq!(within("a refusal", answer).await.unwrap().status(), 408);
+    upstream.closed().await;
+    assert_eq!(upstream.seen(), b"half");
+}
+
+#[tokio::test]
 async fn what_we_answer_ourselves_keeps_the_connection() {
     let proxy = TlsProxy::before(Origin::echo().await);
     let client = Http2::to(&proxy).await;

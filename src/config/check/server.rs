@@ -49,6 +49,8 @@ pub(super) fn server(r: &mut Reader<'_>) -> Option<Server> {
             r.problem("server.redirect_to_https", "needs an https:// server.public_url, which is where it leads");
         } else if unlisted {
             r.problem("server.redirect_to_https", "needs server.tls.listen: without it every request would be sent in circles");
+        } else if listen == Some(None) {
+            r.problem("server.redirect_to_https", "has no effect: it is about server.listen, and that is off");
         }
     }
     if let Some(acme) = &acme {
@@ -117,7 +119,7 @@ fn tls(r: &mut Reader<'_>) -> Option<Tls> {
     let hsts = r.parse_optional("server.tls.hsts", rules::hsts);
     let wanted = r.optional("server.tls.listen").is_some();
     if !wanted {
-        for path in ["server.tls.cert_file", "server.tls.cert_dir"] {
+        for path in ["server.tls.cert_file", "server.tls.cert_dir", "server.tls.hsts"] {
             if r.optional(path).is_some() {
                 r.problem(path, "has no effect without server.tls.listen; set that too, such as \"0.0.0.0:8443\"");
             }
@@ -305,6 +307,8 @@ mod tests {
                 &[TLS[0], TLS[1], TLS[2], ("server.redirect_to_https", "true"), ("server.public_url", "http://localhost")],
                 "server.redirect_to_https",
             ),
+            (&[TLS[0], TLS[1], TLS[2], ("server.redirect_to_https", "true"), ("server.listen", "off")], "server.redirect_to_https"),
+            (&[("server.tls.hsts", "max-age=1")], "server.tls.hsts"),
             (&[acme], "server.acme.domains"),
             (&[TLS[0], ("server.acme.domains", "*.example.com")], "server.acme.domains"),
             (&[TLS[0], ("server.acme.domains", "192.0.2.7")], "server.acme.domains"),

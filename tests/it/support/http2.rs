@@ -127,7 +127,9 @@ impl Frame {
     /// The status of a head, where the static table has it (RFC 7541, appendix A) or it stands in plain or
     /// Huffman-coded digits.
     pub fn status(&self) -> u16 {
-        match self.payload[0] {
+        // Behind the new size of the table, where that is told first.
+        let block = &self.payload[self.payload.iter().take_while(|byte| **byte & 0xe0 == 0x20).count()..];
+        match block[0] {
             0x88 => 200,
             0x89 => 204,
             0x8a => 206,
@@ -136,8 +138,8 @@ impl Frame {
             0x8d => 404,
             0x8e => 500,
             // `:status` by index, the value as a string of at most 127 bytes.
-            0x48 if self.payload[1] & 0x80 == 0 => std::str::from_utf8(&self.payload[2..5]).unwrap().parse().unwrap(),
-            0x48 => huffman_digits(&self.payload[2..2 + usize::from(self.payload[1] & 0x7f)]),
+            0x08 | 0x18 | 0x48 if block[1] & 0x80 == 0 => std::str::from_utf8(&block[2..5]).unwrap().parse().unwrap(),
+            0x08 | 0x18 | 0x48 => huffman_digits(&block[2..2 + usize::from(block[1] & 0x7f)]),
             other => panic!("a head that begins with {other:#x}"),
         }
     }
@@ -145,16 +147,12 @@ impl Frame {
 
 /// Three digits in HPACK's Huffman code: 0, 1 and 2 take five bits, the others six.
 fn huffman_digits(bytes: &[u8]) -> u16 {
-    let bits: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
-    let (mut rest, mut number) = (bits.as_str(), 0);
-    for _ in 0..3 {
-        let five = u16::from_str_radix(&rest[..5], 2).unwrap();
-        let taken = if five < 3 { 5 } else { 6 };
-        let digit = if five < 3 { five } else { u16::from_str_radix(&rest[..6], 2).unwrap() - 0x19 + 3 };
-        number = number * 10 + digit;
-        rest = &rest[taken..];
-    }
-    number
+    let mut bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| u16::from(byte >> at & 1)));
+    let mut take = |count: usize| bits.by_ref().take(count).fold(0, |number, bit| number * 2 + bit);
+    (0..3).fold(0, |number, _| {
+        let five = take(5);
+        number * 10 + if five < 3 { five } else { five * 2 + take(1) - 0x19 + 3 }
+    })
 }
 
 /// A connection on which a test sends frames of its own making.
@@ -164,11 +162,18 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// A connection whose preface and settings are exchanged.
-    pub async fn to(proxy: &TlsProxy) -> Self {
+    /// A connection on which the client has said its preface and settings.
+    pub async fn plain(proxy: &TlsProxy) -> Self {
         let mut raw = Self { tls: proxy.connect(&["h2"]).await, buffer: BytesMut::new() };
         raw.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        raw.frame(SETTINGS, 0, 0, b"").await.unwrap();
+        // SETTINGS_HEADER_TABLE_SIZE 0, so that each head can be read by itself.
+        raw.frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]).await.unwrap();
+        raw
+    }
+
+    /// A connection on which both sides have.
+    pub async fn to(proxy: &TlsProxy) -> Self {
+        let mut raw = Self::plain(proxy).await;
         raw.until(|frame| frame.kind == SETTINGS && frame.flags & ACK == 0).await;
         raw.frame(SETTINGS, ACK, 0, b"").await.unwrap();
         raw
@@ -232,7 +237,9 @@ impl Raw {
 
     /// How a stream ends: with this status, or reset with this code.
     pub async fn fate(&mut self, stream: u32) -> Result<u16, u32> {
-        let frame = self.until(|frame| frame.stream == stream && matches!(frame.kind, HEADERS | RST_STREAM)).await;
+        let of_it = |frame: &Frame| frame.stream == stream && matches!(frame.kind, HEADERS | RST_STREAM);
+        let frame = self.until(|frame| of_it(frame) || frame.kind == GOAWAY).await;
+        assert_ne!(frame.kind, GOAWAY, "stream {stream} has ended the connection: {frame:?}");
         if frame.kind == HEADERS { Ok(frame.status()) } else { Err(frame.code()) }
     }
 }
