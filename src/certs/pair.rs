@@ -262,14 +262,15 @@ mod tests {
     use super::*;
     use crate::certs::testing::{days, pair, pem};
 
+    fn authority(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    }
+
     /// A root, an intermediate and a leaf for `a.example`, as PEM, and the leaf's key.
     fn chain() -> ([String; 3], String) {
-        let authority = |name: &str| {
-            let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params
-        };
         let (root_key, middle_key, leaf_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
         let root = Issuer::new(authority("root"), &root_key);
         let root_pem = authority("root").self_signed(&root_key).unwrap().pem();
@@ -328,10 +329,18 @@ mod tests {
         assert!(told.len() == 1 && told[0].contains("\"CN=middle\"") && told[0].contains("intermediate"), "{told:?}");
         assert_eq!(warnings(&format!("{leaf}{root}")).len(), 1, "another certificate is not the issuer's");
         assert_eq!(warnings(&format!("{leaf}{middle}")), [""; 0], "the root need not be there");
-        // As cert-manager leaves it: the certificate of a root that signs directly.
-        let (own, own_key) = pem(&["a.example"], |_| {});
+        // cert-manager puts the certificate of the authority beside, and nothing is missing where that one signed.
         std::fs::write(dir.path().join("ca.crt"), &root).unwrap();
         assert_eq!(warnings(&leaf).len(), 1, "that root did not sign it");
+        let root_key = KeyPair::generate().unwrap();
+        let signer = Issuer::new(authority("another root"), &root_key);
+        let own_key = KeyPair::generate().unwrap();
+        let direct = CertificateParams::new(["a.example".to_owned()]).unwrap().signed_by(&own_key, &signer).unwrap();
+        std::fs::write(&files.key, own_key.serialize_pem()).unwrap();
+        assert_eq!(warnings(&direct.pem()).len(), 1);
+        std::fs::write(dir.path().join("ca.crt"), authority("another root").self_signed(&root_key).unwrap().pem()).unwrap();
+        assert_eq!(warnings(&direct.pem()), [""; 0]);
+        let (own, own_key) = pem(&["a.example"], |_| {});
         std::fs::write(&files.key, own_key).unwrap();
         assert_eq!(warnings(&own), [""; 0], "a self-signed one has no issuer");
     }

@@ -7,6 +7,7 @@ mod acme;
 mod browser;
 mod budgets;
 mod callback;
+mod certificates;
 mod hostile;
 mod identity;
 mod interim;
