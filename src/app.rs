@@ -156,8 +156,9 @@ impl Bound {
         let admin = admin.map(|listener| (listener, Admin { metrics: Arc::clone(&metrics), health, stop: stop.clone() }));
         let admin_metrics = Arc::clone(&metrics);
         let http2 = config.server.http2;
-        let control_thread = spawn("gantry-control".into(), move || control_loop(&control, watch, shown, admin, &admin_metrics, http2, wait))
-            .map_err(thread_words)?;
+        let control_thread =
+            spawn("gantry-control".into(), move || control_loop(&control, watch, shown, admin, &admin_metrics, http2, wait))
+                .map_err(thread_words)?;
         Ok(Running {
             stop,
             grace: config.server.shutdown_grace,

@@ -42,7 +42,8 @@ fn of(meta: &Metadata) -> Stamp {
 /// The directory cannot be listed.
 pub(super) fn scan(dir: &Path) -> Result<BTreeMap<String, PairFiles>, Flaw> {
     let mut found = BTreeMap::new();
-    pairs_in(dir, "", &mut found).map_err(|error| Flaw::new("server.tls.cert_dir", format!("{} cannot be listed: {error}", dir.display())))?;
+    pairs_in(dir, "", &mut found)
+        .map_err(|error| Flaw::new("server.tls.cert_dir", format!("{} cannot be listed: {error}", dir.display())))?;
     for (name, path) in listed(dir).unwrap_or_default() {
         // One that cannot be listed, or has just gone, holds no pair of ours.
         if path.is_dir() {
@@ -95,9 +96,29 @@ mod tests {
             std::fs::write(path, "").unwrap();
         };
         for name in [
-            "tls.crt", "tls.key", "ca.crt", "a.example.crt", "a.example.key", "b.pem", "b.key", "c.pem", "c-key.pem", "alone.crt", "alone.pem", "x.key",
-            "le/fullchain.pem", "le/privkey.pem", "le/cert.pem", "le/chain.pem", "sub/tls.crt", "sub/tls.key", "sub/deep/tls.crt", "sub/deep/tls.key",
-            "..2026_01_01/tls.crt", "..2026_01_01/tls.key", "notes.txt",
+            "tls.crt",
+            "tls.key",
+            "ca.crt",
+            "a.example.crt",
+            "a.example.key",
+            "b.pem",
+            "b.key",
+            "c.pem",
+            "c-key.pem",
+            "alone.crt",
+            "alone.pem",
+            "x.key",
+            "le/fullchain.pem",
+            "le/privkey.pem",
+            "le/cert.pem",
+            "le/chain.pem",
+            "sub/tls.crt",
+            "sub/tls.key",
+            "sub/deep/tls.crt",
+            "sub/deep/tls.key",
+            "..2026_01_01/tls.crt",
+            "..2026_01_01/tls.key",
+            "notes.txt",
         ] {
             write(name);
         }

@@ -280,8 +280,7 @@ fn protocols(challenges_open: bool) -> Vec<Vec<u8>> {
 }
 
 fn server_config(state: &State, resolver: &Arc<Resolver>, tickets: Arc<dyn ProducesTickets>) -> ServerConfig {
-    let versions: &[_] =
-        if state.only_tls13 { &[&rustls::version::TLS13] } else { &[&rustls::version::TLS13, &rustls::version::TLS12] };
+    let versions: &[_] = if state.only_tls13 { &[&rustls::version::TLS13] } else { &[&rustls::version::TLS13, &rustls::version::TLS12] };
     let verifier = state.clients.as_ref().map_or_else(WebPkiClientVerifier::no_client_auth, |clients| Arc::clone(&clients.verifier));
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)

@@ -115,10 +115,12 @@ impl Pair {
         }
         let private = PrivateKeyDer::from_pem_slice(key.0)
             .map_err(|_| bad_key("holds no private key in PEM form (an encrypted one has to be decrypted first)"))?;
-        let signing =
-            provider().key_provider.load_private_key(private).map_err(|_| bad_key("holds a private key of a kind that is not supported; use ECDSA P-256 or RSA with 2048 bits or more"))?;
+        let signing = provider()
+            .key_provider
+            .load_private_key(private)
+            .map_err(|_| bad_key("holds a private key of a kind that is not supported; use ECDSA P-256 or RSA with 2048 bits or more"))?;
         let mut warnings = Vec::new();
-        let chain = in_order(chain, signing.as_ref(), |words| warnings.push(format!("{cert_path} {words}"))).map_err(|bad| match bad {
+        let chain = in_order(&chain, signing.as_ref(), |words| warnings.push(format!("{cert_path} {words}"))).map_err(|bad| match bad {
             BadChain::Unreadable(number) => bad_cert(format!("holds a certificate (number {number}) that cannot be read")),
             BadChain::OtherKey => Flaw::new(
                 source.key_key(),
@@ -203,7 +205,7 @@ fn parsed<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
 
 /// The chain with the key's own certificate first and each signed by the next (RFC 5246 §7.4.2, RFC 8446 §4.4.2).
 fn in_order(
-    chain: Vec<CertificateDer<'static>>,
+    chain: &[CertificateDer<'static>],
     key: &dyn SigningKey,
     mut warn: impl FnMut(&str),
 ) -> Result<Vec<CertificateDer<'static>>, BadChain> {
@@ -224,7 +226,9 @@ fn in_order(
     }
     order.extend(left);
     if !order.is_sorted() {
-        warn("is not in order, and Gantry shows it in the right one; put the server's own certificate first, then the one that signed it, and so on");
+        warn(
+            "is not in order, and Gantry shows it in the right one; put the server's own certificate first, then the one that signed it, and so on",
+        );
     }
     Ok(order.into_iter().map(|index| chain[index].clone()).collect())
 }
@@ -296,7 +300,12 @@ mod tests {
             (cut, &key, "server.tls.cert_file", &["/etc/tls.crt"]),
             (&certificate, "", "server.tls.key_file", &["/etc/tls.key", "no private key"]),
             (&certificate, &certificate, "server.tls.key_file", &["no private key"]),
-            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &key, "server.tls.cert_file", &["number 1", "cannot be read"]),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+                &key,
+                "server.tls.cert_file",
+                &["number 1", "cannot be read"],
+            ),
         ] {
             let flaw = parse(certificate, key).unwrap_err();
             assert!(flaw.key == at && words.iter().all(|word| flaw.why.contains(word)), "{flaw}");

@@ -254,8 +254,8 @@ fn placeholder(domains: &[String]) -> Result<Arc<Pair>, Flaw> {
         let certificate = params.self_signed(&key)?;
         Ok((certificate.pem(), key.serialize_pem()))
     };
-    let (certificate, key) = made()
-        .map_err(|error: rcgen::Error| Flaw::new("server.acme.domains", format!("no certificate can be made for them: {error}")))?;
+    let (certificate, key) =
+        made().map_err(|error: rcgen::Error| Flaw::new("server.acme.domains", format!("no certificate can be made for them: {error}")))?;
     let here = Path::new("the placeholder");
     Pair::parse("placeholder", Source::Placeholder, (certificate.as_bytes(), here), (key.as_bytes(), here)).map(Arc::new)
 }

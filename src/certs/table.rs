@@ -49,7 +49,11 @@ impl Table {
         let exact = name.and_then(|name| self.exact.get(name));
         let wildcard = name.and_then(|name| self.wildcard.get(name.split_once('.')?.1));
         let mut candidates = exact.into_iter().chain(wildcard).flatten();
-        candidates.clone().find(|pair| pair.certified.key.choose_scheme(schemes).is_some()).or_else(|| candidates.next()).or(self.default.as_ref())
+        candidates
+            .clone()
+            .find(|pair| pair.certified.key.choose_scheme(schemes).is_some())
+            .or_else(|| candidates.next())
+            .or(self.default.as_ref())
     }
 
     /// The pair for unknown names.

@@ -20,7 +20,8 @@ pub(super) fn pem(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -
 pub(super) fn pair(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
     let (certificate, key) = pem(names, change);
     let path = Path::new("test.pem");
-    Pair::parse(names.first().copied().unwrap_or("none"), Source::Directory, (certificate.as_bytes(), path), (key.as_bytes(), path)).unwrap()
+    Pair::parse(names.first().copied().unwrap_or("none"), Source::Directory, (certificate.as_bytes(), path), (key.as_bytes(), path))
+        .unwrap()
 }
 
 /// The days before and after now for which a certificate is good.

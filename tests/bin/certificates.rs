@@ -42,10 +42,7 @@ fn run(command: &str, sets: &[String]) -> Ended {
 }
 
 fn files(dir: &Path, cert: &str, key: &str) -> Vec<String> {
-    vec![
-        format!("server.tls.cert_file={}", dir.join(cert).display()),
-        format!("server.tls.key_file={}", dir.join(key).display()),
-    ]
+    vec![format!("server.tls.cert_file={}", dir.join(cert).display()), format!("server.tls.key_file={}", dir.join(key).display())]
 }
 
 #[test]
@@ -113,8 +110,15 @@ fn check_reads_what_acme_and_the_workspace_need() {
         ),
         (acme(&["server.acme.domains=*.chat.test".into()]), &["server.acme.domains", "*.chat.test"]),
         (
-            [files(dir, "one.crt", "one.key"), vec!["rocketchat.url=https://chat.internal".into(), client("client_cert_file", "one.crt"), client("client_key_file", "two.key")]]
-                .concat(),
+            [
+                files(dir, "one.crt", "one.key"),
+                vec![
+                    "rocketchat.url=https://chat.internal".into(),
+                    client("client_cert_file", "one.crt"),
+                    client("client_key_file", "two.key"),
+                ],
+            ]
+            .concat(),
             &["rocketchat.tls.client_cert_file", "does not belong", "two.key"],
         ),
     ] {

@@ -72,7 +72,8 @@ async fn a_certificate_is_issued_by_tls_alpn_01_and_kept_over_a_restart() {
     assert!(!answers_challenges(first.tls_addr()).await);
     eventually("it is told", async || {
         let text = get(first.admin, "/metrics", "").await.text();
-        text.contains("gantry_acme_orders_total{outcome=\"ok\"} 1") && text.contains("gantry_tls_certificate_expiry_seconds{name=\"chat.test\"}")
+        text.contains("gantry_acme_orders_total{outcome=\"ok\"} 1")
+            && text.contains("gantry_tls_certificate_expiry_seconds{name=\"chat.test\"}")
     })
     .await;
     eventually("it is ready", async || get(first.admin, "/readyz", "").await.json()["checks"]["certificate"]["ok"] == true).await;

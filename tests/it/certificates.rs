@@ -86,12 +86,14 @@ async fn the_name_that_a_client_asks_for_decides() {
     // One that comes later is found, one that goes is forgotten.
     files.authority.write("two.test", &dir.join("two.crt"), &dir.join("two.key"));
     eventually("the new one is shown", async || files.is_shown(proxy.tls_addr(), "two.test").await).await;
-    eventually("it is in the metrics", async || metric(&proxy, "gantry_tls_certificate_expiry_seconds{name=\"two.crt\"}").await.is_some()).await;
+    eventually("it is in the metrics", async || metric(&proxy, "gantry_tls_certificate_expiry_seconds{name=\"two.crt\"}").await.is_some())
+        .await;
     std::fs::remove_file(dir.join("two.crt")).unwrap();
     std::fs::remove_file(dir.join("two.key")).unwrap();
     eventually("it is no longer shown", async || !files.is_shown(proxy.tls_addr(), "two.test").await).await;
     assert!(files.is_shown(proxy.tls_addr(), "one.test").await);
-    eventually("its metric is gone", async || metric(&proxy, "gantry_tls_certificate_expiry_seconds{name=\"two.crt\"}").await.is_none()).await;
+    eventually("its metric is gone", async || metric(&proxy, "gantry_tls_certificate_expiry_seconds{name=\"two.crt\"}").await.is_none())
+        .await;
     assert_eq!(metric(&proxy, "gantry_tls_last_reload_success").await, Some(1));
 }
 
@@ -220,12 +222,9 @@ async fn versions_and_protocols_are_those_that_are_configured() {
         assert_eq!(connect(proxy.tls_addr(), version(&rustls::version::TLS12), "chat.test").await.is_ok(), expected);
         assert!(connect(proxy.tls_addr(), version(&rustls::version::TLS13), "chat.test").await.is_ok());
     }
-    for (offered, agreed) in [
-        (vec!["h2", "http/1.1"], Some("h2")),
-        (vec!["http/1.1", "h2"], Some("h2")),
-        (vec!["http/1.1"], Some("http/1.1")),
-        (vec![], None),
-    ] {
+    for (offered, agreed) in
+        [(vec!["h2", "http/1.1"], Some("h2")), (vec!["http/1.1", "h2"], Some("h2")), (vec!["http/1.1"], Some("http/1.1")), (vec![], None)]
+    {
         let shaken = connect(both.tls_addr(), Asked { alpn: offered.clone(), ..files.trusting() }, "chat.test").await.unwrap();
         assert_eq!(shaken.protocol().as_deref(), agreed, "{offered:?}");
     }
@@ -286,7 +285,8 @@ fn a_bad_pair_in_the_directory_does_not_take_the_others_down() {
     files.authority.write("bad.test", &path("bad.crt"), &path("bad.key"));
     certificates.refresh().unwrap();
     assert_eq!(shown(&certificates), ["bad.crt", "good.crt"]);
-    let nothing_left = |dir: &Path| std::fs::write(dir.join("good.crt"), "").and_then(|()| std::fs::write(dir.join("bad.crt"), "")).unwrap();
+    let nothing_left =
+        |dir: &Path| std::fs::write(dir.join("good.crt"), "").and_then(|()| std::fs::write(dir.join("bad.crt"), "")).unwrap();
     nothing_left(dir.path());
     let flaws = Certificates::load(&server(&keys)).unwrap_err();
     assert!(flaws.len() == 2 && flaws.iter().all(|flaw| flaw.key == "server.tls.cert_dir"), "{flaws:?}");

@@ -112,7 +112,11 @@ async fn an_upstream_with_a_wrong_certificate_is_not_talked_to_and_the_key_that_
     let roots = dir.path().join("roots.pem");
     std::fs::write(&roots, &authority.pem).unwrap();
     let roots = roots.to_str().unwrap();
-    let (other, good, old) = (authority.issue(&["chat.internal", "*.apps.internal"], 90), authority.issue(&["localhost"], 90), authority.issue(&["localhost"], 0));
+    let (other, good, old) = (
+        authority.issue(&["chat.internal", "*.apps.internal"], 90),
+        authority.issue(&["localhost"], 90),
+        authority.issue(&["localhost"], 0),
+    );
     let pair = |pair: &(String, String)| (pair.0.clone(), pair.1.clone());
     for (shown, trusted, words) in [
         (pair(&good), false, &["upstream.ca_file", "not signed by an authority"][..]),
@@ -148,7 +152,12 @@ async fn the_name_and_the_client_certificate_are_for_the_workspace_alone() {
     let addr = serve((&certificate, &key), Some(&clients)).await;
     let url = format!("https://localhost:{}", addr.port());
     let (roots, cert_file, key_file) = (shown("roots.pem"), shown("client.crt"), shown("client.key"));
-    let named = [("rocketchat.url", url.as_str()), ("rocketchat.tls.server_name", "chat.internal"), ("upstream.ca_file", &roots), ("upstream.platform_roots", "false")];
+    let named = [
+        ("rocketchat.url", url.as_str()),
+        ("rocketchat.tls.server_name", "chat.internal"),
+        ("upstream.ca_file", &roots),
+        ("upstream.platform_roots", "false"),
+    ];
     let without = Proxy::with(addr, &named);
     assert!(get(without.addr, "/", "Accept: application/json\r\n").await.status >= 500);
     let why = why(&without).await;
@@ -172,15 +181,21 @@ async fn the_name_and_the_client_certificate_are_for_the_workspace_alone() {
     clients.write("gantry", &path("client.crt"), &path("client.key"));
     let with = [&with[..], &[("identity.source", "forward_auth"), ("identity.forward_auth.url", &who)]].concat();
     let proxy = Proxy::with(addr, &with);
-    let answer = crate::support::wire::ask(proxy.addr, "POST /_gantry/token HTTP/1.1\r\nHost: chat.test\r\nCookie: a=b\r\nContent-Length: 0\r\n\r\n").await;
+    let answer = crate::support::wire::ask(
+        proxy.addr,
+        "POST /_gantry/token HTTP/1.1\r\nHost: chat.test\r\nCookie: a=b\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
     assert!(answer.status >= 400, "{answer:?}");
     assert_eq!(*asked.seen.lock().unwrap(), [(Some("localhost".to_owned()), false)], "its own name, and no certificate");
 }
 
+/// The name that was asked for, and whether a certificate was shown.
+type Seen = (Option<String>, bool);
+
 struct Asked {
     addr: SocketAddr,
-    /// The name that was asked for, and whether a certificate was shown.
-    seen: Arc<Mutex<Vec<(Option<String>, bool)>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 /// A host app that takes a client certificate if there is one, and knows nobody.
@@ -189,7 +204,8 @@ async fn origin_that_tells_what_it_is_shown(authority: &Authority, clients: &Aut
     let mut roots = RootCertStore::empty();
     roots.add(clients.root()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build().unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build().unwrap();
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()

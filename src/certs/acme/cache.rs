@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use instant_acme::AccountCredentials;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -43,7 +44,8 @@ impl Cache {
         let dir = acme.cache_dir.join(label(&acme.directory_url));
         let mut domains = acme.domains.clone();
         domains.sort();
-        let hash: String = digest(&SHA256, domains.join(",").as_bytes()).as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = digest(&SHA256, domains.join(",").as_bytes());
+        let hash = BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..6]);
         let first = acme.domains.first().map(String::as_str).unwrap_or_default();
         let certificate = dir.join(format!("{first}-{hash}.pem"));
         Self { dir, certificate }
@@ -60,16 +62,18 @@ impl Cache {
     /// It cannot; the words name the key.
     pub(super) fn prepare(&self) -> Result<(), Flaw> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-        made.and_then(|()| self.write(&self.dir.join("probe"), b"")).and_then(|()| std::fs::remove_file(self.dir.join("probe"))).map_err(|error| {
-            Flaw::new(
-                KEY,
-                format!(
-                    "{} cannot be written to: {error}; certificates would be ordered anew at each start, which authorities limit; \
+        made.and_then(|()| self.write(&self.dir.join("probe"), b"")).and_then(|()| std::fs::remove_file(self.dir.join("probe"))).map_err(
+            |error| {
+                Flaw::new(
+                    KEY,
+                    format!(
+                        "{} cannot be written to: {error}; certificates would be ordered anew at each start, which authorities limit; \
                      give Gantry's user a directory that stays",
-                    self.dir.display()
-                ),
-            )
-        })
+                        self.dir.display()
+                    ),
+                )
+            },
+        )
     }
 
     /// Whose turn it is to order. `None` while another process has it.
@@ -92,7 +96,9 @@ impl Cache {
         let path = self.dir.join("account.json");
         let text = std::fs::read(&path).ok()?;
         let account = serde_json::from_slice(&text);
-        account.map_err(|error| tracing::warn!(file = %path.display(), %error, "the stored ACME account cannot be read; another one is made")).ok()
+        account
+            .map_err(|error| tracing::warn!(file = %path.display(), %error, "the stored ACME account cannot be read; another one is made"))
+            .ok()
     }
 
     pub(super) fn store_account(&self, account: &StoredAccount) -> Result<(), Flaw> {
@@ -137,7 +143,8 @@ fn not_stored(path: &Path, error: &io::Error) -> Flaw {
 
 /// The name of an authority's directory, from the URL of its own.
 fn label(url: &Url) -> String {
-    let shown = format!("{}{}{}", url.host_str().unwrap_or_default(), url.port().map(|port| format!(":{port}")).unwrap_or_default(), url.path());
+    let shown =
+        format!("{}{}{}", url.host_str().unwrap_or_default(), url.port().map(|port| format!(":{port}")).unwrap_or_default(), url.path());
     shown.trim_matches('/').chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
 }
 

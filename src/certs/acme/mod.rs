@@ -154,7 +154,11 @@ impl Keeper {
         let Ok(pem) = std::fs::read_to_string(path).map(zeroize::Zeroizing::new) else { return false };
         match order::read(&self.acme, &pem, path) {
             Ok(pair) if self.pair.as_ref().is_none_or(|known| known.not_after < pair.not_after) => {
-                tracing::info!(domains = self.acme.domains.join(" "), expires = date(pair.not_after), "certificate taken from the ACME cache");
+                tracing::info!(
+                    domains = self.acme.domains.join(" "),
+                    expires = date(pair.not_after),
+                    "certificate taken from the ACME cache"
+                );
                 self.certificates.issue(pair.clone());
                 self.pair = Some(pair);
                 true
@@ -241,9 +245,10 @@ impl Keeper {
         let wait = humantime::format_duration(Duration::from_secs(wait.as_secs().max(1)));
         let domains = self.acme.domains.join(", ");
         let why = &failure.why;
-        match &self.pair {
-            Some(pair) => tracing::error!(next = %wait, expires = date(pair.not_after), "the certificate for {domains} is not renewed: {why}"),
-            None => tracing::error!(next = %wait, "there is no certificate for {domains}: {why}"),
+        if let Some(pair) = &self.pair {
+            tracing::error!(next = %wait, expires = date(pair.not_after), "the certificate for {domains} is not renewed: {why}");
+        } else {
+            tracing::error!(next = %wait, "there is no certificate for {domains}: {why}");
         }
         self.certificates.acme_trouble(Some(format!("no certificate for {domains} by ACME: {why}")));
     }

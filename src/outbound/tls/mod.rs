@@ -188,7 +188,8 @@ impl ClientTls {
         if chain.is_empty() {
             return Err(bad(format!("{} holds no certificate in PEM form", cert.display())));
         }
-        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(format!("{} cannot be used as its key: {error}", key.display())))?;
+        let private =
+            PrivateKeyDer::from_pem_file(key).map_err(|error| bad(format!("{} cannot be used as its key: {error}", key.display())))?;
         let config = builder.with_client_auth_cert(chain, private).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
                 bad(format!("the key in {} does not belong to the certificate in {}", key.display(), cert.display()))

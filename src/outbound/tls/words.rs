@@ -30,7 +30,9 @@ fn certificate(error: &CertificateError, host: &str, keys: Keys) -> String {
         CertificateError::NotValidForNameContext { presented, .. } => {
             let names = presented.iter().map(|name| plain(name)).collect::<Vec<_>>();
             if names.is_empty() {
-                return format!("its certificate is not valid for {host}, since it names no host at all; have it issued again with its names");
+                return format!(
+                    "its certificate is not valid for {host}, since it names no host at all; have it issued again with its names"
+                );
             }
             format!("its certificate is not valid for {host}, only for {}; {}", names.join(", "), rename(keys, "one of these"))
         }
@@ -70,7 +72,9 @@ fn alert_words(alert: AlertDescription, keys: Keys) -> String {
         AlertDescription::HandshakeFailure => {
             format!("it refuses the handshake ({alert:?}); if it asks for a client certificate, set {client}")
         }
-        AlertDescription::UnrecognisedName => format!("it does not know the name that it was asked for; {}", rename(keys, "a name that it knows")),
+        AlertDescription::UnrecognisedName => {
+            format!("it does not know the name that it was asked for; {}", rename(keys, "a name that it knows"))
+        }
         other => format!("it refuses the handshake with the alert {other:?}"),
     }
 }
@@ -92,7 +96,8 @@ mod tests {
 
     #[test]
     fn each_failure_says_what_mends_it() {
-        let workspace = Keys { ca_file: "upstream.ca_file", name: Some("rocketchat.tls.server_name"), client: Some("rocketchat.tls.client_cert_file") };
+        let workspace =
+            Keys { ca_file: "upstream.ca_file", name: Some("rocketchat.tls.server_name"), client: Some("rocketchat.tls.client_cert_file") };
         let host_app = Keys { ca_file: "upstream.ca_file", name: None, client: None };
         let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let other_name = || CertificateError::NotValidForNameContext {

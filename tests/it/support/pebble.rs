@@ -148,7 +148,8 @@ impl Pebble {
     pub async fn root(&self) -> CertificateDer<'static> {
         let own = CertificateDer::from_pem_file(self.ca_file()).unwrap();
         let addr = SocketAddr::from(([127, 0, 0, 1], self.management));
-        let mut stream = connect(addr, Asked { roots: vec![own], ..Asked::default() }, "localhost").await.expect("pebble's own certificate");
+        let mut stream =
+            connect(addr, Asked { roots: vec![own], ..Asked::default() }, "localhost").await.expect("pebble's own certificate");
         let answer = stream.get("/roots/0", "localhost").await;
         CertificateDer::from_pem_slice(answer.as_bytes()).expect("a root")
     }
@@ -196,7 +197,9 @@ async fn resolver() -> SocketAddr {
         while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
             let query = &buffer[..length];
             // The question ends with its name's root label, type and class.
-            let Some(end) = query.get(12..).and_then(|rest| rest.iter().position(|byte| *byte == 0)).map(|at| 12 + at + 5) else { continue };
+            let Some(end) = query.get(12..).and_then(|rest| rest.iter().position(|byte| *byte == 0)).map(|at| 12 + at + 5) else {
+                continue;
+            };
             let Some(question) = query.get(12..end) else { continue };
             let is_a = question[question.len() - 4..] == [0, 1, 0, 1];
             let mut answer = vec![query[0], query[1], 0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0];

@@ -49,12 +49,7 @@ impl Proxy {
         let loaded = config::load(None, [], &settings).unwrap_or_else(|problems| panic!("{problems:#?}"));
         let bound = Bound::bind(loaded.config).expect("port 0 is always free");
         let running = bound.start().expect("the configuration is sound");
-        Self {
-            addr: running.public_addr(),
-            admin: running.admin_addr().expect("not off"),
-            tls: running.tls_addr(),
-            running: Some(running),
-        }
+        Self { addr: running.public_addr(), admin: running.admin_addr().expect("not off"), tls: running.tls_addr(), running: Some(running) }
     }
 
     /// Where it speaks TLS, with `server.tls.listen` among its keys.
