@@ -52,8 +52,10 @@ pub struct Certificates(Arc<Inner>);
 struct Inner {
     current: ArcSwap<ServerConfig>,
     resolver: Arc<Resolver>,
-    /// What new generations are made from. Taken by whoever looks at the files, never by a handshake.
+    /// What new generations are made from. Never taken by a handshake, and never held while files are read.
     state: Mutex<State>,
+    /// Held by whoever looks at the files, which may take as long as a bad disk wants.
+    looking: Mutex<()>,
 }
 
 /// One certificate in use, for metrics and the status page.
@@ -91,19 +93,22 @@ impl Certificates {
         let state = State::read(server)?;
         let resolver = Arc::new(Resolver::default());
         let config = server_config(&state, &resolver, tickets()?);
-        let this = Self(Arc::new(Inner { current: ArcSwap::from_pointee(config), resolver, state: Mutex::new(state) }));
-        this.arrange(&mut this.state());
+        let this =
+            Self(Arc::new(Inner { current: ArcSwap::from_pointee(config), resolver, state: Mutex::new(state), looking: Mutex::default() }));
+        this.arrange(&this.state());
         Ok(this)
     }
 
     /// Takes another configuration over, for a reload. Last good pairs stay where the files are the same; nothing
-    /// changes when there is an error. Session tickets stay good unless other clients are let in.
+    /// changes when there is an error. Session tickets stay good unless other clients are let in. Blocks on the disk.
     ///
     /// # Errors
     /// What cannot be used, with its key.
     pub fn configure(&self, server: &Server) -> Result<(), Vec<Flaw>> {
+        let _looking = self.looking();
+        let before = self.state().clone();
+        let new = before.succeed(server)?;
         let mut state = self.state();
-        let new = state.succeed(server)?;
         let same_clients = match (&state.clients, &new.clients) {
             (None, None) => true,
             (Some(old), Some(new)) => old.same(new),
@@ -112,7 +117,7 @@ impl Certificates {
         let tickets = if same_clients { Arc::clone(&self.0.current.load().ticketer) } else { tickets()? };
         *state = new;
         self.0.current.store(Arc::new(server_config(&state, &self.0.resolver, tickets)));
-        self.arrange(&mut state);
+        self.arrange(&state);
         Ok(())
     }
 
@@ -158,7 +163,7 @@ impl Certificates {
     pub(crate) fn issue(&self, pair: Pair) {
         let mut state = self.state();
         state.issued = Some(Arc::new(pair));
-        self.arrange(&mut state);
+        self.arrange(&state);
     }
 
     /// Says on `/readyz` why there is no certificate of the authority's yet; `None` when nothing is wrong.
@@ -180,9 +185,16 @@ impl Certificates {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn looking(&self) -> MutexGuard<'_, ()> {
+        self.0.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn look(&self, report: Report) -> Found {
+        let _looking = self.looking();
+        let mut seen = self.state().clone();
+        let changed = seen.look(report);
         let mut state = self.state();
-        let changed = state.look(report);
+        state.adopt(seen);
         if changed.clients {
             // A ticket stands for a client certificate that was good then: whoever holds one has to show it again.
             match tickets() {
@@ -190,15 +202,15 @@ impl Certificates {
                 Err(flaws) => tracing::error!(flaw = %flaws[0], "the new client authorities cannot be used yet"),
             }
         }
-        if changed.pairs {
-            self.arrange(&mut state);
+        if changed.pairs || state.time_passed(SystemTime::now()) {
+            self.arrange(&state);
         }
         state.warn_of_expiry(SystemTime::now());
         let default = self.0.resolver.table.load().for_unknown().cloned();
         Found { shown: state.shown(default.as_ref()), flaws: state.flaws(), verdict: state.verdict(default.as_deref(), SystemTime::now()) }
     }
 
-    fn arrange(&self, state: &mut State) {
+    fn arrange(&self, state: &State) {
         self.0.resolver.table.store(Arc::new(state.table(SystemTime::now())));
     }
 }

@@ -96,6 +96,12 @@ impl Pair {
                 issuer.1
             ));
         }
+        if let Some(mode) = open_to_all(&files.key) {
+            pair.warnings.push(format!(
+                "{} can be read by every user (mode {mode:04o}); chmod 0400, or defaultMode: 0400 in Kubernetes",
+                files.key.display()
+            ));
+        }
         Ok(pair)
     }
 
@@ -250,6 +256,14 @@ fn names(leaf: &X509Certificate<'_>) -> (Vec<String>, Vec<IpAddr>) {
     (names, addresses)
 }
 
+/// The mode of a file that everybody can read.
+#[cfg(unix)]
+fn open_to_all(path: &Path) -> Option<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o004 != 0).then_some(mode)
+}
+
 /// Whether the issuer is the authority whose own certificate cert-manager puts beside (`ca.crt`): then nothing is
 /// missing between the two.
 fn beside(cert: &Path, issuer: &(Vec<u8>, String)) -> bool {
@@ -330,6 +344,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = PairFiles { cert: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
         std::fs::write(&files.key, key).unwrap();
+        let mode = |mode: u32| std::fs::set_permissions(&files.key, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o440);
         let warnings = |certificate: &str| {
             std::fs::write(&files.cert, certificate).unwrap();
             Pair::read("tls.crt", Source::Files, &files).unwrap().warnings
@@ -352,6 +368,8 @@ mod tests {
         let (own, own_key) = pem(&["a.example"], |_| {});
         std::fs::write(&files.key, own_key).unwrap();
         assert_eq!(warnings(&own), [""; 0], "a self-signed one has no issuer");
+        mode(0o644);
+        assert!(warnings(&own)[0].contains("mode 0644"), "everybody can read the key");
     }
 
     #[test]

@@ -17,7 +17,9 @@ fn pair(dir: &Path, stem: &str, name: &str, days: (i32, i32)) {
     };
     (params.not_before, params.not_after) = (at(days.0), at(days.1));
     std::fs::write(dir.join(format!("{stem}.crt")), params.self_signed(&key).unwrap().pem()).unwrap();
-    std::fs::write(dir.join(format!("{stem}.key")), key.serialize_pem()).unwrap();
+    let path = dir.join(format!("{stem}.key"));
+    std::fs::write(&path, key.serialize_pem()).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 fn run(command: &str, sets: &[String]) -> Ended {
@@ -64,6 +66,9 @@ fn check_reads_every_pair() {
         let ended = run("check", &files(dir, cert, key));
         assert!(ended.code == Some(0) && words.iter().all(|word| ended.stderr.contains(word)), "{ended:?}");
     }
+    std::fs::set_permissions(dir.join("soon.key"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let ended = run("check", &files(dir, "soon.crt", "soon.key"));
+    assert!(ended.code == Some(0) && ended.stderr.contains("soon.key can be read by every user"), "{ended:?}");
     let mixed = files(dir, "one.crt", "two.key");
     for command in ["check", "run"] {
         let ended = run(command, &mixed);
