@@ -62,8 +62,9 @@ impl Cache {
     /// It cannot; the words name the key.
     pub(super) fn prepare(&self) -> Result<(), Flaw> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-        made.and_then(|()| self.write(&self.dir.join("probe"), b"")).and_then(|()| std::fs::remove_file(self.dir.join("probe"))).map_err(
-            |error| {
+        made.and_then(|()| self.write(&self.dir.join("probe"), b"written to see that there is room"))
+            .and_then(|()| std::fs::remove_file(self.dir.join("probe")))
+            .map_err(|error| {
                 Flaw::new(
                     KEY,
                     format!(
@@ -72,8 +73,7 @@ impl Cache {
                         self.dir.display()
                     ),
                 )
-            },
-        )
+            })
     }
 
     /// Whose turn it is to order. `None` while another process has it.

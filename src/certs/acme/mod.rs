@@ -183,10 +183,12 @@ impl Keeper {
 
     async fn order(&mut self, _turn: Turn) -> Result<(), Failure> {
         tracing::info!(domains = self.acme.domains.join(" "), directory = %self.acme.directory_url, "ordering a certificate");
-        let mut nonces = 0;
+        let (mut nonces, mut accounts) = (0, 0);
         let issued = loop {
             match self.try_order().await {
                 Err(failure) if failure.bad_nonce && nonces < NONCE_RETRIES => nonces += 1,
+                // The account was forgotten, and the next one is new.
+                Err(failure) if failure.unknown_account && accounts == 0 => accounts += 1,
                 outcome => break outcome?,
             }
         };
