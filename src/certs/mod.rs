@@ -3,6 +3,7 @@
 
 pub mod acme;
 mod challenges;
+mod check;
 mod client_auth;
 mod expiry;
 mod files;
@@ -15,7 +16,6 @@ mod table;
 mod testing;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -24,18 +24,17 @@ use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 
 pub use challenges::{HTTP_CHALLENGE_PATH, HttpChallenges};
+pub use check::check;
 pub use flaw::Flaw;
 pub use pair::{Pair, Source};
 pub use table::ACME_ALPN;
 
-use self::client_auth::ClientCas;
 use self::slot::Report;
 use self::state::State;
 use self::table::Resolver;
-use crate::config::{Config, PairFiles, Server};
+use crate::config::Server;
 use crate::lifecycle::Health;
 use crate::metrics::Metrics;
-use crate::outbound::connect::Connector;
 use crate::outbound::tls::provider;
 
 /// How often the files are looked at.
@@ -52,8 +51,10 @@ pub struct Certificates(Arc<Inner>);
 struct Inner {
     current: ArcSwap<ServerConfig>,
     resolver: Arc<Resolver>,
-    /// What new generations are made from. Taken by whoever looks at the files, never by a handshake.
+    /// What new generations are made from. Never taken by a handshake, and never held while files are read.
     state: Mutex<State>,
+    /// Held by whoever looks at the files, which may take as long as a bad disk wants.
+    looking: Mutex<()>,
 }
 
 /// One certificate in use, for metrics and the status page.
@@ -91,19 +92,22 @@ impl Certificates {
         let state = State::read(server)?;
         let resolver = Arc::new(Resolver::default());
         let config = server_config(&state, &resolver, tickets()?);
-        let this = Self(Arc::new(Inner { current: ArcSwap::from_pointee(config), resolver, state: Mutex::new(state) }));
-        this.arrange(&mut this.state());
+        let this =
+            Self(Arc::new(Inner { current: ArcSwap::from_pointee(config), resolver, state: Mutex::new(state), looking: Mutex::default() }));
+        this.arrange(&this.state());
         Ok(this)
     }
 
     /// Takes another configuration over, for a reload. Last good pairs stay where the files are the same; nothing
-    /// changes when there is an error. Session tickets stay good unless other clients are let in.
+    /// changes when there is an error. Session tickets stay good unless other clients are let in. Blocks on the disk.
     ///
     /// # Errors
     /// What cannot be used, with its key.
     pub fn configure(&self, server: &Server) -> Result<(), Vec<Flaw>> {
+        let _looking = self.looking();
+        let before = self.state().clone();
+        let new = before.succeed(server)?;
         let mut state = self.state();
-        let new = state.succeed(server)?;
         let same_clients = match (&state.clients, &new.clients) {
             (None, None) => true,
             (Some(old), Some(new)) => old.same(new),
@@ -112,7 +116,7 @@ impl Certificates {
         let tickets = if same_clients { Arc::clone(&self.0.current.load().ticketer) } else { tickets()? };
         *state = new;
         self.0.current.store(Arc::new(server_config(&state, &self.0.resolver, tickets)));
-        self.arrange(&mut state);
+        self.arrange(&state);
         Ok(())
     }
 
@@ -158,7 +162,7 @@ impl Certificates {
     pub(crate) fn issue(&self, pair: Pair) {
         let mut state = self.state();
         state.issued = Some(Arc::new(pair));
-        self.arrange(&mut state);
+        self.arrange(&state);
     }
 
     /// Says on `/readyz` why there is no certificate of the authority's yet; `None` when nothing is wrong.
@@ -180,9 +184,16 @@ impl Certificates {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn looking(&self) -> MutexGuard<'_, ()> {
+        self.0.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn look(&self, report: Report) -> Found {
+        let _looking = self.looking();
+        let mut seen = self.state().clone();
+        let changed = seen.look(report);
         let mut state = self.state();
-        let changed = state.look(report);
+        state.adopt(seen);
         if changed.clients {
             // A ticket stands for a client certificate that was good then: whoever holds one has to show it again.
             match tickets() {
@@ -190,79 +201,17 @@ impl Certificates {
                 Err(flaws) => tracing::error!(flaw = %flaws[0], "the new client authorities cannot be used yet"),
             }
         }
-        if changed.pairs {
-            self.arrange(&mut state);
+        if changed.pairs || state.time_passed(SystemTime::now()) {
+            self.arrange(&state);
         }
         state.warn_of_expiry(SystemTime::now());
         let default = self.0.resolver.table.load().for_unknown().cloned();
         Found { shown: state.shown(default.as_ref()), flaws: state.flaws(), verdict: state.verdict(default.as_deref(), SystemTime::now()) }
     }
 
-    fn arrange(&self, state: &mut State) {
+    fn arrange(&self, state: &State) {
         self.0.resolver.table.store(Arc::new(state.table(SystemTime::now())));
     }
-}
-
-/// Everything that is wrong with the certificates of a configuration, and everything that is suspicious, for
-/// `gantry check`.
-pub fn check(config: &Config) -> (Vec<Flaw>, Vec<Flaw>) {
-    let (mut flaws, warnings) = check_server(&config.server);
-    let upstream = Connector::of(&config.upstream).and_then(|connector| connector.for_workspace(&config.rocketchat.tls));
-    flaws.extend(upstream.err().map(|bad| Flaw::new(bad.key, bad.why)));
-    (flaws, warnings)
-}
-
-fn check_server(server: &Server) -> (Vec<Flaw>, Vec<Flaw>) {
-    let Some(tls) = &server.tls else { return (Vec::new(), Vec::new()) };
-    let (mut flaws, mut warnings) = (Vec::new(), Vec::new());
-    let mut look = |name: &str, source: Source, files: &PairFiles| match Pair::read(name, source, files) {
-        Ok(pair) => {
-            let words = pair.warnings.iter().cloned().chain(expiry::warning(&pair, SystemTime::now()));
-            warnings.extend(words.map(|why| Flaw::new(source.cert_key(), why)));
-            Some(pair)
-        }
-        Err(flaw) => {
-            flaws.push(flaw);
-            None
-        }
-    };
-    let mut covered = Vec::new();
-    if let Some(files) = &tls.pair {
-        covered.extend(look(&state::file_name(&files.cert), Source::Files, files));
-    }
-    let scanned = tls.cert_dir.as_deref().map(files::scan);
-    if let Some(Ok(found)) = &scanned {
-        for (name, files) in found {
-            covered.extend(look(name, Source::Directory, files));
-        }
-    }
-    let bad_pairs = !flaws.is_empty();
-    match scanned {
-        Some(Err(flaw)) => flaws.push(flaw),
-        Some(Ok(found)) if found.is_empty() => {
-            let empty = state::no_pair(tls.cert_dir.as_deref().unwrap_or(Path::new("")));
-            if tls.pair.is_none() && server.acme.is_none() { flaws.push(empty) } else { warnings.push(empty) }
-        }
-        _ => {}
-    }
-    flaws.extend(ClientCas::read(&tls.client_auth).err());
-    let host = server.public_url.host_str().unwrap_or_default();
-    let by_acme = server.acme.as_ref().is_some_and(|acme| acme.domains.iter().any(|domain| domain == host));
-    if !bad_pairs && !by_acme && !covered.is_empty() && !covered.iter().any(|pair| pair.covers(host)) {
-        let names: Vec<&str> = covered.iter().flat_map(|pair| pair.names.iter().map(String::as_str)).collect();
-        warnings.push(Flaw::new(
-            "server.public_url",
-            format!("no certificate is good for {host}, only for {}: browsers will refuse it", names.join(", ")),
-        ));
-    }
-    if let Some(acme) = &server.acme {
-        match acme::check(acme) {
-            Ok(Some(warning)) => warnings.push(warning),
-            Ok(None) => {}
-            Err(flaw) => flaws.push(flaw),
-        }
-    }
-    (flaws, warnings)
 }
 
 /// Keys for session tickets (RFC 5077, RFC 8446 §4.6.1): made here, changed every six hours, and good for two changes.

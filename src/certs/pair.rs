@@ -96,6 +96,12 @@ impl Pair {
                 issuer.1
             ));
         }
+        if let Some(mode) = open_to_all(&files.key) {
+            pair.warnings.push(format!(
+                "{} can be read by every user (mode {mode:04o}); chmod 0400, or defaultMode: 0400 in Kubernetes",
+                files.key.display()
+            ));
+        }
         Ok(pair)
     }
 
@@ -120,7 +126,7 @@ impl Pair {
             .load_private_key(private)
             .map_err(|_| bad_key("holds a private key of a kind that is not supported; use ECDSA P-256 or RSA with 2048 bits or more"))?;
         let mut warnings = Vec::new();
-        let chain = in_order(chain, signing.as_ref(), |words| warnings.push(format!("{cert_path} {words}"))).map_err(|bad| match bad {
+        let chain = in_order(&chain, signing.as_ref(), |words| warnings.push(format!("{cert_path} {words}"))).map_err(|bad| match bad {
             BadChain::Unreadable(number) => bad_cert(format!("holds a certificate (number {number}) that cannot be read")),
             BadChain::OtherKey => Flaw::new(
                 source.key_key(),
@@ -205,7 +211,7 @@ fn parsed<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
 
 /// The chain with the key's own certificate first and each signed by the next (RFC 5246 §7.4.2, RFC 8446 §4.4.2).
 fn in_order(
-    chain: Vec<CertificateDer<'static>>,
+    chain: &[CertificateDer<'static>],
     key: &dyn SigningKey,
     mut warn: impl FnMut(&str),
 ) -> Result<Vec<CertificateDer<'static>>, BadChain> {
@@ -250,6 +256,14 @@ fn names(leaf: &X509Certificate<'_>) -> (Vec<String>, Vec<IpAddr>) {
     (names, addresses)
 }
 
+/// The mode of a file that everybody can read.
+#[cfg(unix)]
+fn open_to_all(path: &Path) -> Option<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o004 != 0).then_some(mode)
+}
+
 /// Whether the issuer is the authority whose own certificate cert-manager puts beside (`ca.crt`): then nothing is
 /// missing between the two.
 fn beside(cert: &Path, issuer: &(Vec<u8>, String)) -> bool {
@@ -266,14 +280,15 @@ mod tests {
     use super::*;
     use crate::certs::testing::{days, pair, pem};
 
+    fn authority(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    }
+
     /// A root, an intermediate and a leaf for `a.example`, as PEM, and the leaf's key.
     fn chain() -> ([String; 3], String) {
-        let authority = |name: &str| {
-            let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params
-        };
         let (root_key, middle_key, leaf_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
         let root = Issuer::new(authority("root"), &root_key);
         let root_pem = authority("root").self_signed(&root_key).unwrap().pem();
@@ -329,6 +344,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = PairFiles { cert: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
         std::fs::write(&files.key, key).unwrap();
+        let mode = |mode: u32| std::fs::set_permissions(&files.key, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o440);
         let warnings = |certificate: &str| {
             std::fs::write(&files.cert, certificate).unwrap();
             Pair::read("tls.crt", Source::Files, &files).unwrap().warnings
@@ -337,12 +354,22 @@ mod tests {
         assert!(told.len() == 1 && told[0].contains("\"CN=middle\"") && told[0].contains("intermediate"), "{told:?}");
         assert_eq!(warnings(&format!("{leaf}{root}")).len(), 1, "another certificate is not the issuer's");
         assert_eq!(warnings(&format!("{leaf}{middle}")), [""; 0], "the root need not be there");
-        // As cert-manager leaves it: the certificate of a root that signs directly.
-        let (own, own_key) = pem(&["a.example"], |_| {});
+        // cert-manager puts the certificate of the authority beside, and nothing is missing where that one signed.
         std::fs::write(dir.path().join("ca.crt"), &root).unwrap();
         assert_eq!(warnings(&leaf).len(), 1, "that root did not sign it");
+        let root_key = KeyPair::generate().unwrap();
+        let signer = Issuer::new(authority("another root"), &root_key);
+        let own_key = KeyPair::generate().unwrap();
+        let direct = CertificateParams::new(["a.example".to_owned()]).unwrap().signed_by(&own_key, &signer).unwrap();
+        std::fs::write(&files.key, own_key.serialize_pem()).unwrap();
+        assert_eq!(warnings(&direct.pem()).len(), 1);
+        std::fs::write(dir.path().join("ca.crt"), authority("another root").self_signed(&root_key).unwrap().pem()).unwrap();
+        assert_eq!(warnings(&direct.pem()), [""; 0]);
+        let (own, own_key) = pem(&["a.example"], |_| {});
         std::fs::write(&files.key, own_key).unwrap();
         assert_eq!(warnings(&own), [""; 0], "a self-signed one has no issuer");
+        mode(0o644);
+        assert!(warnings(&own)[0].contains("mode 0644"), "everybody can read the key");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::config::Server;
 /// may be without it for a moment.
 const GONE: u32 = 3;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct State {
     public_host: String,
     pub(super) only_tls13: bool,
@@ -126,11 +126,21 @@ impl State {
         for (slot, _) in &mut self.slots {
             changed.pairs |= slot.look(report);
         }
-        let now = SystemTime::now();
-        let valid: Vec<bool> = self.pairs().iter().map(|pair| pair.is_valid(now)).collect();
-        changed.pairs |= valid != self.valid;
-        self.valid = valid;
         changed
+    }
+
+    /// Takes over what a look at the files has found, from a copy of this.
+    pub(super) fn adopt(&mut self, seen: Self) {
+        let Self { dir_flaw, slots, clients, .. } = seen;
+        (self.dir_flaw, self.slots, self.clients) = (dir_flaw, slots, clients);
+    }
+
+    /// Whether other pairs are good than were the last time that this was asked.
+    pub(super) fn time_passed(&mut self, now: SystemTime) -> bool {
+        let valid: Vec<bool> = self.pairs().iter().map(|pair| pair.is_valid(now)).collect();
+        let differs = valid != self.valid;
+        self.valid = valid;
+        differs
     }
 
     /// Takes pairs up that are new in the directory, and forgets those that have gone. True when one was forgotten.

@@ -7,6 +7,7 @@ mod acme;
 mod browser;
 mod budgets;
 mod callback;
+mod certificates;
 mod dev;
 mod doctor;
 mod doctor_surroundings;

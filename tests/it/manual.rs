@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use gantry::config::{self, Loaded, keys};
 use gantry::error::RefusalKind;
@@ -64,7 +64,16 @@ fn load(text: &str) -> Loaded {
     // Readable for nobody else, or there is a warning.
     let secret = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(secret.path(), SECRET).expect("a temporary file");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let pair = rcgen::generate_simple_self_signed(["chat.example.com".to_owned()]).expect("a certificate");
+    let [cert, key] = [("tls.crt", pair.cert.pem()), ("tls.key", pair.signing_key.serialize_pem())].map(|(name, text)| {
+        std::fs::write(dir.path().join(name), text).expect("a temporary file");
+        dir.path().join(name)
+    });
     let stands_in = |line: &str| match line.split_once('=') {
+        Some((name, _)) if name.trim() == "cert_file" => format!("{name}= '{}'\n", cert.display()),
+        Some((name, _)) if name.trim() == "key_file" => format!("{name}= '{}'\n", key.display()),
+        Some((name, _)) if name.trim() == "cert_dir" => format!("{name}= '{}'\n", dir.path().display()),
         Some((name, _)) if name.trim().ends_with("_file") => format!("{name}= '{}'\n", secret.path().display()),
         _ => format!("{line}\n"),
     };
@@ -153,6 +162,8 @@ fn metric_names() -> BTreeSet<String> {
     metrics.api_answered("me", Duration::ZERO);
     metrics.rocketchat_version("8.5");
     metrics.spans("exported", 1);
+    metrics.certificates([("tls.crt", SystemTime::now())].into_iter());
+    metrics.acme_order(true);
     let scrape = metrics.exposition();
     scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).map(str::to_owned).collect()
 }

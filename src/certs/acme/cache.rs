@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use instant_acme::AccountCredentials;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -43,7 +44,8 @@ impl Cache {
         let dir = acme.cache_dir.join(label(&acme.directory_url));
         let mut domains = acme.domains.clone();
         domains.sort();
-        let hash: String = digest(&SHA256, domains.join(",").as_bytes()).as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = digest(&SHA256, domains.join(",").as_bytes());
+        let hash = BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..6]);
         let first = acme.domains.first().map(String::as_str).unwrap_or_default();
         let certificate = dir.join(format!("{first}-{hash}.pem"));
         Self { dir, certificate }
@@ -60,8 +62,9 @@ impl Cache {
     /// It cannot; the words name the key.
     pub(super) fn prepare(&self) -> Result<(), Flaw> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-        made.and_then(|()| self.write(&self.dir.join("probe"), b"")).and_then(|()| std::fs::remove_file(self.dir.join("probe"))).map_err(
-            |error| {
+        made.and_then(|()| self.write(&self.dir.join("probe"), b"written to see that there is room"))
+            .and_then(|()| std::fs::remove_file(self.dir.join("probe")))
+            .map_err(|error| {
                 Flaw::new(
                     KEY,
                     format!(
@@ -70,8 +73,7 @@ impl Cache {
                         self.dir.display()
                     ),
                 )
-            },
-        )
+            })
     }
 
     /// Whose turn it is to order. `None` while another process has it.

@@ -52,7 +52,7 @@ impl Failure {
     }
 
     /// This one, told behind another.
-    pub(super) fn after(self, other: Self) -> Self {
+    pub(super) fn after(self, other: &Self) -> Self {
         Self { why: format!("{}; {}", other.why, self.why), ..self }
     }
 }

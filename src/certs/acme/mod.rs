@@ -8,6 +8,7 @@ mod order;
 mod pace;
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -101,7 +102,7 @@ impl Keeper {
             pair: None,
             account: None,
         };
-        this.take_up();
+        this.take_up(std::fs::read_to_string(this.cache.certificate_file()));
         Ok(this)
     }
 
@@ -116,7 +117,7 @@ impl Keeper {
     pub async fn run(mut self) {
         let mut failures = 0;
         loop {
-            self.take_up();
+            self.look_into_cache().await;
             let now = SystemTime::now();
             if let Some(left) = self.pair.as_ref().and_then(|pair| pace::renewal(pair).duration_since(now).ok()) {
                 failures = 0;
@@ -124,12 +125,13 @@ impl Keeper {
                 tokio::time::sleep(left.min(self.pace.look)).await;
                 continue;
             }
-            let Some(turn) = self.cache.turn() else {
+            let cache = self.cache.clone();
+            let Ok(Some(turn)) = tokio::task::spawn_blocking(move || cache.turn()).await else {
                 tokio::time::sleep(TURN_EVERY.min(self.pace.look)).await;
                 continue;
             };
             // Another replica may have been at it between the two.
-            if self.take_up() {
+            if self.look_into_cache().await {
                 continue;
             }
             match self.order(turn).await {
@@ -149,9 +151,17 @@ impl Keeper {
     }
 
     /// Shows what is in the cache, if it is better than what is shown. True when it was.
-    fn take_up(&mut self) -> bool {
+    async fn look_into_cache(&mut self) -> bool {
+        let path = self.cache.certificate_file().to_owned();
+        match tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await {
+            Ok(read) => self.take_up(read),
+            Err(_) => false,
+        }
+    }
+
+    fn take_up(&mut self, read: io::Result<String>) -> bool {
         let path = self.cache.certificate_file();
-        let Ok(pem) = std::fs::read_to_string(path).map(zeroize::Zeroizing::new) else { return false };
+        let Ok(pem) = read.map(zeroize::Zeroizing::new) else { return false };
         match order::read(&self.acme, &pem, path) {
             Ok(pair) if self.pair.as_ref().is_none_or(|known| known.not_after < pair.not_after) => {
                 tracing::info!(
@@ -173,10 +183,12 @@ impl Keeper {
 
     async fn order(&mut self, _turn: Turn) -> Result<(), Failure> {
         tracing::info!(domains = self.acme.domains.join(" "), directory = %self.acme.directory_url, "ordering a certificate");
-        let mut nonces = 0;
+        let (mut nonces, mut accounts) = (0, 0);
         let issued = loop {
             match self.try_order().await {
                 Err(failure) if failure.bad_nonce && nonces < NONCE_RETRIES => nonces += 1,
+                // The account was forgotten, and the next one is new.
+                Err(failure) if failure.unknown_account && accounts == 0 => accounts += 1,
                 outcome => break outcome?,
             }
         };
@@ -245,11 +257,10 @@ impl Keeper {
         let wait = humantime::format_duration(Duration::from_secs(wait.as_secs().max(1)));
         let domains = self.acme.domains.join(", ");
         let why = &failure.why;
-        match &self.pair {
-            Some(pair) => {
-                tracing::error!(next = %wait, expires = date(pair.not_after), "the certificate for {domains} is not renewed: {why}")
-            }
-            None => tracing::error!(next = %wait, "there is no certificate for {domains}: {why}"),
+        if let Some(pair) = &self.pair {
+            tracing::error!(next = %wait, expires = date(pair.not_after), "the certificate for {domains} is not renewed: {why}");
+        } else {
+            tracing::error!(next = %wait, "there is no certificate for {domains}: {why}");
         }
         self.certificates.acme_trouble(Some(format!("no certificate for {domains} by ACME: {why}")));
     }

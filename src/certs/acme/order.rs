@@ -112,17 +112,14 @@ async fn open(order: &mut Order, challenge: AcmeChallenge, answers: &mut Answers
             return Err(Failure::new(why));
         };
         let authorized = challenge.key_authorization();
-        match kind {
-            ChallengeType::Http01 => {
-                answers.http.open(&challenge.token, authorized.as_str());
-                answers.tokens.push(challenge.token.clone());
-            }
-            _ => {
-                let shown = validation(&domain, authorized.digest().as_ref())
-                    .map_err(|why| Failure::new(format!("no certificate for the challenge can be made: {why}")))?;
-                answers.shown.insert(domain.to_ascii_lowercase(), Arc::new(shown));
-                answers.certificates.answer_challenges(answers.shown.clone());
-            }
+        if kind == ChallengeType::Http01 {
+            answers.http.open(&challenge.token, authorized.as_str());
+            answers.tokens.push(challenge.token.clone());
+        } else {
+            let shown = validation(&domain, authorized.digest().as_ref())
+                .map_err(|why| Failure::new(format!("no certificate for the challenge can be made: {why}")))?;
+            answers.shown.insert(domain.to_ascii_lowercase(), Arc::new(shown));
+            answers.certificates.answer_challenges(answers.shown.clone());
         }
         challenge.set_ready().await?;
     }
@@ -158,7 +155,7 @@ async fn refused(order: &mut Order) -> Option<Failure> {
             let failure = Failure::of(problem, Some(&domain));
             found = Some(match found {
                 None => failure,
-                Some(known) => failure.after(known),
+                Some(known) => failure.after(&known),
             });
         }
     }

@@ -60,6 +60,11 @@ pub(super) fn server(r: &mut Reader<'_>) -> Option<Server> {
         if acme.challenge == AcmeChallenge::Http01 && listen == Some(None) {
             r.problem("server.acme.challenge", "is http-01, which is answered on server.listen, and that is off");
         }
+        if acme.challenge == AcmeChallenge::TlsAlpn01 && tls.as_ref().is_some_and(|tls| matches!(tls.client_auth, ClientAuth::Required(_)))
+        {
+            let why = "is tls-alpn-01, and server.tls.client_auth is \"required\": the authority has no certificate to show; use http-01";
+            r.problem("server.acme.challenge", why);
+        }
     }
     let proxy_protocol = r.each("server.proxy_protocol", rules::network).into_iter().map(|(_, net)| net).collect();
     let admin_token = r.secret("server.admin_token", 16);

@@ -87,11 +87,6 @@ impl Shaken {
         self.0.get_ref().1.peer_certificates().expect("a server shows one")[0].clone()
     }
 
-    /// All that were shown, leaf first.
-    pub fn chain(&self) -> usize {
-        self.0.get_ref().1.peer_certificates().expect("a server shows one").len()
-    }
-
     /// Whether the session was resumed.
     pub fn resumed(&self) -> bool {
         self.0.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)

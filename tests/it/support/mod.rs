@@ -1,6 +1,7 @@
 //! What the tests share: a running Gantry, raw origins and raw clients.
 
 pub mod audit;
+pub mod authority;
 pub mod browser;
 pub mod handshake;
 pub mod http2;
