@@ -625,6 +625,21 @@ async fn endpoints_that_fail_are_skipped_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_login_that_cannot_be_tried_is_no_wrong_token() {
+    for (status, verdict) in [(429, Verdict::Skipped), (500, Verdict::Bad)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let keys = keys(listener.local_addr().unwrap(), &newest());
+        let chat = Workspace::start(listener, newest()).unwrap();
+        chat.fail_always("me", Fault::Answer { status, body: r#"{"success":false,"error":"not now"}"#.to_owned() });
+        let findings = ask(&keys).await;
+        let finding = of(&findings, "account.login");
+        assert!(finding.verdict == verdict && !finding.fix.contains("Make a new one"), "{finding:?}");
+        assert_eq!(chat.calls("users.createToken"), 0);
+        assert_eq!(of(&findings, "iframe.url").verdict, Verdict::Good);
+    }
+}
+
+#[tokio::test]
 async fn a_limiter_that_is_used_up_is_respected() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let keys = keys(listener.local_addr().unwrap(), &newest());
