@@ -609,17 +609,14 @@ async fn endpoints_that_fail_are_skipped_with_the_reason() {
     chat.fail_always("settings/:id", gone(403, r#"{"success":false,"error":"unauthorized"}"#));
     let findings = ask(&keys).await;
     assert_eq!(faults(&findings), Vec::<&Finding>::new());
-    for (check, word) in [
-        ("permissions.create-user", "does not have it"),
-        ("users.roles", "500"),
-        ("account.token_kind", "cannot be listed"),
-        ("settings.framing", "view-privileged-setting"),
-    ] {
+    for (check, word) in
+        [("permissions.create-user", "does not have it"), ("users.roles", "500"), ("account.token_kind", "cannot be listed")]
+    {
         let finding = of(&findings, check);
         assert!(finding.verdict == Verdict::Skipped && finding.seen.contains(word), "{finding:?}");
     }
-    // The limiter's headers and the trial tell what the lists would have.
-    for check in ["permissions.api-bypass-rate-limit", "account.two_factor"] {
+    // Headers and a trial tell what lists and settings would have.
+    for check in ["permissions.api-bypass-rate-limit", "account.two_factor", "settings.framing", "settings.content_security_policy"] {
         assert_eq!(of(&findings, check).verdict, Verdict::Good, "{check}");
     }
 }
@@ -651,7 +648,7 @@ async fn a_limiter_that_is_used_up_is_respected() {
     }
     let findings = ask(&keys).await;
     assert_eq!(faults(&findings), Vec::<&Finding>::new());
-    for check in ["permissions.create-user", "minting.create_token", "settings.framing"] {
+    for check in ["permissions.create-user", "minting.create_token"] {
         assert_eq!(of(&findings, check).verdict, Verdict::Skipped, "{check}");
     }
     for endpoint in ["permissions.listAll", "users.createToken", "settings/:id"] {

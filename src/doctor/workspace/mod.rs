@@ -57,7 +57,7 @@ fn no_workspace(config: &Config, finding: Finding) -> Vec<Finding> {
     findings.extend(permissions::skipped(config, None, why));
     findings.push(Finding::skipped(minting::CHECK, why));
     findings.extend(settings_checks(config, &Settings::unknown(&Trouble::Unavailable(why.to_owned()))));
-    findings.push(Finding::skipped(site::HEADERS, why));
+    findings.extend(site::skipped(why));
     findings.extend(users::skipped(why));
     findings
 }
@@ -75,7 +75,7 @@ async fn judge(context: &Context, reached: reach::Reached) -> Vec<Finding> {
     let mut findings = vec![reached.reachable, reached.is_rocketchat, version::check(config, &told)];
     findings.extend(account::checks(context, &account).await);
     findings.extend(settings_checks(config, &settings));
-    findings.push(site::headers(&page, &settings));
+    findings.extend(site::headers(&page, &settings));
     match &account {
         Ok(user) if usable => {
             let (granted, roles, admins) = tokio::join!(client.permissions(), client.roles(), client.administrators());
