@@ -61,29 +61,61 @@ fn group(check: &str) -> &str {
     check.split('.').next().unwrap_or(check)
 }
 
-/// One line a check, below it what mends it; those that could not be looked at for one reason share a line.
+/// One line a check, below it what mends it. What could not be looked at for one reason in several groups stands
+/// together at the end.
 pub(super) fn text(findings: &[Finding], colour: bool) -> String {
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or_default();
+    let shared: Vec<&str> = shared_reasons(findings);
+    let is_shared = |finding: &Finding| finding.verdict == Verdict::Skipped && shared.contains(&finding.seen.as_str());
     let mut text = String::new();
-    let mut at = 0;
     let mut title = "";
-    while let Some(finding) = findings.get(at) {
+    for finding in findings.iter().filter(|finding| !is_shared(finding)) {
         let own = group(finding.check);
         if own != title {
             title = own;
             let known = TITLES.iter().find(|(name, _)| *name == own).map(|(_, title)| (*title).to_owned());
-            line(&mut text, &format!("{}{}", if at == 0 { "" } else { "\n" }, known.unwrap_or_else(|| capital(own))));
+            head(&mut text, &known.unwrap_or_else(|| capital(own)));
         }
-        let alike = |other: &&Finding| other.verdict == Verdict::Skipped && other.seen == finding.seen && group(other.check) == own;
-        let together = findings[at..].iter().take_while(alike).count().max(1);
-        let name = if together > 1 { format!("{own}.* ({together})") } else { finding.check.to_owned() };
-        line(&mut text, &format!("  {}  {name:width$}  {}", badge(finding.verdict, colour), one_line(&finding.seen)));
+        line(&mut text, &format!("  {}  {:width$}  {}", badge(finding.verdict, colour), finding.check, one_line(&finding.seen)));
         for fix in finding.fix.lines() {
-            line(&mut text, &format!("        {fix}"));
+            line(&mut text, &format!("        {}", one_line(fix)));
         }
-        at += together;
+    }
+    if !shared.is_empty() {
+        head(&mut text, "Not looked at");
+    }
+    for reason in shared {
+        let mut groups: Vec<(&str, usize)> = Vec::new();
+        for finding in findings.iter().filter(|finding| finding.verdict == Verdict::Skipped && finding.seen == reason) {
+            match groups.iter_mut().find(|(name, _)| *name == group(finding.check)) {
+                Some((_, count)) => *count += 1,
+                None => groups.push((group(finding.check), 1)),
+            }
+        }
+        let groups: Vec<String> = groups.into_iter().map(|(name, count)| format!("{name}.* ({count})")).collect();
+        line(&mut text, &format!("  {}  {}: {}", badge(Verdict::Skipped, colour), one_line(reason), groups.join(", ")));
     }
     text
+}
+
+/// Reasons for which checks of more than one group were skipped, in order.
+fn shared_reasons(findings: &[Finding]) -> Vec<&str> {
+    let skipped = || findings.iter().filter(|finding| finding.verdict == Verdict::Skipped);
+    let mut reasons: Vec<&str> = Vec::new();
+    for finding in skipped() {
+        let elsewhere = skipped().any(|other| other.seen == finding.seen && group(other.check) != group(finding.check));
+        if elsewhere && !reasons.contains(&finding.seen.as_str()) {
+            reasons.push(&finding.seen);
+        }
+    }
+    reasons
+}
+
+fn head(text: &mut String, title: &str) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    line(text, title);
 }
 
 fn line(text: &mut String, line: &str) {
@@ -121,7 +153,7 @@ pub(super) fn summary(findings: &[Finding]) -> String {
     if let Some(first) = first(findings) {
         let begin = if bad > 0 { "First" } else { "If you like" };
         let fix = first.fix.lines().next().unwrap_or(&first.seen);
-        text.push_str(&format!(" {begin}, {}: {fix}", first.check));
+        text = format!("{text} {begin}, {}: {fix}", first.check);
     }
     text
 }
@@ -151,6 +183,7 @@ mod tests {
         vec![
             Finding::good(REACHABLE, "http://x/ answers"),
             Finding::warning("workspace.version", "old\x1b[2J", "Upgrade."),
+            Finding::skipped("account.login", "no way in"),
             Finding::skipped("iframe.url", "no way in"),
             Finding::skipped("iframe.api_url", "no way in"),
             Finding::bad("iframe.enabled", "off", "switch it on\nor so"),
@@ -167,25 +200,27 @@ Rocket.Chat
         Upgrade.
 
 Iframe login
-  skip  iframe.* (2)         no way in
   FAIL  iframe.enabled       off
         switch it on
         or so
 
 Host app
   ok    host_app.who_am_i    answers
+
+Not looked at
+  skip  no way in: account.* (1), iframe.* (2)
 ";
         assert_eq!(text(&findings(), false), expected);
         assert!(text(&findings(), true).contains("\x1b[31mFAIL\x1b[0m"));
-        assert_eq!(summary(&findings()), "2 ok, 1 warning, 1 failure, 2 skipped. First, iframe.enabled: switch it on");
+        assert_eq!(summary(&findings()), "2 ok, 1 warning, 1 failure, 3 skipped. First, iframe.enabled: switch it on");
     }
 
     #[test]
     fn the_exit_code_tells_a_workspace_from_its_settings() {
         let all = findings();
-        assert_eq!(exit_code(&all[..4]), 0, "warnings are well");
+        assert_eq!(exit_code(&all[..5]), 0, "warnings are well");
         assert_eq!(exit_code(&all), 1);
-        let dead = [Finding::bad(REACHABLE, "refused", "start it"), all[4].clone()];
+        let dead = [Finding::bad(REACHABLE, "refused", "start it"), all[5].clone()];
         assert_eq!(exit_code(&dead), 69);
         assert_eq!(exit_code(&[]), 0);
     }
@@ -193,9 +228,9 @@ Host app
     #[test]
     fn the_object_has_every_finding_and_the_summary() {
         let report = json(&findings(), None);
-        assert_eq!(report["findings"].as_array().map(Vec::len), Some(6));
-        assert_eq!(report["findings"][4]["verdict"], "bad");
-        assert_eq!(report["summary"], json!({"good": 2, "warning": 1, "bad": 1, "skipped": 2, "first": "iframe.enabled", "exit_code": 1}));
+        assert_eq!(report["findings"].as_array().map(Vec::len), Some(7));
+        assert_eq!(report["findings"][5]["verdict"], "bad");
+        assert_eq!(report["summary"], json!({"good": 2, "warning": 1, "bad": 1, "skipped": 3, "first": "iframe.enabled", "exit_code": 1}));
         assert!(report.get("written").is_none());
     }
 }

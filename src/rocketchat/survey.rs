@@ -79,6 +79,13 @@ impl Client {
         }
     }
 
+    /// The version as it is told to the service account.
+    pub async fn told_version(&self) -> Option<String> {
+        let answer = self.send(self.as_service(Endpoint::Info)).await.ok()?;
+        let version = answer.pointer("/info/version").or_else(|| answer.get("version"))?.as_str()?;
+        Some(version.chars().filter(char::is_ascii_graphic).take(40).collect())
+    }
+
     /// What the limiter does to the service account, as the answer to [`service_account`](Self::service_account) showed.
     pub fn limiter(&self) -> Limiter {
         self.shared.wire.limiter(Endpoint::OwnMe)

@@ -593,7 +593,7 @@ async fn a_workspace_that_is_not_there_is_told_by_the_reason() {
         let finding = of(&findings, CHECK);
         assert_eq!(finding.verdict, Verdict::Bad, "{url}");
         assert!(finding.seen.contains(seen) && finding.fix.contains(fix), "{url}: {finding:#?}");
-        assert!(findings.iter().skip(1).all(|other| other.verdict == Verdict::Skipped), "{url}: {findings:#?}");
+        assert_eq!(faults(&findings), [finding], "{url}: what depends on it is skipped");
     }
 }
 
@@ -609,18 +609,30 @@ async fn endpoints_that_fail_are_skipped_with_the_reason() {
     chat.fail_always("settings/:id", gone(403, r#"{"success":false,"error":"unauthorized"}"#));
     let findings = ask(&keys).await;
     assert_eq!(faults(&findings), Vec::<&Finding>::new());
-    for (check, word) in [
-        ("permissions.create-user", "does not have it"),
-        ("users.roles", "500"),
-        ("account.token_kind", "cannot be listed"),
-        ("settings.framing", "view-privileged-setting"),
-    ] {
+    for (check, word) in
+        [("permissions.create-user", "does not have it"), ("users.roles", "500"), ("account.token_kind", "cannot be listed")]
+    {
         let finding = of(&findings, check);
         assert!(finding.verdict == Verdict::Skipped && finding.seen.contains(word), "{finding:?}");
     }
-    // The limiter's headers and the trial tell what the lists would have.
-    for check in ["permissions.api-bypass-rate-limit", "account.two_factor"] {
+    // Headers and a trial tell what lists and settings would have.
+    for check in ["permissions.api-bypass-rate-limit", "account.two_factor", "settings.framing", "settings.content_security_policy"] {
         assert_eq!(of(&findings, check).verdict, Verdict::Good, "{check}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_cannot_be_tried_is_no_wrong_token() {
+    for (status, verdict) in [(429, Verdict::Skipped), (500, Verdict::Bad)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let keys = keys(listener.local_addr().unwrap(), &newest());
+        let chat = Workspace::start(listener, newest()).unwrap();
+        chat.fail_always("me", Fault::Answer { status, body: r#"{"success":false,"error":"not now"}"#.to_owned() });
+        let findings = ask(&keys).await;
+        let finding = of(&findings, "account.login");
+        assert!(finding.verdict == verdict && !finding.fix.contains("Make a new one"), "{finding:?}");
+        assert_eq!(chat.calls("users.createToken"), 0);
+        assert_eq!(of(&findings, "iframe.url").verdict, Verdict::Good);
     }
 }
 
@@ -636,7 +648,7 @@ async fn a_limiter_that_is_used_up_is_respected() {
     }
     let findings = ask(&keys).await;
     assert_eq!(faults(&findings), Vec::<&Finding>::new());
-    for check in ["permissions.create-user", "minting.create_token", "settings.framing"] {
+    for check in ["permissions.create-user", "minting.create_token"] {
         assert_eq!(of(&findings, check).verdict, Verdict::Skipped, "{check}");
     }
     for endpoint in ["permissions.listAll", "users.createToken", "settings/:id"] {

@@ -63,11 +63,11 @@ fn new_token(config: &Config) -> String {
 
 fn no_login(config: &Config, trouble: &Trouble) -> Finding {
     if *trouble != Trouble::NotLoggedIn {
-        return Finding::bad(
-            LOGIN,
-            format!("the service account cannot be asked about: {trouble}"),
-            "Run gantry doctor again in a minute.",
-        );
+        let seen = format!("whether the service account gets in cannot be told: {trouble}");
+        return match trouble {
+            Trouble::RateLimited(_) => Finding::skipped(LOGIN, seen),
+            _ => Finding::bad(LOGIN, seen, "Look at Rocket.Chat's own log, and run gantry doctor again."),
+        };
     }
     let id = &config.rocketchat.user_id;
     let odd = id.len() != ID_LENGTH || !id.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -142,7 +142,6 @@ async fn token(context: &Context) -> [Finding; 2] {
                 )
             }
         }
-        // 4.x and the like: not told, and not asked for.
         Err(trouble) => Finding::skipped(TWO_FACTOR, format!("whether the token passes two-factor checks cannot be told: {trouble}")),
     };
     [kind, two_factor]

@@ -113,7 +113,7 @@ mod tests {
         ])
     }
 
-    fn look(id: &str, value: Value) -> Finding {
+    fn look(id: &str, value: &Value) -> Finding {
         let mut all = vec![
             (LOGIN, json!("https://chat.example.com/_gantry/login")),
             (CALLBACK, json!("https://chat.example.com/_gantry/token")),
@@ -149,13 +149,13 @@ mod tests {
             (METHOD, json!("POST "), "POST and GET"),
             (ENABLED, json!(false), "is off"),
         ] {
-            let finding = look(id, value.clone());
+            let finding = look(id, &value);
             assert_eq!(finding.verdict, Verdict::Bad, "{id} {value}");
             assert!(finding.seen.contains(word), "{id} {value}: {}", finding.seen);
             let write = finding.write.expect("doctor can write it");
             assert_eq!(write.setting, id);
             assert!(finding.fix.contains(&format!("OVERWRITE_SETTING_{id}={}", super::super::shown(&write.value))), "{}", finding.fix);
-            assert_eq!(look(id, write.value).verdict, Verdict::Good, "what is written is good");
+            assert_eq!(look(id, &write.value).verdict, Verdict::Good, "what is written is good");
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
             (METHOD, json!("GET")),
             (METHOD, json!("post")),
         ] {
-            assert_eq!(look(id, value.clone()).verdict, Verdict::Good, "{id} {value}");
+            assert_eq!(look(id, &value).verdict, Verdict::Good, "{id} {value}");
         }
     }
 

@@ -66,20 +66,22 @@ fn receive_origin(app: &[&str], settings: &Settings) -> Finding {
         }
     }
     let wanted = json!(wanted.join(","));
+    let missing: Vec<&str> = app.iter().copied().filter(|origin| !listed.contains(origin)).collect();
+    // One of several may be a portal that only frames the page which talks to the chat.
+    let some = missing.len() < app.len();
     let fault = if listed.iter().any(|origin| origin.trim() != *origin) {
-        Some("there is a blank beside a comma or at an end, and Rocket.Chat trims none: that origin never matches".to_owned())
+        Some((false, "there is a blank beside a comma or at an end, and Rocket.Chat trims none: that origin never matches".to_owned()))
     } else if let Some(origin) = listed.iter().find(|origin| origin.ends_with('/')) {
-        Some(format!("{origin} ends in a slash, so it never matches"))
+        Some((false, format!("{origin} ends in a slash, so it never matches")))
     } else {
-        let missing: Vec<&str> = app.iter().copied().filter(|origin| !listed.contains(origin)).collect();
-        (!missing.is_empty()).then(|| format!("{} is missing, which framing.allowed_ancestors names", missing.join(", ")))
+        (!missing.is_empty()).then(|| (some, format!("{} is missing, which framing.allowed_ancestors names", missing.join(", "))))
     };
     match fault {
         None => Finding::good(check, format!("{RECEIVE_ORIGIN} is {value}")),
-        Some(why) => {
+        Some((mild, why)) => {
             let seen = format!("{RECEIVE_ORIGIN} is \"{value}\": {why}");
             // Nothing is heard yet where it is off.
-            let finding = if off { Finding::warning(check, seen, "") } else { Finding::bad(check, seen, "") };
+            let finding = if off || mild { Finding::warning(check, seen, "") } else { Finding::bad(check, seen, "") };
             mend(finding, RECEIVE_ORIGIN, wanted)
         }
     }
@@ -144,7 +146,7 @@ mod tests {
             ("https://app.example.com/,https://portal.example.com", Verdict::Bad, "slash", two),
             (
                 "https://portal.example.com",
-                Verdict::Bad,
+                Verdict::Warning,
                 "https://app.example.com is missing",
                 "https://portal.example.com,https://app.example.com",
             ),

@@ -32,7 +32,7 @@ fn judge(context: &Context, version: Option<Version>, minting: Minting) -> Findi
         Minting::NoSecretHere => Finding::bad(
             CHECK,
             format!("rocketchat.create_token_secret is not set, and {named} mints login tokens only with it"),
-            format!("{}\nin [rocketchat] of proxy.toml: create_token_secret_file = \"<file with the same secret>\"\n{OLD_NAME}", VARIABLE),
+            format!("{VARIABLE}\nin [rocketchat] of proxy.toml: create_token_secret_file = \"<file with the same secret>\"\n{OLD_NAME}"),
         ),
         Minting::Off if by_secret => Finding::bad(
             CHECK,

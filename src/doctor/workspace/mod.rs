@@ -31,51 +31,64 @@ pub(super) fn settings_checks(config: &Config, settings: &Settings) -> Vec<Findi
     findings
 }
 
+/// The groups of checks, in the order in which one depends on another.
+const GROUPS: [&str; 8] = ["workspace", "account", "permissions", "minting", "iframe", "integration", "settings", "users"];
+
 /// Asks the workspace and judges what it says.
 pub(super) async fn checks(context: &Context) -> Vec<Finding> {
-    let config = &context.config;
-    let reached = match reach::reach(context).await {
-        Ok(reached) => reached,
-        Err(finding) => {
-            let why = "the workspace cannot be asked";
-            let mut findings = if finding.check == REACHABLE {
-                vec![*finding, Finding::skipped(IS_ROCKETCHAT, why)]
-            } else {
-                vec![Finding::good(REACHABLE, format!("something answers at {}", config.rocketchat.url)), *finding]
-            };
-            findings.push(Finding::skipped(version::CHECK, why));
-            findings.extend(account::skipped(why));
-            findings.extend(permissions::skipped(config, None, why));
-            findings.push(Finding::skipped(minting::CHECK, why));
-            findings.extend(settings_checks(config, &Settings::unknown(Trouble::Unavailable(why.to_owned()))));
-            findings.push(Finding::skipped(site::HEADERS, why));
-            findings.extend(users::skipped(why));
-            return findings;
-        }
+    let mut findings = match reach::reach(context).await {
+        Ok(reached) => judge(context, reached).await,
+        Err(finding) => no_workspace(&context.config, *finding),
     };
-    let version = Version::parse(&reached.version);
-    let mut findings = vec![reached.reachable, reached.is_rocketchat, version::check(config, &reached.version)];
+    findings.sort_by_key(|finding| GROUPS.iter().position(|group| finding.check.starts_with(&format!("{group}."))));
+    findings
+}
 
-    let account = context.client.service_account().await;
-    let usable = account.as_ref().is_ok_and(|user| user.active != Some(false));
-    let (headers, settings) = tokio::join!(reach::page(context), Settings::read(&context.client, usable));
-    findings.extend(account::checks(context, &account).await);
-    if let (true, Ok(user)) = (usable, &account) {
-        let (granted, roles, admins) = tokio::join!(context.client.permissions(), context.client.roles(), context.client.administrators());
-        let minting = minting::check(context, version).await;
-        let limiter = context.client.limiter();
-        findings.extend(permissions::checks(config, version, user, granted.as_ref(), limiter, &settings));
-        findings.push(minting);
-        findings.extend(settings_checks(config, &settings));
-        findings.push(site::headers(&headers, &settings));
-        findings.extend(users::checks(config, version, &settings, roles.as_ref(), admins.as_ref()));
+/// What is left to say without a Rocket.Chat.
+fn no_workspace(config: &Config, finding: Finding) -> Vec<Finding> {
+    let why = "the workspace cannot be asked";
+    let mut findings = if finding.check == REACHABLE {
+        vec![finding, Finding::skipped(IS_ROCKETCHAT, why)]
     } else {
-        let why = "the service account cannot be used";
-        findings.extend(permissions::skipped(config, version, why));
-        findings.push(Finding::skipped(minting::CHECK, why));
-        findings.extend(settings_checks(config, &settings));
-        findings.push(site::headers(&headers, &settings));
-        findings.extend(users::skipped(why));
+        vec![Finding::good(REACHABLE, format!("something answers at {}", config.rocketchat.url)), finding]
+    };
+    findings.push(Finding::skipped(version::CHECK, why));
+    findings.extend(account::skipped(why));
+    findings.extend(permissions::skipped(config, None, why));
+    findings.push(Finding::skipped(minting::CHECK, why));
+    findings.extend(settings_checks(config, &Settings::unknown(&Trouble::Unavailable(why.to_owned()))));
+    findings.extend(site::skipped(why));
+    findings.extend(users::skipped(why));
+    findings
+}
+
+async fn judge(context: &Context, reached: reach::Reached) -> Vec<Finding> {
+    let (config, client) = (&context.config, &context.client);
+    let account = client.service_account().await;
+    let usable = account.as_ref().is_ok_and(|user| user.active != Some(false));
+    let (page, settings) = tokio::join!(reach::page(context), Settings::read(client, usable));
+    // Strangers are told two parts of the version; who may see statistics, all three.
+    let told = if usable { client.told_version().await } else { None };
+    let told = told.unwrap_or(reached.version);
+    let version = Version::parse(&told);
+
+    let mut findings = vec![reached.reachable, reached.is_rocketchat, version::check(config, &told)];
+    findings.extend(account::checks(context, &account).await);
+    findings.extend(settings_checks(config, &settings));
+    findings.extend(site::headers(&page, &settings));
+    match &account {
+        Ok(user) if usable => {
+            let (granted, roles, admins) = tokio::join!(client.permissions(), client.roles(), client.administrators());
+            findings.extend(permissions::checks(config, version, user, granted.as_ref(), client.limiter(), &settings));
+            findings.push(minting::check(context, version).await);
+            findings.extend(users::checks(config, version, &settings, roles.as_ref(), admins.as_ref()));
+        }
+        _ => {
+            let why = "the service account cannot be used";
+            findings.extend(permissions::skipped(config, version, why));
+            findings.push(Finding::skipped(minting::CHECK, why));
+            findings.extend(users::skipped(why));
+        }
     }
     findings
 }

@@ -98,8 +98,10 @@ pub(super) fn checks(
 fn holds(granted: Granted<'_>, roles: Option<&[String]>, permission: &str) -> Result<bool, String> {
     let granted = granted.map_err(|trouble| format!("the workspace's permissions cannot be listed: {trouble}"))?;
     let roles = roles.ok_or("the service account's roles are not shown")?;
-    // A workspace that lists no such permission does not know it, so it does not ask for it either.
-    Ok(granted.get(permission).is_none_or(|holders| holders.iter().any(|holder| roles.contains(holder))))
+    if granted.is_empty() {
+        return Err("the workspace lists no permissions at all".to_owned());
+    }
+    Ok(granted.get(permission).is_some_and(|holders| holders.iter().any(|holder| roles.contains(holder))))
 }
 
 fn grant(permission: &str, roles: Option<&[String]>) -> String {

@@ -86,7 +86,7 @@ fn rocketchat_version(reply: &Reply) -> Option<String> {
     // Many an application has a "version" somewhere.
     let marked = ["success", "minimumClientVersions", "info", "commit"].iter().any(|key| answer.get(*key).is_some());
     let version = answer.get("version").or_else(|| answer.pointer("/info/version"))?.as_str()?;
-    let version: String = version.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
+    let version: String = version.chars().filter(char::is_ascii_graphic).take(40).collect();
     (marked && !version.is_empty()).then_some(version)
 }
 
@@ -99,7 +99,7 @@ fn gantry(config: &Config) -> Finding {
     Finding::bad(
         IS_ROCKETCHAT,
         format!("{} is a Gantry, so requests would go round in circles", config.rocketchat.url),
-        line("the address of Rocket.Chat itself, such as http://127.0.0.1:3000"),
+        format!("Write the address of Rocket.Chat itself; {}", line("http://<host>:3000")),
     )
 }
 
@@ -118,13 +118,13 @@ async fn unreachable(context: &Context, error: &CallError) -> Finding {
     let fix = if says(&["refused"]) {
         format!(
             "Start Rocket.Chat, or correct the address; {}\nRocket.Chat listens on the port of its variable PORT, 3000 by default.",
-            line("http://…:3000")
+            line("http://<host>:3000")
         )
     } else if says(&["lookup", "resolve", "name or service", "no such host", "nodename"]) {
         format!(
             "The name {} does not exist for this machine; {}\nIn compose that is the service's name, in Kubernetes <service>.<namespace>.",
             url.host_str().unwrap_or_default(),
-            line("http://<name>:3000")
+            line("http://<host>:3000")
         )
     } else if secure && says(&["notvalidforname", "not valid for name"]) {
         format!(
@@ -140,9 +140,12 @@ async fn unreachable(context: &Context, error: &CallError) -> Finding {
     } else if !secure && matches!(error, CallError::Broken { .. }) && speaks_tls(context).await {
         format!("It wants TLS; {}", line(&other_scheme(url)))
     } else if matches!(error, CallError::Timeout { .. }) || says(&["no connection within"]) {
-        format!("Look for a firewall or network policy between Gantry and Rocket.Chat, or correct the address; {}", line("http://…:3000"))
+        format!(
+            "Look for a firewall or network policy between Gantry and Rocket.Chat, or correct the address; {}",
+            line("http://<host>:3000")
+        )
     } else {
-        format!("Correct the address; {}", line("http://…:3000"))
+        format!("Correct the address; {}", line("http://<host>:3000"))
     };
     Finding::bad(REACHABLE, seen, fix)
 }
@@ -178,7 +181,12 @@ async fn something_else(context: &Context, reply: &Reply) -> Finding {
         // What stands in the query may be secret.
         let shown = to.map_or_else(|| "elsewhere".to_owned(), |to| to[..url::Position::AfterPath].to_owned());
         let fix = better.map_or_else(
-            || format!("Something in front of Rocket.Chat answers for it, perhaps with a sign-in. Go around it; {}", line("http://…:3000")),
+            || {
+                format!(
+                    "Something in front of Rocket.Chat answers for it, perhaps with a sign-in. Go around it; {}",
+                    line("http://<host>:3000")
+                )
+            },
             |better| format!("Use the address that it leads to; {}", line(&better)),
         );
         return Finding::bad(IS_ROCKETCHAT, format!("{ask} and leads to {shown}"), fix);
@@ -189,7 +197,7 @@ async fn something_else(context: &Context, reply: &Reply) -> Finding {
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED) {
         let fix = format!(
             "Something in front of Rocket.Chat wants a sign-in: /api/info is open to everybody. Go around it; {}",
-            line("http://…:3000")
+            line("http://<host>:3000")
         );
         return Finding::bad(IS_ROCKETCHAT, ask, fix);
     }
@@ -217,7 +225,7 @@ async fn something_else(context: &Context, reply: &Reply) -> Finding {
     };
     let fix = format!(
         "{}\nCheck: curl {} has to show a version. A workspace with a path in its ROOT_URL wants that path in the address too.",
-        line("http://<host of Rocket.Chat>:3000"),
+        line("http://<host>:3000"),
         at(url, "/api/info")
     );
     Finding::bad(IS_ROCKETCHAT, format!("{ask} with {what}{whose}"), fix)

@@ -8,7 +8,7 @@ use crate::doctor::Finding;
 use crate::rocketchat::{Client, Trouble};
 
 /// Every setting that is looked at; those that matter most come first, since a limiter may end the reading.
-const IDS: [&str; 20] = [
+const IDS: [&str; 19] = [
     "Accounts_iframe_url",
     "Accounts_Iframe_api_url",
     "Accounts_Iframe_api_method",
@@ -28,7 +28,6 @@ const IDS: [&str; 20] = [
     "FileUpload_ProtectFiles",
     "Accounts_TwoFactorAuthentication_Enabled",
     "Show_Setup_Wizard",
-    "Accounts_LoginExpiration",
 ];
 
 /// The values that could be read, and why the others could not.
@@ -74,7 +73,7 @@ impl Settings {
     }
 
     /// Nothing could be read.
-    pub(super) fn unknown(trouble: Trouble) -> Self {
+    pub(super) fn unknown(trouble: &Trouble) -> Self {
         Self { values: BTreeMap::new(), troubles: IDS.iter().map(|id| (*id, trouble.clone())).collect() }
     }
 

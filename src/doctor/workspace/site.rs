@@ -1,17 +1,18 @@
 //! The workspace's other settings that touch what Gantry does: anonymous reading, addresses, TLS, framing, files.
 
 use http::HeaderMap;
-use http::header::CONTENT_SECURITY_POLICY;
+use http::header::{CONTENT_SECURITY_POLICY, X_FRAME_OPTIONS};
 use url::Url;
 
 use super::settings::Settings;
 use crate::config::Config;
-use crate::doctor::{Finding, Verdict};
+use crate::doctor::Finding;
 
-pub(super) const HEADERS: &str = "settings.content_security_policy";
+const POLICY: &str = "settings.content_security_policy";
+const FRAMING: &str = "settings.framing";
 
 pub(super) fn checks(config: &Config, settings: &Settings) -> Vec<Finding> {
-    vec![anonymous_read(settings), site_url(config, settings), force_ssl(config, settings), framing(settings), protected_files(settings)]
+    vec![anonymous_read(settings), site_url(config, settings), force_ssl(config, settings), protected_files(settings)]
 }
 
 /// With it on the web client never asks for a login
@@ -76,12 +77,18 @@ fn force_ssl(config: &Config, settings: &Settings) -> Finding {
 }
 
 /// `X-Frame-Options` comes from two settings (`m/app/cors/server/cors.ts`). Gantry takes it off everything but
-/// `/livechat`, so it never keeps the host app out; still it can be wrong.
-fn framing(settings: &Settings) -> Finding {
+/// `/livechat`, so it never keeps the host app out; still it can be wrong. Without leave to read the settings, the
+/// header itself tells.
+fn framing(page: &Result<HeaderMap, String>, settings: &Settings) -> Finding {
     const ON: &str = "Iframe_Restrict_Access";
     const VALUE: &str = "Iframe_X_Frame_Options";
-    let check = "settings.framing";
-    let (Some(on), value) = (settings.on(ON), settings.text(VALUE)) else { return settings.skip(check, ON) };
+    let check = FRAMING;
+    let header = page.as_ref().map(|page| page.get(X_FRAME_OPTIONS).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()));
+    let (on, value) = match (settings.on(ON), &header) {
+        (Some(on), _) => (on, settings.text(VALUE)),
+        (None, Ok(header)) => (header.is_some(), header.as_deref()),
+        (None, Err(_)) => return settings.skip(check, ON),
+    };
     if !on {
         return Finding::warning(
             check,
@@ -120,19 +127,27 @@ fn protected_files(settings: &Settings) -> Finding {
     }
 }
 
+pub(super) fn skipped(why: &str) -> [Finding; 2] {
+    [FRAMING, POLICY].map(|check| Finding::skipped(check, why))
+}
+
 /// What the web client's page comes with.
-pub(super) fn headers(page: &Result<HeaderMap, String>, settings: &Settings) -> Finding {
+pub(super) fn headers(page: &Result<HeaderMap, String>, settings: &Settings) -> [Finding; 2] {
+    [framing(page, settings), policy(page, settings)]
+}
+
+fn policy(page: &Result<HeaderMap, String>, settings: &Settings) -> Finding {
     const ID: &str = "Enable_CSP";
     let on = match (page, settings.on(ID)) {
         (Ok(headers), _) => headers.contains_key(CONTENT_SECURITY_POLICY),
         (Err(_), Some(on)) => on,
-        (Err(why), None) => return Finding { verdict: Verdict::Bad, ..Finding::bad(HEADERS, why, "Look at Rocket.Chat's own log.") },
+        (Err(why), None) => return Finding::bad(POLICY, why, "Look at Rocket.Chat's own log."),
     };
     if on {
-        return Finding::good(HEADERS, "Rocket.Chat's pages have a content policy; Gantry adds frame-ancestors to it");
+        return Finding::good(POLICY, "Rocket.Chat's pages have a content policy; Gantry adds frame-ancestors to it");
     }
     Finding::warning(
-        HEADERS,
+        POLICY,
         "Rocket.Chat's pages have no content policy of their own; Gantry adds frame-ancestors and nothing else",
         super::set(ID, &true.into()),
     )
@@ -144,10 +159,16 @@ mod tests {
 
     use super::*;
     use crate::config::example;
+    use crate::doctor::Verdict;
 
     fn look(keys: &[(&str, &str)], check: &str, values: &[(&str, Value)]) -> Finding {
-        let findings = checks(&example(keys), &Settings::of(values));
-        findings.into_iter().find(|finding| finding.check == check).expect("the check")
+        let settings = Settings::of(values);
+        let findings = checks(&example(keys), &settings);
+        findings
+            .into_iter()
+            .chain([framing(&Err("not asked".into()), &settings)])
+            .find(|finding| finding.check == check)
+            .expect("the check")
     }
 
     #[test]
@@ -226,9 +247,21 @@ mod tests {
         let mut with = HeaderMap::new();
         with.insert(CONTENT_SECURITY_POLICY, http::HeaderValue::from_static("default-src 'self'"));
         let off = Settings::of(&[("Enable_CSP", json!(false))]);
-        assert_eq!(headers(&Ok(with), &off).verdict, Verdict::Good);
-        let finding = headers(&Ok(HeaderMap::new()), &off);
+        assert_eq!(policy(&Ok(with), &off).verdict, Verdict::Good);
+        let finding = policy(&Ok(HeaderMap::new()), &off);
         assert!(finding.verdict == Verdict::Warning && finding.fix.contains("Enable_CSP=true"), "{finding:?}");
-        assert_eq!(headers(&Err("gone".into()), &Settings::of(&[])).verdict, Verdict::Bad);
+        assert_eq!(policy(&Err("gone".into()), &Settings::of(&[])).verdict, Verdict::Bad);
+    }
+
+    #[test]
+    fn the_header_tells_of_framing_where_the_setting_may_not_be_read() {
+        for (header, verdict) in [(Some("sameorigin"), Verdict::Good), (Some("DENY"), Verdict::Warning), (None, Verdict::Warning)] {
+            let mut page = HeaderMap::new();
+            if let Some(header) = header {
+                page.insert(X_FRAME_OPTIONS, http::HeaderValue::from_static(header));
+            }
+            assert_eq!(framing(&Ok(page), &Settings::of(&[])).verdict, verdict, "{header:?}");
+        }
+        assert_eq!(framing(&Err("gone".into()), &Settings::of(&[])).verdict, Verdict::Skipped);
     }
 }
