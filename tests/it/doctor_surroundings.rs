@@ -280,6 +280,21 @@ async fn a_session_cookie_that_does_not_reach_the_chat_is_found() {
     }
     world.app.configure(|options| options.cookies.clear());
     of(&world).examine().await.expect("cookie.session", Skipped, "sets no session cookie", "");
+    // Many apps set theirs for those who are signed in, again and again.
+    let rolling = Origin::answering(|head| {
+        if head.to_ascii_lowercase().contains("cookie: sid=s3cret") {
+            answer(
+                "200 OK",
+                "Set-Cookie: sid=s3cret; Path=/; HttpOnly\r\n",
+                r#"{"sub":"7","preferred_username":"ada","email":"a@app.test"}"#,
+            )
+        } else {
+            answer("401 Unauthorized", "", "")
+        }
+    })
+    .await;
+    let patient = of(&world).asking(format!("http://{rolling}/api/me")).key("server.public_url", &*chat);
+    patient.signed_in("cookie", "sid=s3cret").examine().await.expect("cookie.session", Bad, "host-only", "token_paths").hide("s3cret");
 }
 
 #[tokio::test]
