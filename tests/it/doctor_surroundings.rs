@@ -280,6 +280,21 @@ async fn a_session_cookie_that_does_not_reach_the_chat_is_found() {
     }
     world.app.configure(|options| options.cookies.clear());
     of(&world).examine().await.expect("cookie.session", Skipped, "sets no session cookie", "");
+    // Many apps set theirs for those who are signed in, again and again.
+    let rolling = Origin::answering(|head| {
+        if head.to_ascii_lowercase().contains("cookie: sid=s3cret") {
+            answer(
+                "200 OK",
+                "Set-Cookie: sid=s3cret; Path=/; HttpOnly\r\n",
+                r#"{"sub":"7","preferred_username":"ada","email":"a@app.test"}"#,
+            )
+        } else {
+            answer("401 Unauthorized", "", "")
+        }
+    })
+    .await;
+    let patient = of(&world).asking(format!("http://{rolling}/api/me")).key("server.public_url", &*chat);
+    patient.signed_in("cookie", "sid=s3cret").examine().await.expect("cookie.session", Bad, "host-only", "token_paths").hide("s3cret");
 }
 
 #[tokio::test]
@@ -366,7 +381,10 @@ async fn headers_that_something_in_front_adds_are_found() {
 #[tokio::test]
 async fn a_callback_of_another_origin_that_cannot_be_called_is_found() {
     let chat = workspace(Options::default()).await;
-    let patient = || Patient::of(chat.addr()).key("server.public_url", "http://127.0.0.1:1");
+    let patient = |app: SocketAddr| {
+        let patient = Patient::of(chat.addr()).key("server.public_url", "http://127.0.0.1:1");
+        patient.key("framing.allowed_ancestors", format!("http://{app}"))
+    };
     let grant = "Access-Control-Allow-Origin: http://127.0.0.1:1\r\nAccess-Control-Allow-Credentials: true\r\n";
     for (head, verdict, seen, fix) in [
         (grant, Good, "with cookies", ""),
@@ -374,13 +392,13 @@ async fn a_callback_of_another_origin_that_cannot_be_called_is_found() {
     ] {
         let app = Origin::answering(move |_| answer("204 No Content", head, "")).await;
         chat.set_setting("Accounts_Iframe_api_url", format!("http://{app}/api/rocketchat/token"));
-        let listed = patient().key("login.token_paths", "/_gantry/token,/api/rocketchat/token").examine().await;
+        let listed = patient(app).key("login.token_paths", "/_gantry/token,/api/rocketchat/token").examine().await;
         listed.expect("cors.token_path", verdict, seen, fix);
-        let unlisted = patient().examine().await;
+        let unlisted = patient(app).examine().await;
         unlisted.expect("cors.token_path", Bad, "does not list that path", "token_paths = [\"/_gantry/token\", \"/api/rocketchat/token\"]");
     }
     chat.set_setting("Accounts_Iframe_api_url", "http://127.0.0.1:1/_gantry/token");
-    assert!(patient().examine().await.of("cors.token_path").is_empty());
+    assert!(patient(nobody().await).examine().await.of("cors.token_path").is_empty());
 }
 
 #[tokio::test]

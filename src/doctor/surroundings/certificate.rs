@@ -30,6 +30,8 @@ struct Place<'a> {
     name: &'static str,
     chain: &'static str,
     expiry: &'static str,
+    /// Whether Gantry renews it by itself.
+    renewed: bool,
 }
 
 /// What is shown at the public address, and what the configured file holds.
@@ -57,6 +59,7 @@ pub(super) fn checks(config: &Config, seen: &Seen) -> Vec<Finding> {
                 name: "certificate.public.name",
                 chain: "certificate.public.chain",
                 expiry: "certificate.public.expiry",
+                renewed: config.server.acme.is_some(),
             };
             findings.extend(judge(&place, public, chain, &roots, now));
         }
@@ -68,6 +71,7 @@ pub(super) fn checks(config: &Config, seen: &Seen) -> Vec<Finding> {
             name: "certificate.file.name",
             chain: "certificate.file.chain",
             expiry: "certificate.file.expiry",
+            renewed: false,
         };
         match read(file) {
             Ok(chain) => {
@@ -238,8 +242,9 @@ fn expiry(place: &Place<'_>, facts: &Facts, now: u64) -> Finding {
         );
     }
     let left = facts.not_after - now;
-    // Authorities make ever shorter ones; a third of the life is when renewal is due.
-    let soon = SOON.as_secs().min((facts.not_after - facts.not_before) / 3);
+    // Authorities make ever shorter ones, and what renews itself does so when a third of the life is left.
+    let third = (facts.not_after - facts.not_before) / 3;
+    let soon = if place.renewed { SOON.as_secs().min(third) } else { SOON.as_secs() };
     if left < soon {
         return warning(place.expiry, format!("{} that expires in {}, on {until}", place.words, days(left)), renew);
     }
@@ -266,7 +271,8 @@ mod tests {
     use super::*;
     use crate::doctor::Verdict;
 
-    const PLACE: Place<'static> = Place { words: String::new(), file: "/etc/tls.crt", name: "name", chain: "chain", expiry: "expiry" };
+    const PLACE: Place<'static> =
+        Place { words: String::new(), file: "/etc/tls.crt", name: "name", chain: "chain", expiry: "expiry", renewed: false };
 
     /// An authority, one between, and what they sign.
     struct Authority {
@@ -407,8 +413,10 @@ mod tests {
         }
         let mut brief = params("brief", &["chat.example.com"]);
         brief.not_after = date_time_ymd(2029, 1, 7);
-        let brief = authority.sign(&brief);
-        expect(&check("expiry", &[&brief], &roots, "2029-01-03"), Verdict::Good, "", "");
-        expect(&check("expiry", &[&brief], &roots, "2029-01-06"), Verdict::Warning, "", "");
+        let facts = Facts::of(&authority.sign(&brief)).unwrap();
+        for (day, renewed, verdict) in [(3, false, Verdict::Warning), (3, true, Verdict::Good), (6, true, Verdict::Warning)] {
+            let now = facts.not_before + (day - 1) * DAY;
+            assert_eq!(expiry(&Place { renewed, words: String::new(), ..PLACE }, &facts, now).verdict, verdict, "{day} {renewed}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The host app's session cookie: whether browsers bring it along to the chat. Its attributes are learned from
-//! what the host app's pages set for a visitor without a session; values are never kept.
+//! what the host app's pages set for a visitor without a session, and from what the who-am-I endpoint sets anew for
+//! the sample session; values are never kept.
 
 use http::header::SET_COOKIE;
 use url::Url;
@@ -27,7 +28,7 @@ pub(super) fn checks(config: &Config, seen: &Seen) -> Vec<Finding> {
     }
     let named = named(config);
     let mut set: Vec<Set> = Vec::new();
-    for look in seen.pages.iter().chain(&seen.me) {
+    for look in seen.pages.iter().chain(&seen.me).chain(&seen.me_signed_in) {
         let Some(reply) = look.reply() else { continue };
         let cookies = reply.headers.get_all(SET_COOKIE).iter().filter_map(|value| SetCookie::read(value.to_str().ok()?));
         for cookie in cookies.filter(|cookie| !cookie.removes && is_session(&cookie.name, &named)) {

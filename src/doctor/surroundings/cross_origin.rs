@@ -8,18 +8,23 @@ use http::{HeaderValue, Method};
 use url::Url;
 
 use super::look::{self, Eyes, Seen};
-use super::{bad, good, shown, toml_list, warning};
+use super::{bad, good, origins, shown, toml_list, warning};
 use crate::config::{Config, Origin};
 use crate::doctor::Finding;
 
 const CHECK: &str = "cors.token_path";
 
-/// One finding where Rocket.Chat's API URL is on another origin; nothing where it is on the chat's own.
+/// One finding where Rocket.Chat's API URL is on the host app's origin; nothing where it is on the chat's own. One
+/// that leads anywhere else is the business of the checks of the workspace.
 pub(super) async fn checks(config: &Config, seen: &Seen, eyes: &Eyes) -> Option<Finding> {
     let text = seen.setting("Accounts_Iframe_api_url")?;
     let url = Url::parse(text).ok()?;
     let (own, other) = (config.server.public_origin.as_str(), Origin::of(&url)?);
     if other.as_str() == own {
+        return None;
+    }
+    let framing = config.framing.allowed_ancestors.iter().any(|ancestor| origins::matches(ancestor.as_str(), &url));
+    if !framing && !origins::known(config, seen).iter().any(|known| known.origin == other) {
         return None;
     }
     let path = url.path();

@@ -26,7 +26,9 @@ pub(super) fn checks(config: &Config, seen: &Seen) -> Vec<Finding> {
 fn listed(config: &Config, known: &[Known]) -> Finding {
     let allowed = &config.framing.allowed_ancestors;
     let line = |origins: &[&str]| format!("[framing] allowed_ancestors = {}", toml_list(origins));
-    let guessed: Vec<&str> = known.iter().map(|known| known.origin.as_str()).take(1).collect();
+    // Servers call each other by address; people know the app by a name.
+    let named = |known: &&Known| Url::parse(known.origin.as_str()).is_ok_and(|url| url.domain().is_some());
+    let guessed: Vec<&str> = known.iter().find(named).or(known.first()).map(|known| known.origin.as_str()).into_iter().collect();
     if allowed.is_empty() {
         let fix = if guessed.is_empty() { line(&["https://app.example.com"]) + ", with the host app's origin" } else { line(&guessed) };
         return bad(ANCESTORS, "framing.allowed_ancestors is empty: no page but the chat's own may frame it", fix);
