@@ -488,6 +488,7 @@ async fn a_restart_of_the_workspace_is_survived() {
     chat.down().await;
     let away = dev.send(Method::GET, "/home", &[("accept", "text/html")], "").await;
     assert!(matches!(away.status, 502 | 503) && is_marked(&away), "{away:?}");
+    assert_eq!(away.header("refresh"), "3", "the page comes back by itself");
     chat.up().await;
     eventually("the page is back", async || dev.get("/home").await.status == 200).await;
     eventually("logins are back", async || dev.send(Method::POST, "/_gantry/token", &[], "").await.status == 200).await;
