@@ -2,6 +2,8 @@
 
 mod signals;
 
+mod dev;
+
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -19,7 +21,7 @@ use crate::certs::{self, Flaw};
 use crate::config::{self, Audit, Config, Loaded, Log, LogFormat, Problem};
 use crate::demo::events::Feed;
 use crate::demo::{Demo, Ports};
-use crate::dev::{self, Prepared, Refused, Sources};
+use crate::dev::Options;
 use crate::doctor::command;
 use crate::edge::pages::Pages;
 use crate::metrics::Process;
@@ -83,7 +85,7 @@ enum Command {
         header: Vec<String>,
     },
     /// Shows any workspace on this machine alone, signed in as whoever is picked: dev --upstream URL --as USER.
-    Dev(dev::Options),
+    Dev(Options),
     /// Prints the configuration in effect, with secrets masked.
     PrintConfig,
     /// Asks a running proxy's admin listener how it is, for images without a shell: exits with 0 or 1.
@@ -147,7 +149,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
             ExitCode::SUCCESS
         }
         Command::Demo { port } => run_demo(port),
-        Command::Dev(options) => run_dev(&options, &cli.config, env),
+        Command::Dev(options) => dev::run(&options, &cli.config, env),
     }
 }
 
@@ -342,72 +344,6 @@ fn run_demo(port: u16) -> ExitCode {
         (Err(error), _) => fail(&format!("the demo does not start: {error}; is port {port} taken? --port 0 chooses a free one")),
         (Ok(_), None) => fail("the demo does not start"),
     }
-}
-
-/// The local dev proxy: see [`crate::dev`].
-fn run_dev(options: &dev::Options, args: &ConfigArgs, env: Vec<(String, String)>) -> ExitCode {
-    if options.trust {
-        return trust(&env);
-    }
-    // A proxy.toml that lies around is for another purpose: only one that was asked for counts.
-    let file = named(args, &env).map(|path| read(&path).map(|text| (path.display().to_string(), text))).transpose();
-    let sources = match (file, set_flags(args)) {
-        (Ok(file), Ok(flags)) => Sources { file, env, flags },
-        (Err(problems), _) | (_, Err(problems)) => return refuse(&problems),
-    };
-    let mut prepared = match dev::prepare(options, &sources) {
-        Ok(prepared) => prepared,
-        Err(refused) => return refuse_dev(&refused),
-    };
-    let found = match dev::inspect::inspect(&prepared.config, prepared.username().as_deref()) {
-        Ok(found) => found,
-        Err(why) => return fail(&why),
-    };
-    if let Some(nobody) = &found.nobody {
-        complain(&format!("error: {nobody}"));
-        return ExitCode::from(USAGE);
-    }
-    let _logs = match telemetry::init(&prepared.config.log, None) {
-        Ok(guard) => guard,
-        Err(why) => return fail(&why),
-    };
-    let signals = match Signals::catch() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("signals cannot be received: {error}")),
-    };
-    prepared.learn(&found);
-    let words = prepared.words(&found);
-    match Prepared::start(prepared) {
-        Ok((running, _fresh)) => {
-            say(&words);
-            signals.wait_for(running)
-        }
-        Err(error) => fail(&format!("the dev proxy does not start: {error}")),
-    }
-}
-
-fn trust(env: &[(String, String)]) -> ExitCode {
-    match dev::trust(env) {
-        Ok(words) => {
-            say(&words);
-            ExitCode::SUCCESS
-        }
-        Err(refused) => refuse_dev(&refused),
-    }
-}
-
-fn refuse_dev(refused: &Refused) -> ExitCode {
-    match refused {
-        Refused::Config(problems) => return refuse(problems),
-        Refused::Usage(why) => complain(&format!("error: {why}")),
-        Refused::NoAccount(problems) => {
-            for problem in problems {
-                complain(&format!("error: {problem}"));
-            }
-            complain(dev::NO_ACCOUNT);
-        }
-    }
-    ExitCode::from(USAGE)
 }
 
 fn start_for_demo(toml: &str) -> std::io::Result<Running> {

@@ -25,22 +25,33 @@ pub struct Dev {
 /// The username that was picked, on the command line or on the dev proxy's page. Every clone sees a change
 /// at once.
 #[derive(Clone, Debug, Default)]
-pub struct Chosen(Arc<ArcSwapOption<String>>);
+pub struct Chosen(Arc<ArcSwapOption<Pick>>);
+
+/// Somebody who was picked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pick {
+    /// The username.
+    pub username: String,
+    /// The account's id, once it is known.
+    pub user_id: Option<String>,
+}
 
 impl Chosen {
     /// Starts with this user, or with nobody.
     pub fn new(username: Option<String>) -> Self {
-        Self(Arc::new(ArcSwapOption::from_pointee(username)))
+        let chosen = Self::default();
+        chosen.set(username.map(|username| Pick { username, user_id: None }));
+        chosen
     }
 
     /// Who it is now.
-    pub fn get(&self) -> Option<Arc<String>> {
+    pub fn get(&self) -> Option<Arc<Pick>> {
         self.0.load_full()
     }
 
     /// Makes it somebody else, or nobody.
-    pub fn set(&self, username: Option<String>) {
-        self.0.store(username.map(Arc::new));
+    pub fn set(&self, pick: Option<Pick>) {
+        self.0.store(pick.map(Arc::new));
     }
 }
 
@@ -52,7 +63,7 @@ mod tests {
     fn every_clone_sees_the_choice() {
         let chosen = Chosen::new(Some("ada".to_owned()));
         let other = chosen.clone();
-        assert_eq!(other.get().as_deref().map(String::as_str), Some("ada"));
+        assert_eq!(other.get().map(|pick| pick.username.clone()).as_deref(), Some("ada"));
         chosen.set(None);
         assert_eq!(other.get(), None);
     }

@@ -24,6 +24,8 @@ pub struct Found {
     pub site: Option<String>,
     /// What keeps it from working, in words; it may pass.
     pub trouble: Vec<String>,
+    /// The id of the person asked for.
+    pub user_id: Option<String>,
     /// Why nobody can be signed in as the person asked for, which will not pass.
     pub nobody: Option<String>,
 }
@@ -68,6 +70,7 @@ async fn look(client: &Client, config: &Config, username: Option<&str>, found: &
         Err(refusal) => found.trouble.push(refusal.detail),
         Ok(user) => {
             let user = user.filter(|user| user.username.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(username)));
+            found.user_id = user.as_ref().map(|user| user.id.clone());
             found.nobody = match user {
                 None => Some(format!("there is no user @{username} at {}; leave --as out to choose from a list", config.rocketchat.url)),
                 Some(user) if user.active == Some(false) => Some(format!("@{username} is deactivated")),

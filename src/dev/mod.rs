@@ -14,7 +14,7 @@ use socket2::Socket;
 use url::Url;
 
 use crate::app::{Bound, Running, StartError};
-use crate::config::dev::{Chosen, Dev};
+use crate::config::dev::{Chosen, Dev, Pick};
 use crate::config::{self, Ancestor, ClientAuth, Config, Origin, Problem};
 use crate::demo::reserve;
 use crate::headers::local::is_local;
@@ -140,12 +140,15 @@ impl Prepared {
     pub fn learn(&mut self, found: &Found) {
         if let Some(dev) = &mut self.config.dev {
             dev.site.clone_from(&found.site);
+            if let Some(pick) = dev.chosen.get() {
+                dev.chosen.set(Some(Pick { user_id: found.user_id.clone(), ..Pick::clone(&pick) }));
+            }
         }
     }
 
     /// Who is to be signed in, as given with `--as`.
     pub fn username(&self) -> Option<String> {
-        self.config.dev.as_ref()?.chosen.get().map(|name| String::clone(&name))
+        self.config.dev.as_ref()?.chosen.get().map(|pick| pick.username.clone())
     }
 
     /// What the person at the terminal has to know.

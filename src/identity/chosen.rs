@@ -9,8 +9,8 @@ use crate::error::Refusal;
 pub(super) const SOURCE: &str = "dev";
 
 pub(super) fn credentials(chosen: &Chosen) -> Result<Credentials, Refusal> {
-    let username = chosen.get().ok_or_else(|| no_session("nobody is picked; give --as USER, or pick somebody on the dev proxy's page"))?;
-    Ok(picked(&username))
+    let pick = chosen.get().ok_or_else(|| no_session("nobody is picked; give --as USER, or pick somebody on the dev proxy's page"))?;
+    Ok(picked(&pick.username))
 }
 
 pub(super) fn picked(username: &str) -> Credentials {
@@ -33,17 +33,17 @@ pub(super) fn identify(username: &str) -> Validated {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::dev::Pick;
     use crate::error::RefusalKind;
 
     #[test]
     fn who_is_picked_is_signed_in_and_nobody_is_told_so() {
-        let chosen = Chosen::default();
-        assert_eq!(credentials(&chosen).unwrap_err().kind, RefusalKind::NoSession);
-        chosen.set(Some("ada".to_owned()));
+        assert_eq!(credentials(&Chosen::default()).unwrap_err().kind, RefusalKind::NoSession);
+        let chosen = Chosen::new(Some("ada".to_owned()));
         let ada = credentials(&chosen).unwrap();
         let Material::Picked(name) = &ada.material else { panic!("other material") };
         assert_eq!(identify(name).identity.username, "ada");
-        chosen.set(Some("bob".to_owned()));
+        chosen.set(Some(Pick { username: "bob".to_owned(), user_id: None }));
         assert_ne!(credentials(&chosen).unwrap().key.0, ada.key.0);
     }
 }

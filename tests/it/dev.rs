@@ -488,6 +488,7 @@ async fn a_restart_of_the_workspace_is_survived() {
     chat.down().await;
     let away = dev.send(Method::GET, "/home", &[("accept", "text/html")], "").await;
     assert!(matches!(away.status, 502 | 503) && is_marked(&away), "{away:?}");
+    assert_eq!(away.header("refresh"), "3", "the page comes back by itself");
     chat.up().await;
     eventually("the page is back", async || dev.get("/home").await.status == 200).await;
     eventually("logins are back", async || dev.send(Method::POST, "/_gantry/token", &[], "").await.status == 200).await;
@@ -664,10 +665,17 @@ async fn a_browser_is_signed_in_sees_the_bar_and_switches() {
     let refused: Vec<String> = browser.log().await.into_iter().filter(|line| line.contains("Content Security Policy")).collect();
     assert_eq!(refused, Vec::<String>::new());
 
+    // Somebody else is picked elsewhere: what the browser has stored does not count.
+    let picked = "return fetch('/_gantry/dev/become', { method: 'POST', body: JSON.stringify({ username: 'ada' }) }).then((answer) => answer.status)";
+    assert_eq!(browser.run(&[], picked).await, 200);
+    browser.open(&format!("{}/home?x=1", dev.here)).await;
+    browser.wait(&[], &signed_in("ada")).await;
+    browser.wait(&[], "location.search === '?x=1'").await;
+
     browser.open(&dev.picker).await;
     browser.click(&[], "#sign-out").await;
     browser.wait(&[], "document.querySelector('#now')?.hidden && localStorage.getItem('Meteor.loginToken') === null").await;
-    assert_eq!(chat.live_tokens(&chat.user("bob").unwrap().id), 0);
+    assert_eq!(chat.live_tokens(&chat.user("ada").unwrap().id), 0);
     // Nobody is picked: the chat's own login page leads to the list.
     browser.open(&format!("{}/home", dev.here)).await;
     browser.wait(&["iframe.login"], "document.querySelector('[data-gantry=sign-in]')?.href.includes('/_gantry/dev?return=')").await;

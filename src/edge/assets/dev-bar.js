@@ -2,6 +2,18 @@
 /* Keeps what says "dev" in place, whatever the page does with its title and body. */
 (() => {
   const picker = {{picker}};
+  const base = {{base}};
+  const userId = {{user_id}};
+  /* A session that somebody else left in the browser is exchanged for that of whoever is picked. */
+  try {
+    const stored = localStorage.getItem(`Meteor.userId${base ? `:/:${base}` : ''}`);
+    const ownPages = picker.slice(0, picker.lastIndexOf('/') + 1);
+    if (userId && stored && stored !== userId && !location.pathname.startsWith(ownPages)) {
+      location.replace(`${picker}?become&return=${encodeURIComponent(location.href)}`);
+    }
+  } catch {
+    /* No storage, no session. */
+  }
   const bar = document.createElement('gantry-dev-bar');
   const link = document.createElement('a');
   link.href = picker;

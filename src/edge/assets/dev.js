@@ -116,4 +116,5 @@
     });
   }
   load();
+  if (chosen && new URLSearchParams(location.search).has('become')) become(chosen);
 })();

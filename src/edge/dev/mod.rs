@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName};
+use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, REFRESH, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -129,6 +129,9 @@ impl Dev {
         let site = self.site.load();
         self.elsewhere.back(response.headers_mut(), site.as_deref().map(String::as_str), &wanted.sources);
         let Some(edit) = edit_of(&response, wanted) else { return response };
+        if edit == Edit::Mark && is_away(&response) {
+            response.headers_mut().insert(REFRESH, HeaderValue::from_static("3"));
+        }
         if wanted.head {
             response.headers_mut().remove(CONTENT_LENGTH);
             return response;
@@ -275,6 +278,11 @@ fn edit_of<B>(response: &Response<B>, wanted: &Wanted) -> Option<Edit> {
         ("application/javascript" | "text/javascript" | "application/x-javascript", Some(Edit::Config)) => Some(Edit::Config),
         _ => None,
     }
+}
+
+/// Whether the workspace is not there now, as when it is being restarted: the page comes back by itself.
+fn is_away<B>(response: &Response<B>) -> bool {
+    matches!(response.status(), StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE) && response.headers().contains_key(RETRY_AFTER)
 }
 
 fn is_download(headers: &HeaderMap) -> bool {

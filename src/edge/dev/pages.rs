@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Dev;
+use crate::config::dev::Pick;
 use crate::edge::pages::{json_answer, json_error, json_refusal};
 use crate::error::{Refusal, RefusalKind};
 use crate::identity::Validator;
@@ -47,7 +48,7 @@ impl Dev {
             ("" | "/", true) => self.picker(host),
             ("/page.js", true) => fixed("text/javascript; charset=utf-8", PAGE_SCRIPT),
             ("/page.css", true) => fixed("text/css; charset=utf-8", PAGE_STYLE),
-            ("/bar.js", true) => fixed("text/javascript; charset=utf-8", BAR_SCRIPT.replace("{{picker}}", &js_text(&self.prefix))),
+            ("/bar.js", true) => fixed("text/javascript; charset=utf-8", self.bar_script()),
             ("/bar.css", true) => fixed("text/css; charset=utf-8", BAR_STYLE.replace("{{words}}", &css_text(&self.words()))),
             ("/users", true) => self.users(id).await,
             ("/become" | "/sign-out", false) if *request.method() == Method::POST => {
@@ -66,13 +67,21 @@ impl Dev {
 
     /// Who is signed in where, for the bar.
     fn words(&self) -> String {
-        let who = self.chosen.get().map_or_else(|| "nobody is picked".to_owned(), |name| format!("signing in as {name}"));
+        let who = self.chosen.get().map_or_else(|| "nobody is picked".to_owned(), |pick| format!("signing in as {}", pick.username));
         format!("GANTRY DEV \u{b7} not production \u{b7} {who} at {}", self.elsewhere.there())
+    }
+
+    /// The script knows whose session should be in the browser's storage: one that is left over from another
+    /// day would be used before anybody asks who is picked.
+    fn bar_script(&self) -> String {
+        let user_id = self.chosen.get().and_then(|pick| pick.user_id.clone()).unwrap_or_default();
+        let values = [("{{picker}}", self.prefix.as_str()), ("{{base}}", self.base.as_str()), ("{{user_id}}", user_id.as_str())];
+        values.iter().fold(BAR_SCRIPT.to_owned(), |script, (name, value)| script.replace(name, &js_text(value)))
     }
 
     fn picker(&self, host: &str) -> Response<Bytes> {
         let chosen = self.chosen.get();
-        let name = chosen.as_deref().map_or("", String::as_str);
+        let name = chosen.as_deref().map_or("", |pick| pick.username.as_str());
         let page = PAGE
             .replace("{{prefix}}", &attribute(&self.prefix))
             .replace("{{base}}", &attribute(&self.base))
@@ -136,7 +145,7 @@ impl Dev {
         match self.login.sign_in(Validator::picked(&username), false).await {
             Ok(signed_in) => {
                 tracing::info!(target: "gantry::audit", event = "dev_picked", %id, username = %signed_in.username, "picked");
-                self.chosen.set(Some(username));
+                self.chosen.set(Some(Pick { username, user_id: Some(signed_in.user_id.to_string()) }));
                 let body =
                     json!({ "loginToken": signed_in.token.expose(), "userId": &*signed_in.user_id, "username": &*signed_in.username });
                 json_answer(StatusCode::OK, &body)
