@@ -107,8 +107,8 @@ async function must(what, method, path, options) {
   return answer.json;
 }
 
-async function until(what, attempt) {
-  const deadline = Date.now() + patienceMs;
+async function until(what, attempt, { patience = patienceMs, pace = retryMs } = {}) {
+  const deadline = Date.now() + patience;
   for (let told = ''; ; ) {
     let why;
     try {
@@ -118,10 +118,10 @@ async function until(what, attempt) {
     } catch (error) {
       why = error.cause?.code ?? error.message;
     }
-    if (Date.now() >= deadline) throw new Problem(`${what}: ${why}; gave up after ${patienceMs / 1000} s`);
+    if (Date.now() >= deadline) throw new Problem(`${what}: ${why}; gave up after ${patience / 1000} s`);
     if (why !== told) say(`waiting for ${what}: ${why}`);
     told = why;
-    await pause(retryMs);
+    await pause(pace);
   }
 }
 
@@ -217,8 +217,10 @@ async function makeAccount() {
   if (!first.done && first.why.includes('totp')) {
     throw new Problem(`${admin} has two-factor sign-in: make the service account by hand (step 2 of the README), and put user-id and auth-token into ${gantry.dir}`);
   }
-  // A fresh workspace answers before it has made its administrator.
-  const who = first.done ?? (await until(`the administrator ${admin}`, () => login(admin, adminPassword)));
+  // A fresh workspace may answer before it has made its administrator. Few tries: after ten Rocket.Chat locks the account.
+  const few = { patience: Math.min(patienceMs, 12 * retryMs), pace: 2 * retryMs };
+  const changed = `(if its password was changed, write it into ${rocketchat.dir}/admin-password)`;
+  const who = first.done ?? (await until(`the administrator ${admin} ${changed}`, () => login(admin, adminPassword), few));
   const roleId = await role(who);
   await grant(who, roleId);
   const password = await user(who, adminPassword, roleId);
