@@ -151,9 +151,12 @@ impl Client {
     /// Those of these settings that anybody may read (`settings.public`), by id.
     pub async fn public_settings(&self, ids: &[&str]) -> Result<BTreeMap<String, Value>, Trouble> {
         let wanted = ids.join(",");
-        let found = self.page_through(ids, &[("_id", wanted.as_str())]).await?;
-        // A workspace that does not know the filter as a list finds nothing by it.
-        if found.is_empty() { self.page_through(ids, &[]).await } else { Ok(found) }
+        match self.page_through(ids, &[("_id", wanted.as_str())]).await {
+            Ok(found) if !found.is_empty() => Ok(found),
+            // An old workspace that does not know the filter, or not as a list.
+            Ok(_) | Err(Trouble::Refused(_)) => self.page_through(ids, &[]).await,
+            Err(trouble) => Err(trouble),
+        }
     }
 
     async fn page_through(&self, ids: &[&str], filter: &[(&str, &str)]) -> Result<BTreeMap<String, Value>, Trouble> {
@@ -212,5 +215,48 @@ fn trouble(error: ApiError) -> Trouble {
         ApiError::Rejected(no) if no.is_permission() || no.is_doubtful_401() => Trouble::Forbidden,
         ApiError::Rejected(no) if no.status == StatusCode::NOT_FOUND || (no.kind.is_empty() && no.text.is_empty()) => Trouble::Absent,
         ApiError::Rejected(no) => Trouble::Refused(no.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Fake, Step, config};
+    use super::*;
+
+    fn page(ids: &[&str], total: usize) -> Step {
+        let settings: Vec<_> = ids.iter().map(|id| json!({ "_id": id, "value": format!("of {id}") })).collect();
+        Step::Reply(200, json!({ "settings": settings, "total": total, "success": true }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn public_settings_are_found_with_the_filter_or_without() {
+        let refused = || Step::Reply(400, json!({ "success": false, "error": "must NOT have additional properties [invalid-params]" }));
+        for (steps, calls) in [
+            (vec![page(&["a", "b"], 2)], 1),
+            (vec![page(&[], 0), page(&["x", "a"], 3), page(&["b"], 3)], 3),
+            (vec![refused(), page(&["a", "b"], 2)], 2),
+        ] {
+            let fake = Fake::new();
+            fake.script("settings.public", steps);
+            let found = fake.client(&config()).public_settings(&["a", "b"]).await.unwrap();
+            assert_eq!(found, BTreeMap::from([("a".to_owned(), json!("of a")), ("b".to_owned(), json!("of b"))]));
+            assert_eq!(fake.calls("settings.public"), calls);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_way_to_say_no_is_told_apart() {
+        for (status, answer, expected) in [
+            (401, json!({ "success": false, "error": "You must be logged in to do this." }), Trouble::NotLoggedIn),
+            (401, json!({ "success": false, "error": "unauthorized" }), Trouble::Forbidden),
+            (403, json!({ "success": false, "error": "forbidden" }), Trouble::Forbidden),
+            (400, json!({ "success": false, "error": "TOTP Required [totp-required]", "errorType": "totp-required" }), Trouble::TwoFactor),
+            (400, json!({ "success": false }), Trouble::Absent),
+            (404, json!({ "success": false, "error": "API endpoint 'settings' not found" }), Trouble::Absent),
+        ] {
+            let fake = Fake::new();
+            fake.script("Site_Url", [Step::Reply(status, answer.clone())]);
+            assert_eq!(fake.client(&config()).setting("Site_Url").await, Err(expected), "{status} {answer}");
+        }
     }
 }
