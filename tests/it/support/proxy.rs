@@ -1,7 +1,6 @@
 //! A Gantry in this process, on ports of its own.
 
 use std::net::SocketAddr;
-
 use std::sync::{Arc, Mutex};
 
 use gantry::app::{Bound, Running, Source, Surroundings};
