@@ -19,6 +19,8 @@ use crate::peer::Peer;
 /// and without a byte.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_QUIET: Duration = Duration::from_secs(3);
+/// The same over HTTP/2, in all. A client there sends by itself: window updates, answers to pings.
+const LINGER_HTTP2: Duration = Duration::from_secs(3);
 
 /// What was found in the heads of a connection's requests, for whoever handles them.
 #[derive(Debug, Default)]
@@ -75,8 +77,7 @@ impl ClientIo {
         Self { stream, peer, second_look, lingering: None, tunnel: false }
     }
 
-    /// A connection that speaks HTTP/2. What is unread or broken off there concerns a stream, never `peer`,
-    /// so that it does not linger: what had come by then is read, and that is all.
+    /// A connection that speaks HTTP/2. What is unread or broken off there concerns a stream, never `peer`.
     pub(super) fn http2(stream: Stream, peer: Arc<Peer>) -> Self {
         Self { stream, peer, second_look: None, lingering: None, tunnel: false }
     }
@@ -160,15 +161,17 @@ impl AsyncWrite for ClientIo {
         if this.lingering.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
+        let http1 = this.second_look.is_some();
+        let longest = if http1 { LINGER } else { LINGER_HTTP2 };
         let lingering = this
             .lingering
-            .get_or_insert_with(|| Lingering { until: Instant::now() + LINGER, quiet: Box::pin(tokio::time::sleep(LINGER_QUIET)) });
+            .get_or_insert_with(|| Lingering { until: Instant::now() + longest, quiet: Box::pin(tokio::time::sleep(LINGER_QUIET)) });
         let mut scratch = [0; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    if this.second_look.is_some() {
+                    if http1 {
                         this.peer.note_unread();
                     }
                     let quiet = Instant::now() + LINGER_QUIET;
@@ -179,7 +182,7 @@ impl AsyncWrite for ClientIo {
                     }
                 }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending if !this.peer.has_unread() => return Poll::Ready(Ok(())),
+                Poll::Pending if http1 && !this.peer.has_unread() => return Poll::Ready(Ok(())),
                 Poll::Pending => return lingering.quiet.as_mut().poll(cx).map(Ok),
             }
         }
