@@ -17,25 +17,28 @@ const SEND_ORIGIN: &str = "Iframe_Integration_send_target_origin";
 /// Origins before switches: nothing is switched on towards everybody.
 pub(super) fn checks(config: &Config, settings: &Settings) -> Vec<Finding> {
     let app = origins::framing(config);
+    let framed = !config.framing.allowed_ancestors.is_empty();
     vec![
         receive_origin(&app, settings),
-        switch(&app, settings, "integration.receive", RECEIVE, "your page cannot tell the chat to sign out or to open a room"),
+        switch(&app, framed, settings, "integration.receive", RECEIVE, "your page cannot tell the chat to sign out or to open a room"),
         send_origin(&app, settings),
-        switch(&app, settings, "integration.send", SEND, "your page does not hear of unread messages and the like"),
+        switch(&app, framed, settings, "integration.send", SEND, "your page does not hear of unread messages and the like"),
     ]
 }
 
 const NOBODY: &str = "framing.allowed_ancestors names no exact origin, so there is no page to talk to";
 
-fn switch(app: &[&str], settings: &Settings, check: &'static str, id: &'static str, without: &str) -> Finding {
+fn switch(app: &[&str], framed: bool, settings: &Settings, check: &'static str, id: &'static str, without: &str) -> Finding {
     match settings.on(id) {
         None => settings.skip(check, id),
         Some(true) => Finding::good(check, format!("{id} is on")),
-        Some(false) if app.is_empty() => Finding::skipped(check, NOBODY),
+        Some(false) if !framed => Finding::skipped(check, "framing.allowed_ancestors is empty, so there is no page to talk to"),
         Some(false) => {
             let finding = mend(Finding::warning(check, format!("{id} is off: {without}"), ""), id, json!(true));
-            // One target only: with several pages there is none that is right, so a person has to choose first.
-            if id == SEND && app.len() > 1 { Finding { write: None, ..finding } } else { finding }
+            // Without one origin that is right, switching on would open it to whatever stands there: a person has to choose.
+            let (origin, most) = if id == SEND { (SEND_ORIGIN, 1) } else { (RECEIVE_ORIGIN, usize::MAX) };
+            let sure = (1..=most).contains(&app.len()) && settings.get(origin).is_some();
+            if sure { finding } else { Finding { write: None, ..finding } }
         }
     }
 }
@@ -43,11 +46,8 @@ fn switch(app: &[&str], settings: &Settings, check: &'static str, id: &'static s
 fn receive_origin(app: &[&str], settings: &Settings) -> Finding {
     let check = "integration.receive_origin";
     let Some(value) = settings.text(RECEIVE_ORIGIN) else { return settings.skip(check, RECEIVE_ORIGIN) };
-    if app.is_empty() {
-        return Finding::skipped(check, NOBODY);
-    }
     let off = settings.on(RECEIVE) == Some(false);
-    if value == "*" {
+    if value == "*" && !app.is_empty() {
         let wanted = json!(app.join(","));
         // While it is off nobody depends on it, so that it may be narrowed.
         if off {
@@ -77,6 +77,7 @@ fn receive_origin(app: &[&str], settings: &Settings) -> Finding {
         (!missing.is_empty()).then(|| (some, format!("{} is missing, which framing.allowed_ancestors names", missing.join(", "))))
     };
     match fault {
+        None if app.is_empty() => Finding::skipped(check, NOBODY),
         None => Finding::good(check, format!("{RECEIVE_ORIGIN} is {value}")),
         Some((mild, why)) => {
             let seen = format!("{RECEIVE_ORIGIN} is \"{value}\": {why}");
@@ -205,8 +206,13 @@ mod tests {
         let finding = look(APP, "integration.receive", &[(RECEIVE, json!(false))]);
         assert!(finding.verdict == Verdict::Warning && finding.fix.contains("OVERWRITE_SETTING_Iframe_Integration_receive_enable=true"));
         assert!(finding.write.is_some());
-        for ancestors in ["", "https://*.example.com"] {
+        for (ancestors, verdict) in [("", Verdict::Skipped), ("https://*.example.com", Verdict::Warning)] {
             let finding = look(ancestors, "integration.receive", &[(RECEIVE, json!(false))]);
+            assert_eq!((finding.verdict, finding.write), (verdict, None), "{ancestors}");
+            // What never matches is wrong whoever is meant.
+            let finding = look(ancestors, "integration.receive_origin", &[(RECEIVE_ORIGIN, json!("https://a.example, https://b.example"))]);
+            assert!(finding.verdict == Verdict::Bad && finding.fix.contains("=https://a.example,https://b.example"), "{finding:?}");
+            let finding = look(ancestors, "integration.receive_origin", &[(RECEIVE_ORIGIN, json!("*"))]);
             assert_eq!(finding.verdict, Verdict::Skipped, "{ancestors}");
         }
     }
