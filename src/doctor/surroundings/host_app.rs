@@ -135,7 +135,7 @@ fn signed_in(context: &Context, source: &ForwardAuth, seen: &Seen) -> Finding {
         return skipped(
             CLAIMS,
             "no session was given, so the claims could not be looked at: copy your session cookie from the browser and run gantry doctor \
-             --cookie 'name=value'",
+             --header 'Cookie: name=value'",
         );
     };
     let Some(look) = &seen.me_signed_in else { return filtered(source, sample) };
