@@ -278,6 +278,9 @@ async fn a_session_cookie_that_does_not_reach_the_chat_is_found() {
         findings.expect("cookie.session", Bad, seen, fix).hide("s3cret");
         assert_eq!(findings.of("cookie.session").len(), 1, "the other cookie is no session");
     }
+    // By an address that browsers never use, nothing is known of what they keep.
+    let inner = of(&world).key("server.public_url", "https://chat.invalid").examine().await;
+    inner.expect("cookie.session", Skipped, "must have a Domain that covers chat.invalid", "");
     world.app.configure(|options| options.cookies.clear());
     of(&world).examine().await.expect("cookie.session", Skipped, "sets no session cookie", "");
     // Many apps set theirs for those who are signed in, again and again.
