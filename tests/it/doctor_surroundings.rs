@@ -165,7 +165,7 @@ async fn claims_that_stand_elsewhere_are_found_by_a_session_and_not_told() {
     let mapped = asked().key("identity.claims.id", "/data/user/id").key("identity.claims.username", "/data/user/login");
     let findings = mapped.signed_in("cookie", "sid=abc123").examine().await;
     findings.expect("host_app.claims", Warning, "no email at /email", "[identity.claims] email = \"/data/user/mail\"");
-    asked().examine().await.expect("host_app.claims", Skipped, "--cookie", "");
+    asked().examine().await.expect("host_app.claims", Skipped, "--header 'Cookie: name=value'", "");
     let none = asked().key("identity.forward_auth.cookies", "session").signed_in("cookie", "sid=abc123; x=1").examine().await;
     none.expect("host_app.claims", Bad, "none of the cookies", "cookies = [\"sid\", \"x\"]").hide("abc123");
     app.set_me(Me::Normal);
@@ -236,9 +236,9 @@ async fn a_token_that_is_refused_names_the_key_to_change() {
         findings.expect("jwt.token", verdict, seen, fix).hide(&token).hide("ada@app.test");
     }
     let findings = Patient::of(chat).tokens(published.url()).examine().await;
-    findings.expect("jwt.token", Skipped, "--cookie 'session=…'", "");
+    findings.expect("jwt.token", Skipped, "--header 'Cookie: session=…'", "");
     let findings = Patient::of(chat).tokens(published.url()).signed_in("cookie", "other=1").examine().await;
-    findings.expect("jwt.token", Bad, "no cookie session", "--cookie 'session=…'");
+    findings.expect("jwt.token", Bad, "no cookie session", "--header 'Cookie: session=…'");
 }
 
 #[tokio::test]
@@ -278,6 +278,9 @@ async fn a_session_cookie_that_does_not_reach_the_chat_is_found() {
         findings.expect("cookie.session", Bad, seen, fix).hide("s3cret");
         assert_eq!(findings.of("cookie.session").len(), 1, "the other cookie is no session");
     }
+    // By an address that browsers never use, nothing is known of what they keep.
+    let inner = of(&world).key("server.public_url", "https://chat.invalid").examine().await;
+    inner.expect("cookie.session", Skipped, "must have a Domain that covers chat.invalid", "");
     world.app.configure(|options| options.cookies.clear());
     of(&world).examine().await.expect("cookie.session", Skipped, "sets no session cookie", "");
     // Many apps set theirs for those who are signed in, again and again.

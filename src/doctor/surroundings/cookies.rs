@@ -9,7 +9,7 @@ use super::frameworks::{Attribute, line};
 use super::look::Seen;
 use super::set_cookie::{SameSite, SetCookie, covers, path_covers};
 use super::site::{self, Relation};
-use super::{bad, good, same_site, shown, skipped, warning};
+use super::{bad, good, origins, same_site, shown, skipped, warning};
 use crate::config::{Config, IdentitySource, JwtFrom};
 use crate::doctor::Finding;
 
@@ -28,7 +28,9 @@ pub(super) fn checks(config: &Config, seen: &Seen) -> Vec<Finding> {
     }
     let named = named(config);
     let mut set: Vec<Set> = Vec::new();
-    for look in seen.pages.iter().chain(&seen.me).chain(&seen.me_signed_in) {
+    let looks = seen.pages.iter().chain(&seen.me).chain(&seen.me_signed_in);
+    // What servers call each other by is not what browsers keep cookies for.
+    for look in looks.filter(|look| origins::for_browsers(&look.url, config)) {
         let Some(reply) = look.reply() else { continue };
         let cookies = reply.headers.get_all(SET_COOKIE).iter().filter_map(|value| SetCookie::read(value.to_str().ok()?));
         for cookie in cookies.filter(|cookie| !cookie.removes && is_session(&cookie.name, &named)) {

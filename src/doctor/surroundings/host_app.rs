@@ -45,14 +45,14 @@ fn reachable(source: &ForwardAuth, me: &Look) -> Vec<Finding> {
 fn unreachable(source: &ForwardAuth, place: &str, error: &CallError) -> Finding {
     match error {
         CallError::TooLarge { limit, .. } => too_large(source, place, *limit),
-        CallError::Timeout { after, .. } => bad(
-            ASKED,
-            format!("{place} did not answer within {}", humantime::format_duration(*after)),
-            format!(
-                "look at why it hangs: curl -m 10 -i {place} from this machine; a slow one needs [identity.forward_auth] timeout = \"{}\"",
-                humantime::format_duration(longer(*after))
-            ),
-        ),
+        CallError::Timeout { after, .. } => {
+            let mut fix = format!("look at why it hangs: curl -m 10 -i {place} from this machine");
+            if *after > source.timeout {
+                let longer = humantime::format_duration(longer(*after));
+                fix = format!("{fix}; a slow one needs [identity.forward_auth] timeout = \"{longer}\"");
+            }
+            bad(ASKED, format!("{place} did not answer within {}", humantime::format_duration(*after)), fix)
+        }
         error => bad(ASKED, format!("{place} cannot be asked: {error}"), transport::advice(error, "identity.forward_auth.url", place)),
     }
 }
@@ -135,7 +135,7 @@ fn signed_in(context: &Context, source: &ForwardAuth, seen: &Seen) -> Finding {
         return skipped(
             CLAIMS,
             "no session was given, so the claims could not be looked at: copy your session cookie from the browser and run gantry doctor \
-             --cookie 'name=value'",
+             --header 'Cookie: name=value'",
         );
     };
     let Some(look) = &seen.me_signed_in else { return filtered(source, sample) };

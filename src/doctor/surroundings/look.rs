@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::{forwarded, origins};
-use crate::config::{Config, IdentitySource, JwtKeys};
+use crate::config::{Config, ForwardAuth, IdentitySource, JwtKeys};
 use crate::doctor::Context;
 use crate::identity::inspect;
 use crate::outbound::api::{Api, Call, CallError, Reply};
@@ -208,8 +208,10 @@ impl Seen {
         let own = at(public, &session);
         let info = rest(config, "/api/info");
         let settings = rest(config, &format!("/api/v1/settings.public?_id={}", SETTINGS.join(",")));
-        let (me, me_signed_in, jwks) = tokio::join!(me(config, eyes), me_signed_in(context, eyes), jwks(config, eyes));
-        let (info, page, session, local, plain, certificates, settings, pages) = tokio::join!(
+        let (me, me_signed_in, jwks, info, page, session, local, plain, certificates, settings, pages) = tokio::join!(
+            me(config, eyes),
+            me_signed_in(context, eyes),
+            jwks(config, eyes),
             eyes.ask_workspace(&info, HeaderMap::new()),
             eyes.page(&root),
             eyes.peep(Method::GET, &own, HeaderMap::new()),
@@ -230,8 +232,12 @@ impl Seen {
 
 async fn me(config: &Config, eyes: &Eyes) -> Option<Look> {
     let IdentitySource::ForwardAuth(source) = &config.identity.source else { return None };
-    // Longer than a login waits, to tell slow from dead.
-    Some(eyes.call(&source.url, HeaderMap::new(), source.timeout.max(PATIENCE), source.max_body).await)
+    Some(eyes.call(&source.url, HeaderMap::new(), patience(source), source.max_body).await)
+}
+
+/// Longer than a login waits, to tell slow from dead, and not for ever.
+fn patience(source: &ForwardAuth) -> Duration {
+    source.timeout.clamp(PATIENCE, PATIENCE * 2)
 }
 
 async fn me_signed_in(context: &Context, eyes: &Eyes) -> Option<Look> {
@@ -240,7 +246,7 @@ async fn me_signed_in(context: &Context, eyes: &Eyes) -> Option<Look> {
     if headers.is_empty() {
         return None;
     }
-    Some(eyes.call(&source.url, headers, source.timeout.max(PATIENCE), source.max_body).await)
+    Some(eyes.call(&source.url, headers, patience(source), source.max_body).await)
 }
 
 async fn jwks(config: &Config, eyes: &Eyes) -> Option<Look> {

@@ -72,8 +72,8 @@ pub(super) fn checks(config: &Config, seen: &Seen, sample: Option<Sample>) -> Ve
 
 fn how_to_give(jwt: &Jwt) -> String {
     let flag = match &jwt.from {
-        JwtFrom::Cookie(name) => format!("--cookie '{name}=…'"),
-        JwtFrom::Header(name) if *name == http::header::AUTHORIZATION => "--header 'authorization: Bearer …'".to_owned(),
+        JwtFrom::Cookie(name) => format!("--header 'Cookie: {name}=…'"),
+        JwtFrom::Header(name) if *name == http::header::AUTHORIZATION => "--header 'Authorization: Bearer …'".to_owned(),
         JwtFrom::Header(name) => format!("--header '{name}: …'"),
     };
     format!("no token was given, so none could be checked: run gantry doctor {flag} with one from the browser")
