@@ -127,7 +127,7 @@ async fn order(acme: Option<&Acme>, certificates: &Certificates, lasting: &Lasti
             Err(flaw) => tracing::error!(%flaw, "no certificate can be ordered"),
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// A bug in a task of this thread must not silence it for good.

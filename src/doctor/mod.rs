@@ -85,8 +85,10 @@ pub struct SettingWrite {
 pub struct Context {
     /// The configuration that is looked at.
     pub config: Config,
-    /// Calls to anywhere.
+    /// Calls to the host app and whoever else is not the workspace.
     pub api: Api,
+    /// Plain calls to the workspace, with what `[rocketchat.tls]` says.
+    pub workspace: Api,
     /// Calls to the workspace.
     pub client: Client,
     /// The headers of a person who is signed in to the host app, for checks that want a session. Never shown.
@@ -113,8 +115,9 @@ impl Context {
         }
         let connector = Connector::of(&config.upstream)?;
         let to_workspace = connector.for_workspace(&config.rocketchat.tls)?;
-        let client = Client::new(&config, Api::new(to_workspace, control.clone()), Metrics::new(1));
-        Ok(Self { api: Api::new(connector, control.clone()), client, config, sample })
+        let workspace = Api::new(to_workspace, control.clone());
+        let client = Client::new(&config, workspace.clone(), Metrics::new(1));
+        Ok(Self { api: Api::new(connector, control.clone()), workspace, client, config, sample })
     }
 }
 

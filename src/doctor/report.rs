@@ -15,7 +15,7 @@ const FAILED: u8 = 1;
 const UNUSABLE: u8 = 69;
 
 /// Groups of checks, by what stands before the dot of their names; others go by that name.
-const TITLES: [(&str, &str); 8] = [
+const TITLES: [(&str, &str); 20] = [
     ("workspace", "Rocket.Chat"),
     ("account", "Service account"),
     ("permissions", "Permissions of the service account"),
@@ -24,6 +24,18 @@ const TITLES: [(&str, &str); 8] = [
     ("integration", "Messages between the host app's page and the chat"),
     ("settings", "Settings of the workspace"),
     ("users", "Accounts"),
+    ("public", "Public address"),
+    ("certificate", "Certificates"),
+    ("websocket", "WebSocket"),
+    ("framing", "Framing"),
+    ("host_app", "Host app"),
+    ("jwt", "Tokens of the host app"),
+    ("header", "Identity headers"),
+    ("site", "One site or two"),
+    ("cookie", "Session cookie"),
+    ("cors", "Callback from other origins"),
+    ("forwarded", "Client addresses"),
+    ("clock", "Clocks"),
 ];
 
 /// How many findings came out how.

@@ -93,7 +93,7 @@ impl Eyes {
         let scheme = HeaderValue::from_str(context.config.server.public_url.scheme()).unwrap_or(HeaderValue::from_static("http"));
         Self {
             verified: context.api.clone(),
-            workspace: context.api.clone(),
+            workspace: context.workspace.clone(),
             scheme,
             lenient: Api::new(connector.clone(), Handle::current()),
             connector,
