@@ -2,7 +2,6 @@
 //! manager is told that all is well.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::certs::{Certificates, acme};
 use crate::config::Acme;
 use crate::lifecycle::service::{Heartbeats, ServiceManager};
 use crate::lifecycle::{Health, Stop};
-use crate::listen::{self, ProxyPeers, Settings};
+use crate::listen::{self, Listener, ProxyPeers, Settings};
 use crate::metrics::Metrics;
 use crate::rocketchat::Client;
 
@@ -37,7 +36,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Control {
     pub(super) watch: Watch,
     pub(super) lasting: Lasting,
-    pub(super) admin: Option<(TcpListener, Admin, Verbs)>,
+    pub(super) admin: Option<(Listener, Admin, Verbs)>,
     pub(super) reloader: Reloader,
     pub(super) watchdog: Option<Watchdog>,
     pub(super) metrics: Arc<Metrics>,
@@ -65,7 +64,7 @@ impl Control {
     }
 }
 
-async fn serve_admin(listener: TcpListener, admin: Admin, verbs: Verbs, metrics: Arc<Metrics>) {
+async fn serve_admin(listener: Listener, admin: Admin, verbs: Verbs, metrics: Arc<Metrics>) {
     let settings = Settings {
         trusted: Arc::from([]),
         header_timeout: Duration::from_secs(10),

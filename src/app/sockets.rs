@@ -7,7 +7,7 @@ use listenfd::ListenFd;
 
 use super::StartError;
 use crate::config::Server;
-use crate::listen;
+use crate::listen::{self, Listener};
 
 /// Sockets that a service manager has bound and listens on already (`sd_listen_fds(3)`), with their names.
 #[derive(Debug, Default)]
@@ -106,9 +106,9 @@ impl Activated {
 /// What is listened on, in as many handles as there are threads.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    pub(super) plain: Vec<TcpListener>,
-    pub(super) tls: Vec<TcpListener>,
-    pub(super) admin: Option<TcpListener>,
+    pub(super) plain: Vec<Listener>,
+    pub(super) tls: Vec<Listener>,
+    pub(super) admin: Option<Listener>,
 }
 
 impl Sockets {
@@ -116,7 +116,7 @@ impl Sockets {
     pub(super) fn new(server: &Server, activated: Activated) -> Result<Self, StartError> {
         let [plain, tls, admin] = activated.assign(server)?;
         let get = |role: Role, handed: Option<TcpListener>, count| match handed {
-            Some(socket) => shared(&socket, count).map_err(|error| {
+            Some(socket) => Listener::handed_over(&socket, count).map_err(|error| {
                 StartError::new(role.key(), format!("the socket that the service manager hands over cannot be used: {error}"))
             }),
             None => bind(role.key(), role.configured(server), count),
@@ -129,13 +129,7 @@ impl Sockets {
     }
 }
 
-/// One socket for several threads.
-fn shared(socket: &TcpListener, count: usize) -> io::Result<Vec<TcpListener>> {
-    socket.set_nonblocking(true)?;
-    (0..count).map(|_| socket.try_clone()).collect()
-}
-
-fn bind(key: &'static str, addr: Option<SocketAddr>, count: usize) -> Result<Vec<TcpListener>, StartError> {
+fn bind(key: &'static str, addr: Option<SocketAddr>, count: usize) -> Result<Vec<Listener>, StartError> {
     addr.map_or(Ok(Vec::new()), |addr| listen::bind(addr, count).map_err(|error| StartError::new(key, bind_words(addr, &error))))
 }
 
@@ -149,8 +143,8 @@ fn bind_words(addr: SocketAddr, error: &io::Error) -> String {
     format!("cannot listen on {addr}: {error}; {hint}")
 }
 
-pub(super) fn addr_of(listener: Option<&TcpListener>) -> Option<SocketAddr> {
-    listener.and_then(|listener| listener.local_addr().ok())
+pub(super) fn addr_of(listener: Option<&Listener>) -> Option<SocketAddr> {
+    listener.and_then(Listener::local_addr)
 }
 
 #[cfg(test)]
@@ -175,7 +169,7 @@ mod tests {
             (&[], None, None),
         ] {
             let (activated, addrs) = sockets(names);
-            let assigned = activated.assign(&both).unwrap().map(|socket| addr_of(socket.as_ref()));
+            let assigned = activated.assign(&both).unwrap().map(|socket| socket.map(|socket| socket.local_addr().unwrap()));
             assert_eq!(assigned, [plain.map(|at: usize| addrs[at]), None, admin.map(|at: usize| addrs[at])], "{names:?}");
         }
         for (names, key) in [(&["https"][..], "server.tls.listen"), (&["", "", ""], "server.listen"), (&["http", "plain"], "server.listen")]
@@ -191,7 +185,7 @@ mod tests {
         server.workers = 3;
         let (activated, addrs) = sockets(&["http"]);
         let got = Sockets::new(&server, activated).unwrap();
-        assert!(got.plain.len() == 3 && got.plain.iter().all(|socket| socket.local_addr().unwrap() == addrs[0]));
+        assert!(got.plain.len() == 3 && got.plain.iter().all(|socket| socket.local_addr() == Some(addrs[0])));
         assert!(got.tls.is_empty() && got.admin.is_none());
     }
 }

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::body::Body;
 use crate::edge::Edge;
 use crate::lifecycle::service::Heartbeats;
 use crate::lifecycle::{Health, Stop};
-use crate::listen::{self, ProxyPeers, Settings, TlsSettings};
+use crate::listen::{self, Listener, ProxyPeers, Settings, TlsSettings};
 use crate::metrics::Shard;
 use crate::outbound::pool::{Pool, PooledBody};
 use crate::peer::Peer;
@@ -35,8 +34,8 @@ const LIVES: usize = 5;
 /// What a worker listens on.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    pub(super) plain: Option<TcpListener>,
-    pub(super) tls: Option<TcpListener>,
+    pub(super) plain: Option<Listener>,
+    pub(super) tls: Option<Listener>,
 }
 
 /// One worker, about to run.
@@ -135,12 +134,12 @@ impl Worker {
 impl Listeners {
     /// Handles of the same sockets.
     fn handles(&self) -> io::Result<Self> {
-        let handle = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::try_clone).transpose();
+        let handle = |listener: &Option<Listener>| listener.as_ref().map(Listener::try_clone).transpose();
         Ok(Self { plain: handle(&self.plain)?, tls: handle(&self.tls)? })
     }
 }
 
-async fn serve<S, H, F>(listener: Option<TcpListener>, stop: Stop, settings: S, handler: H) -> io::Result<()>
+async fn serve<S, H, F>(listener: Option<Listener>, stop: Stop, settings: S, handler: H) -> io::Result<()>
 where
     S: Fn() -> Settings,
     H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,

@@ -121,9 +121,14 @@ impl Context {
     }
 }
 
+/// Looks at the workspace, and asks it over REST.
+pub async fn workspace(context: &Context) -> Vec<Finding> {
+    workspace::checks(context).await
+}
+
 /// Every check, in the order in which the findings are read.
 pub async fn examine(context: &Context) -> Vec<Finding> {
-    let (mut findings, surroundings) = tokio::join!(workspace::checks(context), surroundings(context));
+    let (mut findings, surroundings) = tokio::join!(workspace(context), surroundings(context));
     findings.extend(surroundings);
     findings
 }

@@ -7,12 +7,13 @@ pub mod client;
 mod handshake;
 mod http1;
 mod http2;
+mod listener;
 mod proxy_protocol;
 mod stream;
 pub mod tunnel;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
@@ -33,49 +34,20 @@ use crate::metrics::{Shard, Spoken};
 use crate::outbound::connect::tune;
 use crate::peer::Peer;
 use handshake::Opened;
+use listener::turn_away;
+pub use listener::{Listener, bind};
 pub use proxy_protocol::ProxyPeers;
 use stream::Speaks;
 
-/// Connections that the kernel may queue for us.
-const BACKLOG: i32 = 4096;
 /// How long idle connections stay when draining begins: a client that is about to use one gets its answer, and
 /// learns from that that the connection ends.
 const DRAIN_PAUSE: Duration = Duration::from_secs(1);
+/// How long handshakes that had begun when draining did may take to end.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(200);
 /// How long accepting pauses when the process is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the log is told so.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-
-/// Binds `count` listeners to one address (`SO_REUSEPORT`), so that each worker accepts for itself.
-///
-/// # Errors
-/// The address is in use, not ours, or needs a privilege.
-pub fn bind(addr: SocketAddr, count: usize) -> io::Result<Vec<StdListener>> {
-    if addr.port() != 0 {
-        // With SO_REUSEPORT a second Gantry would bind as well and silently take half of the
-        // connections. Without it, the kernel says so.
-        drop(socket(addr, false)?);
-    }
-    let first = socket(addr, true)?;
-    let addr = first.local_addr()?;
-    let mut listeners = vec![first];
-    for _ in 1..count {
-        listeners.push(socket(addr, true)?);
-    }
-    Ok(listeners)
-}
-
-fn socket(addr: SocketAddr, shared: bool) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
 
 /// What a TLS listener needs.
 #[derive(Clone, Debug)]
@@ -110,7 +82,7 @@ pub struct Settings {
 ///
 /// # Errors
 /// The listener cannot be handed to the runtime.
-pub async fn serve<S, H, F, B>(listener: StdListener, stop: Stop, settings: S, handler: H) -> io::Result<()>
+pub async fn serve<S, H, F, B>(listener: Listener, stop: Stop, settings: S, handler: H) -> io::Result<()>
 where
     S: Fn() -> Settings,
     H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
@@ -118,7 +90,8 @@ where
     B: Body + 'static,
     B::Error: Into<BodyError>,
 {
-    let listener = TcpListener::from_std(listener)?;
+    let Listener { socket, handed_over } = listener;
+    let listener = TcpListener::from_std(socket)?;
     let connections = TaskTracker::new();
     let mut complaint = Complaint::default();
     let mut drained = pin!(stop.drained());
@@ -139,7 +112,25 @@ where
             }
         }
     }
-    // Whoever had connected by then is served.
+    // Whoever had connected by then is served, and whoever was about to.
+    if !handed_over {
+        turn_away(SockRef::from(&listener));
+        let last_handshakes = tokio::time::sleep(LAST_HANDSHAKES);
+        tokio::pin!(last_handshakes);
+        loop {
+            tokio::select! {
+                () = &mut last_handshakes => break,
+                () = stop.aborted() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((tcp, addr)) => {
+                        connections.spawn_local(connection(tcp, addr, settings(), handler.clone()));
+                    }
+                    Err(error) if is_the_connections(&error) => {}
+                    Err(_) => break,
+                },
+            }
+        }
+    }
     let listener = listener.into_std()?;
     while let Ok((tcp, addr)) = listener.accept() {
         tcp.set_nonblocking(true)?;

@@ -26,7 +26,7 @@ fn run(command: &str, sets: &[String]) -> Ended {
     let fixed = [
         "server.listen=127.0.0.1:0",
         "server.admin_listen=off",
-        "server.public_url=https://chat.test",
+        "server.public_url=https://chat.example.test",
         "server.tls.listen=127.0.0.1:0",
         "rocketchat.url=http://127.0.0.1:9",
         "rocketchat.user_id=service",
@@ -51,17 +51,17 @@ fn files(dir: &Path, cert: &str, key: &str) -> Vec<String> {
 fn check_reads_every_pair() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    pair(dir, "one", "chat.test", (-1, 90));
-    pair(dir, "two", "chat.test", (-1, 90));
-    pair(dir, "old", "chat.test", (-90, -1));
-    pair(dir, "soon", "chat.test", (-90, 5));
+    pair(dir, "one", "chat.example.test", (-1, 90));
+    pair(dir, "two", "chat.example.test", (-1, 90));
+    pair(dir, "old", "chat.example.test", (-90, -1));
+    pair(dir, "soon", "chat.example.test", (-90, 5));
     pair(dir, "other", "other.test", (-1, 90));
     let good = run("check", &files(dir, "one.crt", "one.key"));
     assert_eq!((good.code, good.stderr.as_str()), (Some(0), ""), "{good:?}");
     for (cert, key, words) in [
         ("old.crt", "old.key", &["warning: server.tls.cert_file", "old.crt expired on"][..]),
         ("soon.crt", "soon.key", &["warning: server.tls.cert_file", "soon.crt expires in 4 days"]),
-        ("other.crt", "other.key", &["warning: server.public_url", "chat.test", "other.test"]),
+        ("other.crt", "other.key", &["warning: server.public_url", "chat.example.test", "other.test"]),
     ] {
         let ended = run("check", &files(dir, cert, key));
         assert!(ended.code == Some(0) && words.iter().all(|word| ended.stderr.contains(word)), "{ended:?}");
@@ -95,10 +95,10 @@ fn check_reads_every_pair() {
 fn check_reads_what_acme_and_the_workspace_need() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    pair(dir, "one", "chat.test", (-1, 90));
-    pair(dir, "two", "chat.test", (-1, 90));
+    pair(dir, "one", "chat.example.test", (-1, 90));
+    pair(dir, "two", "chat.example.test", (-1, 90));
     std::fs::write(dir.join("file"), "").unwrap();
-    let acme = |more: &[String]| [&["server.acme.domains=chat.test".to_owned()], more].concat();
+    let acme = |more: &[String]| [&["server.acme.domains=chat.example.test".to_owned()], more].concat();
     let good = run("check", &acme(&[format!("server.acme.cache_dir={}", dir.join("cache").display())]));
     assert_eq!((good.code, good.stderr.as_str()), (Some(0), ""), "{good:?}");
     assert!(!dir.join("cache").exists(), "a check leaves nothing behind");
@@ -113,7 +113,7 @@ fn check_reads_what_acme_and_the_workspace_need() {
             acme(&["server.tls.client_auth=required".into(), format!("server.tls.client_ca_file={}", dir.join("one.crt").display())]),
             &["server.acme.challenge", "http-01"],
         ),
-        (acme(&["server.acme.domains=*.chat.test".into()]), &["server.acme.domains", "*.chat.test"]),
+        (acme(&["server.acme.domains=*.chat.example.test".into()]), &["server.acme.domains", "*.chat.example.test"]),
         (
             [
                 files(dir, "one.crt", "one.key"),

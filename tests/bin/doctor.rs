@@ -28,10 +28,10 @@ fn finding<'a>(report: &'a Value, check: &str) -> &'a Value {
 
 /// The settings that a workspace which nobody has set up lacks.
 const WRITTEN: [(&str, &str); 5] = [
-    ("Accounts_iframe_url", "http://chat.test/_gantry/login"),
-    ("Accounts_Iframe_api_url", "http://chat.test/_gantry/token"),
-    ("Iframe_Integration_receive_origin", "https://app.test"),
-    ("Iframe_Integration_send_target_origin", "https://app.test"),
+    ("Accounts_iframe_url", "http://chat.example.test/_gantry/login"),
+    ("Accounts_Iframe_api_url", "http://chat.example.test/_gantry/token"),
+    ("Iframe_Integration_receive_origin", "http://app.example.test"),
+    ("Iframe_Integration_send_target_origin", "http://app.example.test"),
     ("Accounts_iframe_enabled", "true"),
 ];
 
@@ -44,7 +44,7 @@ async fn it_says_what_is_wrong_shows_what_it_would_write_and_writes_it() {
     for word in [
         "FAIL  iframe.url",
         "Accounts_iframe_url is empty",
-        "OVERWRITE_SETTING_Accounts_iframe_url=http://chat.test/_gantry/login",
+        "OVERWRITE_SETTING_Accounts_iframe_url=http://chat.example.test/_gantry/login",
         "First, iframe.url",
         "gantry doctor --fix",
     ] {
@@ -56,7 +56,7 @@ async fn it_says_what_is_wrong_shows_what_it_would_write_and_writes_it() {
     let ended = doctor(&apps, &["--fix"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
-        ended.stdout.contains("Accounts_iframe_url: (empty) → http://chat.test/_gantry/login") && ended.stdout.contains("--yes"),
+        ended.stdout.contains("Accounts_iframe_url: (empty) → http://chat.example.test/_gantry/login") && ended.stdout.contains("--yes"),
         "{}",
         ended.stdout
     );
@@ -113,8 +113,10 @@ async fn what_cannot_be_written_is_said_with_the_reason_and_the_variables() {
         let apps = Apps::start(options).await;
         let ended = doctor(&apps, &["--fix", "--yes"]).await;
         assert_eq!(ended.code, Some(1), "{reason}: {ended:?}");
-        let (variable, last) =
-            ("OVERWRITE_SETTING_Accounts_iframe_url=http://chat.test/_gantry/login", "OVERWRITE_SETTING_Accounts_iframe_enabled=true");
+        let (variable, last) = (
+            "OVERWRITE_SETTING_Accounts_iframe_url=http://chat.example.test/_gantry/login",
+            "OVERWRITE_SETTING_Accounts_iframe_enabled=true",
+        );
         for word in ["FAILED   Accounts_iframe_url", reason, variable, last] {
             assert!(ended.stdout.contains(word), "{reason}: {word}:\n{}", ended.stdout);
         }
@@ -134,7 +136,7 @@ async fn the_login_form_is_not_taken_away_while_no_token_can_be_minted() {
         ended.stdout
     );
     assert_eq!(setting(&apps, "Accounts_iframe_enabled"), json!(false));
-    assert_eq!(setting(&apps, "Accounts_iframe_url"), json!("http://chat.test/_gantry/login"));
+    assert_eq!(setting(&apps, "Accounts_iframe_url"), json!("http://chat.example.test/_gantry/login"));
     assert!(!format!("{ended:?}").contains("not the workspace's"), "the secret is not shown");
 }
 

@@ -232,7 +232,7 @@ async fn websockets_are_told_and_end_in_order() {
     let mut sockets = Vec::new();
     for _ in 0..20 {
         let tcp = tokio::net::TcpStream::connect(public).await.unwrap();
-        let opened = tokio_tungstenite::client_async("ws://chat.test/websocket", tcp);
+        let opened = tokio_tungstenite::client_async("ws://chat.example.test/websocket", tcp);
         sockets.push(tokio::time::timeout(PATIENCE, opened).await.unwrap().unwrap().0);
     }
     program.signal("TERM");

@@ -58,10 +58,10 @@ const REFUSED: &str = "the new configuration is refused";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hup_takes_a_good_configuration_and_leaves_a_bad_one() {
-    let good = "framing.allowed_ancestors = [\"https://app.test\"]\n";
+    let good = "framing.allowed_ancestors = [\"http://app.example.test\"]\n";
     let site = Site::start(good, &[("GANTRY_FRAMING__ALLOWED_ANCESTORS", "")]).await;
     let ancestors = async || format!("{:?}", ask(site.public(), Method::GET, "/home", &[], "").await.headers);
-    assert!(ancestors().await.contains("frame-ancestors 'self' https://app.test"));
+    assert!(ancestors().await.contains("frame-ancestors 'self' http://app.example.test"));
     site.hup("framing.allowed_ancestors = [\"https://other.test\"]\n", TAKEN, 1);
     assert!(ancestors().await.contains("frame-ancestors 'self' https://other.test"));
 

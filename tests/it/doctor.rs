@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry::config;
 use gantry::demo::rocketchat::{Fault, Options, RateLimit, Service, Version, Workspace};
-use gantry::doctor::{Context, Finding, Verdict, examine};
+use gantry::doctor::{Context, Finding, Verdict, workspace};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -71,7 +71,7 @@ fn context(keys: &Keys) -> Context {
 }
 
 async fn ask(keys: &Keys) -> Vec<Finding> {
-    within("the doctor's findings", examine(&context(keys))).await
+    within("the doctor's findings", workspace(&context(keys))).await
 }
 
 /// Everything that the doctor finds with this planted.

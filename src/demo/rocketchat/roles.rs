@@ -50,10 +50,6 @@ impl Access {
     pub(super) fn granted(&self, permission: &str) -> Option<&[String]> {
         self.granted.iter().find(|(id, _)| id == permission).map(|(_, roles)| roles.as_slice())
     }
-
-    pub(super) fn knows(&self, role: &str) -> bool {
-        self.made.iter().any(|(id, _)| id == role)
-    }
 }
 
 /// Whether a role of every workspace has a permission from the start.
@@ -74,7 +70,7 @@ fn ids(state: &State) -> impl Iterator<Item = &str> {
 
 /// Whether there is a role of this id.
 pub(super) fn known_role(state: &State, id: &str) -> bool {
-    STOCK.contains(&id) || state.access.knows(id) || state.options.roles.iter().any(|role| role == id)
+    ids(state).any(|known| known == id)
 }
 
 fn text<'a>(body: &'a Map<String, Value>, name: &str) -> Result<&'a str, ApiError> {
