@@ -15,6 +15,7 @@ pub mod tunnel;
 mod websocket;
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -185,7 +186,8 @@ impl Edge {
 
     async fn pass(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
         let seen = self.look(&request, &peer);
-        let answer = caught(self.answer(&seen, request, &peer)).await.unwrap_or_else(|| {
+        let answering = pin!(self.answer(&seen, request, &peer));
+        let answer = caught(answering).await.unwrap_or_else(|| {
             peer.note_unread();
             Err(Failure::Panicked)
         });
@@ -212,7 +214,8 @@ impl Edge {
             (Ok(()), Route::Hidden) => Err(Failure::NotFound),
             // A success would open a tunnel that leads nowhere.
             (Ok(()), _) if seen.connect => Err(Failure::MethodNotAllowed),
-            (Ok(()), _) => Ok(seen.span.around(self.own(seen, peer, request)).await),
+            // In a box: rare, and larger than all the rest.
+            (Ok(()), _) => Ok(Box::pin(seen.span.around(self.own(seen, peer, request))).await),
         }
     }
 
