@@ -75,7 +75,7 @@ impl Listener {
 /// resets whoever connects between the last look at its queue and its end; with this, that queue runs dry
 /// first. Whoever tries meanwhile tries again a moment later by himself, and is refused then.
 #[cfg(target_os = "linux")]
-pub(super) fn turn_away(socket: SockRef<'_>) {
+pub(super) fn turn_away(socket: &SockRef<'_>) {
     use socket2::SockFilter;
     // Classic BPF over the TCP header: drop a SYN that is no answer to one of ours, take everything else.
     const FLAGS: u32 = 13;
@@ -94,7 +94,7 @@ pub(super) fn turn_away(socket: SockRef<'_>) {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn turn_away(_: SockRef<'_>) {}
+pub(super) fn turn_away(_: &SockRef<'_>) {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
@@ -108,7 +108,7 @@ mod tests {
         let listener = bind(([127, 0, 0, 1], 0).into(), 1).unwrap().remove(0);
         let addr = listener.local_addr().unwrap();
         let before = TcpStream::connect(addr).unwrap();
-        turn_away(SockRef::from(&listener.socket));
+        turn_away(&SockRef::from(&listener.socket));
         let late = std::thread::spawn(move || TcpStream::connect_timeout(&addr, Duration::from_secs(30)));
         let early = TcpStream::connect_timeout(&addr, Duration::from_millis(200));
         assert_eq!(early.unwrap_err().kind(), io::ErrorKind::TimedOut, "nobody new gets in");

@@ -114,7 +114,7 @@ where
     }
     // Whoever had connected by then is served, and whoever was about to.
     if !handed_over {
-        turn_away(SockRef::from(&listener));
+        turn_away(&SockRef::from(&listener));
         let last_handshakes = tokio::time::sleep(LAST_HANDSHAKES);
         tokio::pin!(last_handshakes);
         loop {
