@@ -156,7 +156,7 @@ impl Span {
         }
     }
 
-    /// Runs `future` with this span as the one that [`child`], [`step`] and [`current`] see.
+    /// Runs `future` with this span as the one that `child`, [`step`] and [`current`] see.
     pub async fn around<F: Future>(&self, future: F) -> F::Output {
         CURRENT.scope(self.clone(), future).await
     }

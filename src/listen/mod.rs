@@ -1,7 +1,7 @@
 //! Accepting connections and speaking HTTP on them. Knows nothing of what is answered.
 //!
-//! A connection is a task of its worker from the moment it is accepted: [`handshake`] opens it, then
-//! [`http1`] or [`http2`] speaks on it.
+//! A connection is a task of its worker from the moment it is accepted: `handshake` opens it, then
+//! `http1` or `http2` speaks on it.
 
 pub mod client;
 mod handshake;
