@@ -294,8 +294,9 @@ fn run(loaded: Loaded, args: ConfigArgs, env: Vec<(String, String)>) -> ExitCode
     };
     match activated.and_then(|activated| Bound::bind_beside(config, activated)).and_then(|bound| bound.within(surroundings).start()) {
         Ok(running) => {
-            let admin = running.admin_addr().map_or_else(|| "off".to_owned(), |addr| addr.to_string());
-            tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %running.public_addr(), admin, %upstream, "gantry is listening");
+            let shown = |addr: Option<SocketAddr>| addr.map_or_else(|| "off".to_owned(), |addr| addr.to_string());
+            let (tls, admin) = (shown(running.tls_addr()), shown(running.admin_addr()));
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %running.public_addr(), tls, admin, %upstream, "gantry is listening");
             signals.wait_for(running)
         }
         Err(error) => {

@@ -236,6 +236,8 @@ fn server_config(state: &State, resolver: &Arc<Resolver>, tickets: Arc<dyn Produ
         .expect("the provider knows both versions")
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::clone(resolver) as _);
+    // All suites are good ones; an order of our own is what auditors (testssl.sh) look for.
+    config.ignore_client_order = true;
     config.alpn_protocols = protocols(!resolver.challenges.load().is_empty());
     // Tickets alone: nothing to keep here, and one key for all workers.
     config.ticketer = tickets;

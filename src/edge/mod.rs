@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CONNECTION, ORIGIN, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, UPGRADE, USER_AGENT};
+use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, ORIGIN, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, UPGRADE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -150,6 +150,15 @@ struct Seen {
     span: Span,
 }
 
+/// Makes an answer of ours fit for HEAD: its head tells the length, and no body follows. Over HTTP/2 hyper would
+/// send the body, which breaks the stream.
+fn leave_out_body(response: &mut Response<Body<PooledBody>>) {
+    let Body::Ours(bytes) = response.body_mut() else { return };
+    if let Some(bytes) = bytes.take() {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| bytes.len().into());
+    }
+}
+
 /// A call of a client's that ends sessions at Rocket.Chat itself, noticed as it passes by.
 enum PassingLogout {
     /// Of the session with this token.
@@ -177,11 +186,16 @@ impl Edge {
 
     /// THE request path.
     pub async fn handle(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
-        match &self.policies.dev {
+        let head = *request.method() == Method::HEAD;
+        let mut response = match &self.policies.dev {
             None => self.pass(request, peer).await,
             // In a box, so that what is never used elsewhere takes no room in every request's future.
             Some(dev) => Box::pin(dev.around(self, request, peer)).await,
+        };
+        if head {
+            leave_out_body(&mut response);
         }
+        response
     }
 
     async fn pass(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {

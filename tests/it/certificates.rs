@@ -231,6 +231,21 @@ async fn versions_and_protocols_are_those_that_are_configured() {
     assert!(connect(both.tls_addr(), Asked { alpn: vec!["acme-tls/1"], ..files.trusting() }, "chat.test").await.is_err());
 }
 
+#[tokio::test]
+async fn the_order_of_suites_is_the_proxys() {
+    let files = Files::new();
+    let proxy = proxy(&files.keys()).await;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let mut agreed = Vec::new();
+        for contrary in [false, true] {
+            let asked = Asked { version: Some(version), contrary, ..files.trusting() };
+            let shaken = connect(proxy.tls_addr(), asked, "chat.test").await.unwrap();
+            agreed.push(shaken.0.get_ref().1.negotiated_cipher_suite().unwrap().suite());
+        }
+        assert_eq!(agreed[0], agreed[1]);
+    }
+}
+
 fn server(keys: &[(&'static str, String)]) -> config::Server {
     let mut all = settings(([127, 0, 0, 1], 9).into());
     all.extend(keys.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));

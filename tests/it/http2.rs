@@ -127,6 +127,20 @@ async fn answers_without_a_body_have_none() {
 }
 
 #[tokio::test]
+async fn our_own_answers_to_head_have_no_body() {
+    let proxy = TlsProxy::before(Origin::answering(|_| b"nonsense\r\n\r\n".to_vec()).await);
+    let client = Http2::to(&proxy).await;
+    for path in ["/_gantry/login", "/_gantry/nothing", "/a-failure"] {
+        let whole = client.ask(get(path)).await.unwrap();
+        let mut request = get(path);
+        *request.method_mut() = http::Method::HEAD;
+        let answer = client.ask(request).await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (whole.status, 0), "{path}");
+        assert_eq!(answer.header("content-length"), whole.body.len().to_string(), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn streams_do_not_wait_for_each_other() {
     let mut origin = Origin::start().await;
     let proxy = TlsProxy::before(origin.addr);

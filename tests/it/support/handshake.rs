@@ -28,6 +28,8 @@ pub struct Asked {
     pub schemes: Option<Vec<SignatureScheme>>,
     /// The certificate that it shows, and its key, PEM.
     pub shows: Option<(String, String)>,
+    /// It would rather have the suites that others want least.
+    pub contrary: bool,
     /// It does not say which host it wants.
     pub nameless: bool,
 }
@@ -35,7 +37,11 @@ pub struct Asked {
 impl Asked {
     /// For more than one connection of the same client, which then resumes.
     pub fn config(self) -> Arc<ClientConfig> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        if self.contrary {
+            provider.cipher_suites.reverse();
+        }
+        let provider = Arc::new(provider);
         let versions: Vec<_> = self.version.map_or_else(|| rustls::ALL_VERSIONS.to_vec(), |version| vec![version]);
         let inner = if self.roots.is_empty() {
             None
