@@ -163,6 +163,7 @@ pub(super) async fn look_again(context: &Context, findings: &mut [Finding]) {
             *slot = again;
         }
     }
+    super::consequences::settle(findings);
 }
 
 #[cfg(test)]

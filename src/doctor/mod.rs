@@ -1,6 +1,7 @@
 //! `gantry doctor`: asks the live workspace and host app what is right, what is wrong, and what mends it.
 
 pub mod command;
+mod consequences;
 mod fix;
 mod report;
 mod surroundings;
@@ -130,5 +131,6 @@ pub async fn workspace(context: &Context) -> Vec<Finding> {
 pub async fn examine(context: &Context) -> Vec<Finding> {
     let (mut findings, surroundings) = tokio::join!(workspace(context), surroundings(context));
     findings.extend(surroundings);
+    consequences::settle(&mut findings);
     findings
 }

@@ -40,7 +40,7 @@ struct Dev {
 }
 
 /// An https front of a plain server, with a certificate of its own: its URL, and the certificate as PEM.
-async fn https_front(behind: SocketAddr) -> (String, String) {
+pub(crate) async fn https_front(behind: SocketAddr) -> (String, String) {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -569,6 +569,30 @@ async fn another_gantry_in_the_place_of_the_workspace_is_found() {
 }
 
 #[tokio::test]
+async fn a_workspace_by_another_name_than_its_address_is_asked_as_the_proxy_asks() {
+    let options = newest();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let chat = Workspace::start(listener, options.clone()).unwrap();
+    let (by_name, authority) = crate::dev::https_front(chat.addr()).await;
+    let by_address = by_name.replace("localhost", "127.0.0.1");
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("authority.pem");
+    std::fs::write(&file, authority).unwrap();
+    let mut keys = keys(chat.addr(), &options);
+    key(&mut keys, "rocketchat.url", &by_address);
+    key(&mut keys, "upstream.ca_file", file.to_str().unwrap());
+
+    let unnamed = ask(&keys).await;
+    let finding = of(&unnamed, "workspace.reachable");
+    assert_eq!(finding.verdict, Verdict::Bad);
+    assert!(finding.fix.contains("server_name") && !finding.fix.contains("ca_file"), "the authority is trusted: {finding:#?}");
+
+    key(&mut keys, "rocketchat.tls.server_name", "localhost");
+    let named = ask(&keys).await;
+    assert_eq!(faults(&named).len(), 0, "{:#?}", faults(&named));
+}
+
+#[tokio::test]
 async fn a_workspace_that_is_not_there_is_told_by_the_reason() {
     const CHECK: &str = "workspace.reachable";
     let closed = {

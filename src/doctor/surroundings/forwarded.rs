@@ -242,9 +242,9 @@ fn count(config: &Config, count: &Count, client: &Client) -> Finding {
         (Count::Is(n), true, _) => warning(
             COUNT,
             format!(
-                "HTTP_FORWARDED_COUNT is {n}, which is right only if exactly {} stand in front of Gantry and each appends to X-Forwarded-For: with \
+                "HTTP_FORWARDED_COUNT is {n}, which is right only if exactly {} in front of Gantry and each appends to X-Forwarded-For: with \
                  more of them all people have one address, with fewer everybody can pose as any",
-                if *n == 2 { "1 proxy".to_owned() } else { format!("{} proxies", n - 1) }
+                if *n == 2 { "1 proxy stands".to_owned() } else { format!("{} proxies stand", n - 1) }
             ),
             UNSET,
         ),

@@ -67,7 +67,7 @@ async fn look(context: &Context, url: &Url, accept: &'static str) -> Result<Repl
     headers.insert(ACCEPT, HeaderValue::from_static(accept));
     let scheme = if context.config.server.public_url.scheme() == "https" { "https" } else { "http" };
     headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
-    context.api.call(Call { method: Method::GET, url, headers, body: None, timeout: PATIENCE, max_body: MOST }).await
+    context.workspace.call(Call { method: Method::GET, url, headers, body: None, timeout: PATIENCE, max_body: MOST }).await
 }
 
 fn at(base: &Url, path: &str) -> Url {
@@ -126,7 +126,7 @@ async fn unreachable(context: &Context, error: &CallError) -> Finding {
             url.host_str().unwrap_or_default(),
             line("http://<host>:3000")
         )
-    } else if secure && says(&["notvalidforname", "not valid for name"]) {
+    } else if secure && says(&["notvalidforname", "not valid for"]) {
         format!(
             "Use the name that the certificate is for; {}\nor name it apart from the address: in [rocketchat.tls], server_name = \"<name on the certificate>\"",
             line("https://<name on the certificate>")
