@@ -78,7 +78,8 @@ pub struct Snapshot {
 /// The journal of a process.
 #[derive(Debug)]
 pub struct Journal {
-    key: hmac::Key,
+    /// Without randomness there is none: hashes could be guessed by trying names, so that nobody is told apart.
+    key: Option<hmac::Key>,
     // Logins are rare, and each holds it for a few instructions; no forwarded request comes near it.
     pages: Mutex<Pages>,
 }
@@ -94,10 +95,8 @@ struct Pages {
 
 impl Default for Journal {
     fn default() -> Self {
-        let mut key = [0; 32];
-        // Without randomness the hashes could be guessed by trying names; then nobody is told apart at all.
-        let key = if aws_lc_rs::rand::fill(&mut key).is_ok() { key } else { [0; 32] };
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &key), pages: Mutex::default() }
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &aws_lc_rs::rand::SystemRandom::new()).ok();
+        Self { key, pages: Mutex::default() }
     }
 }
 
@@ -109,7 +108,9 @@ impl Journal {
 
     fn mark(&self, text: &str) -> [u8; 8] {
         let mut mark = [0; 8];
-        mark.copy_from_slice(&hmac::sign(&self.key, text.as_bytes()).as_ref()[..8]);
+        if let Some(key) = &self.key {
+            mark.copy_from_slice(&hmac::sign(key, text.as_bytes()).as_ref()[..8]);
+        }
         mark
     }
 
@@ -151,6 +152,18 @@ impl Journal {
             pages.refusals.pop_front();
         }
         pages.refusals.push_back(refused);
+    }
+
+    /// Forgets whom it was about, and keeps the counts: people are to appear in another way from now on.
+    pub fn forget_people(&self) {
+        let mut pages = self.pages();
+        for person in pages.people.values_mut() {
+            person.label = None;
+        }
+        for refused in &mut pages.refusals {
+            (refused.client, refused.who) = (None, None);
+            refused.detail.clear();
+        }
     }
 
     /// All of it.
@@ -242,6 +255,19 @@ mod tests {
             journal.refused(refused(n, RefusalKind::Misconfigured));
         }
         assert_eq!(journal.snapshot_at(at(5000)).refusals.len(), REFUSALS);
+    }
+
+    #[test]
+    fn people_are_forgotten_and_counts_stay() {
+        let journal = Journal::default();
+        journal.signed_in_at(at(1), "1", Some("ada".into()), false);
+        let (client, who) = (Some("192.0.2.7".into()), Some("mallory".into()));
+        journal.refused(Refused { client, who, detail: "no account mallory".into(), ..refused(1, RefusalKind::IdentityConflict) });
+        journal.forget_people();
+        let Snapshot { people, refusals, .. } = journal.snapshot_at(at(1));
+        assert_eq!((people.len(), people[0].logins, &people[0].label), (1, 1, &None));
+        assert_eq!((refusals[0].kind, &refusals[0].client, &refusals[0].who), (RefusalKind::IdentityConflict, &None, &None));
+        assert_eq!(refusals[0].detail, "");
     }
 
     #[test]

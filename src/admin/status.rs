@@ -4,7 +4,6 @@
 //! must not read it through a name that it has pointed there (DNS rebinding), so it is shown only to
 //! requests for an IP address or `localhost`. No CORS header is ever sent.
 
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use http_body_util::Full;
 use serde::Serialize;
 
 use super::reading::{Reading, whole};
-use super::{Admin, page, text};
+use super::{Admin, is_local_name, page, text};
 use crate::error::RefusalKind;
 use crate::journal::{Minute, Snapshot};
 
@@ -275,20 +274,14 @@ fn addressed_plainly(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
         (None, Some(authority)) => authority.as_str().to_owned(),
         (None, None) => return Ok(()),
     };
-    let bare = match named.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => named.rsplit_once(':').map_or(named.as_str(), |(host, _)| host),
-    };
-    let lower = bare.to_ascii_lowercase();
-    let plain = bare.parse::<IpAddr>().is_ok() || lower == "localhost" || lower.ends_with(".localhost");
-    if plain { Ok(()) } else { Err(bare.chars().take(100).collect()) }
+    if is_local_name(&named) { Ok(()) } else { Err(named.chars().take(100).collect()) }
 }
 
 impl Status {
     fn of(admin: &Admin, now: SystemTime) -> Self {
         let reading = Reading::new(admin.metrics.gather());
         let Snapshot { minutes, people, refusals } = admin.metrics.journal().snapshot();
-        let stopping = admin.stop.draining();
+        let stopping = admin.stop.stopping();
         let count = |name: &str| reading.count(name, &[]).unwrap_or_default();
         let hour_ago = now.checked_sub(Duration::from_hours(1)).unwrap_or(UNIX_EPOCH);
         let started = reading.sum("process_start_time_seconds", &[]).map_or(now, at);
@@ -514,6 +507,9 @@ pub(super) mod tests {
         assert_eq!(status.people.iter().map(|person| person.who.as_str()).collect::<Vec<_>>(), ["ada"]);
         assert_eq!((status.refusals[0].reason, status.refusals[0].id.as_str()), ("seat_limit", id.as_str()));
         assert_eq!((status.caches[1].hits, status.caches[1].requests), (1, 1));
+        admin.stop.announce();
+        let status = Status::of(&admin, SystemTime::now());
+        assert!(status.stopping && !status.ready, "as /readyz says from then on");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Body;
 use serde_json::{Value, json};
 
-use super::text;
+use super::{is_local_name, text};
 use crate::body::BodyError;
 use crate::config::Http2;
 use crate::lifecycle::reload::{Applied, Flaw, Outcome, Reloads};
@@ -177,16 +177,6 @@ fn allow(headers: &HeaderMap, peer: IpAddr, token: Option<&SecretSource>) -> Res
         return Err(Refused::OtherName);
     }
     Ok(())
-}
-
-/// Whether this is a name that nobody else can have lead here: an address, or `localhost`.
-fn is_local_name(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) => name,
-        _ => host,
-    };
-    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    name.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
 }
 
 fn reloaded(outcome: Outcome) -> Response<Full<Bytes>> {

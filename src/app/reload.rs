@@ -111,6 +111,9 @@ fn take(
         logs.reload(&next.config.log).map_err(|why| StartError::new("log.level", why))?;
     }
     site.store(Arc::new(next));
+    if changed.contains(&"log.audit") {
+        lasting.metrics.journal().forget_people();
+    }
     let warnings = as_written.warnings.iter().cloned().map(flaw).collect();
     source.current = as_written;
     let changed = changed.iter().filter(|key| !HELD.contains(key)).map(|key| (*key).to_owned()).collect();

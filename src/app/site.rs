@@ -100,7 +100,8 @@ impl Site {
             None => Arc::new(Way::new(&config, control)?),
         };
         let same_way = before.as_ref().is_some_and(|before| Arc::ptr_eq(&before.site.way, &way));
-        let client = match kept(&["rocketchat.", "login.timeout"]).filter(|_| same_way) {
+        // It tells the workspace by which scheme browsers come.
+        let client = match kept(&["rocketchat.", "login.timeout", "server.public_url"]).filter(|_| same_way) {
             Some(old) => old.client.clone(),
             None => Client::new(&config, way.workspace.clone(), Arc::clone(metrics)),
         };

@@ -101,8 +101,8 @@ impl Worker {
             });
             let stop = self.stop.clone();
             let handler = {
-                let (current, stop) = (Rc::clone(&current), stop.clone());
-                move |request, peer| handle_request(current.generation(), request, peer, stop.clone())
+                let current = Rc::clone(&current);
+                move |request, peer| handle_request(current.generation(), request, peer)
             };
             let settings = |of: fn(&Generation) -> Option<Settings>| {
                 let current = Rc::clone(&current);
@@ -151,12 +151,12 @@ where
     }
 }
 
-async fn handle_request(generation: Rc<Generation>, request: Request<Incoming>, peer: Arc<Peer>, stop: Stop) -> Response<Body<PooledBody>> {
+async fn handle_request(generation: Rc<Generation>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
     let site = &generation.site;
     peer.judge(site.generation, &site.config.server.trusted_proxies);
     let keeps_alive = request.version() == Version::HTTP_11;
     let mut response = generation.edge.handle(request, peer).await;
-    if keeps_alive && stop.draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if keeps_alive && generation.plain.stop.draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

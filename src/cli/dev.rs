@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigArgs, Signals, USAGE, complain, fail, named, read, refuse, say, set_flags};
+use super::read::{named, read, set_flags};
+use super::signals::Signals;
+use super::{ConfigArgs, USAGE, complain, fail, refuse, say};
 use crate::dev::{self, Options, Prepared, Refused, Sources};
 use crate::telemetry;
 

@@ -1,7 +1,9 @@
 //! How the process ends: it says so, then it drains, then it is cut off.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 /// Before the first step it is 0.
 const ANNOUNCED: u8 = 1;
 const DRAINS: u8 = 2;
+const ENDS: u8 = 3;
 
 /// What is kept of the grace period for WebSockets to answer the last close frame.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
@@ -51,6 +54,7 @@ impl Stop {
     /// Third step: end everything now.
     pub fn abort(&self) {
         self.drain();
+        self.0.phase.fetch_max(ENDS, Ordering::AcqRel);
         self.0.hard.cancel();
     }
 
@@ -66,12 +70,30 @@ impl Stop {
 
     /// Resolves at the second step.
     pub async fn drained(&self) {
-        self.0.soft.cancelled().await;
+        self.reached(DRAINS, &self.0.soft).await;
     }
 
     /// Resolves at the third step.
     pub async fn aborted(&self) {
-        self.0.hard.cancelled().await;
+        self.reached(ENDS, &self.0.hard).await;
+    }
+
+    /// Resolves once `token`, which is cancelled after `phase` has begun, is.
+    ///
+    /// Connections wait for this beside all that they do, and look at it whenever they are woken. A token takes
+    /// locks for a look that all threads share, so that it is looked at once, and again when there is news.
+    async fn reached(&self, phase: u8, token: &CancellationToken) {
+        let mut cancelled = pin!(token.cancelled());
+        let mut waits: Option<Waker> = None;
+        std::future::poll_fn(|cx| {
+            let waited_for = waits.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            if waited_for && self.0.phase.load(Ordering::Acquire) < phase {
+                return Poll::Pending;
+            }
+            waits = Some(cx.waker().clone());
+            cancelled.as_mut().poll(cx)
+        })
+        .await;
     }
 
     /// Resolves when it is a tunnel's turn to leave: at a moment of its own after the second step, so that
@@ -186,5 +208,36 @@ mod tests {
             let plan = WindDown { delay: delay * SECOND, tunnels: tunnels * SECOND, grace: grace * SECOND };
             assert_eq!(plan.window().as_secs(), window, "{plan:?}");
         }
+    }
+
+    #[test]
+    fn whoever_waits_now_is_woken() {
+        use std::sync::atomic::AtomicUsize;
+        use std::task::{Context, Wake};
+
+        #[derive(Default)]
+        struct Woken(AtomicUsize);
+
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+
+        let (first, second) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let stop = Stop::default();
+        let mut drained = pin!(stop.drained());
+        for woken in [&first, &first, &second, &second] {
+            let waker = Waker::from(Arc::clone(woken));
+            assert!(drained.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        stop.announce();
+        assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (0, 0));
+        stop.drain();
+        assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (0, 1));
+        assert!(drained.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert!(pin!(stop.aborted()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        stop.abort();
+        assert!(pin!(stop.aborted()).poll(&mut Context::from_waker(Waker::noop())).is_ready());
     }
 }

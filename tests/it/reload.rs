@@ -1,8 +1,8 @@
 //! Reading the configuration again while everything goes on.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use gantry::lifecycle::reload::Outcome;
 
@@ -11,7 +11,7 @@ use crate::support::origin::Origin;
 use crate::support::proxy::Proxy;
 use crate::support::wire::{Client, ask, get};
 use crate::support::within;
-use crate::support::world::{World, refused, token_of};
+use crate::support::world::{World, eventually, refused, token_of};
 
 const ASK: &str = "GET /x HTTP/1.1\r\nHost: chat.test\r\n\r\n";
 
@@ -94,6 +94,28 @@ async fn a_listener_needs_a_restart_and_the_rest_does_not() {
     let again = self::applied(proxy.reload(&[]).await);
     assert_eq!((again.changed.len(), again.needs_restart.len()), (0, 2));
     assert_eq!(proxy.reloaded(&[("server.listen", "127.0.0.1:0"), ("server.workers", "1")]).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_workspace_is_told_of_another_scheme() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let origin = Origin::answering({
+        let heads = Arc::clone(&heads);
+        move |head| {
+            heads.lock().unwrap().push(head.to_ascii_lowercase());
+            let body = r#"{"version":"8.8","success":true,"_id":"service","roles":["admin"]}"#;
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+        }
+    });
+    let proxy = Proxy::with(origin.await, &[("server.public_url", "http://chat.test")]);
+    let told = |scheme: &str| {
+        let line = format!("x-forwarded-proto: {scheme}\r\n");
+        let told = heads.lock().unwrap().iter().any(|head: &String| head.starts_with("get /api/info ") && head.contains(&line));
+        std::future::ready(told)
+    };
+    eventually("the workspace was asked", || told("http")).await;
+    proxy.reloaded(&[("server.public_url", "https://chat.test")]).await;
+    eventually("it was told of https", || told("https")).await;
 }
 
 /// Sends requests over and over until told to stop, on one connection or each on its own.

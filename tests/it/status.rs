@@ -115,3 +115,16 @@ async fn the_page_shows_news_by_itself_in_a_browser() {
     let wide = browser.run(&[], "return document.documentElement.scrollWidth <= window.innerWidth").await;
     assert_eq!(wide, json!(true), "nothing sticks out");
 }
+
+#[tokio::test]
+async fn whom_the_log_may_no_longer_name_the_page_does_not_either() {
+    let world = busy("names").await;
+    world.proxy.reloaded(&[("log.audit", "off")]).await;
+    let told = status(&world).await;
+    let minutes = told["logins"]["minutes"].as_array().unwrap();
+    assert_eq!(minutes.iter().map(|minute| minute["signed_in"].as_u64().unwrap()).sum::<u64>(), 2, "counts stay");
+    assert_eq!((told["people"].as_array().unwrap().len(), told["refusals"].as_array().unwrap().len()), (0, 2));
+    for shown in [told.to_string(), page(&world, "localhost").await.text()] {
+        assert!(!shown.contains("mallory") && !shown.contains("\"ada\"") && !shown.contains(">ada<"), "{shown}");
+    }
+}

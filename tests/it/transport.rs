@@ -100,7 +100,7 @@ async fn handshakes_that_fail_are_counted_by_reason() {
     counted(&proxy, "aborted", 1).await;
     // A client that does not believe our authority, and one that speaks no protocol of ours.
     let tcp = TcpStream::connect(proxy.addr()).await.unwrap();
-    let stranger = crate::support::tls::Authority::new().client(&["h2"]);
+    let stranger = crate::support::authority::Authority::new("strangers").client(&["h2"]);
     let name = rustls::pki_types::ServerName::try_from("chat.test").unwrap();
     assert!(tokio_rustls::TlsConnector::from(stranger).connect(name.clone(), tcp).await.is_err());
     counted(&proxy, "alert", 1).await;

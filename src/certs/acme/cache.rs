@@ -16,6 +16,7 @@ use url::Url;
 
 use super::super::flaw::Flaw;
 use crate::config::Acme;
+use crate::peer::RequestId;
 
 const KEY: &str = "server.acme.cache_dir";
 
@@ -62,9 +63,10 @@ impl Cache {
     /// It cannot; the words name the key.
     pub(super) fn prepare(&self) -> Result<(), Flaw> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-        made.and_then(|()| self.write(&self.dir.join("probe"), b"written to see that there is room"))
-            .and_then(|()| std::fs::remove_file(self.dir.join("probe")))
-            .map_err(|error| {
+        // Under a name of its own: another replica may be trying the same.
+        let probe = self.dir.join(format!("probe-{}", RequestId::random()));
+        made.and_then(|()| self.write(&probe, b"written to see that there is room")).and_then(|()| std::fs::remove_file(&probe)).map_err(
+            |error| {
                 Flaw::new(
                     KEY,
                     format!(
@@ -73,7 +75,8 @@ impl Cache {
                         self.dir.display()
                     ),
                 )
-            })
+            },
+        )
     }
 
     /// Whose turn it is to order. `None` while another process has it.
@@ -120,9 +123,8 @@ impl Cache {
     /// Replaces a file as a whole.
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = self.dir.join(format!(".{name}.{}", std::process::id()));
-        // One of a process of the same number that was killed.
-        let _ = std::fs::remove_file(&temporary);
+        // In containers every replica may be process 1.
+        let temporary = self.dir.join(format!(".{name}.{}", RequestId::random()));
         let written = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(content)?;
@@ -169,6 +171,23 @@ mod tests {
         let files: Vec<_> = std::fs::read_dir(&own).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         assert_eq!(files.len(), 1, "nothing else is left: {files:?}");
         assert!(files[0].starts_with("b.example-"), "{files:?}");
+    }
+
+    #[test]
+    fn replicas_that_share_a_directory_do_not_disturb_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let acme = testing::acme(&["a.example"], dir.path(), "https://ca.example/dir");
+        let replica = || {
+            let cache = Cache::new(&acme);
+            (0..50).try_for_each(|_| cache.prepare())
+        };
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(replica)).collect();
+            for one in all {
+                one.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.path().join("ca.example-dir")).unwrap().count(), 0, "nothing is left");
     }
 
     #[test]

@@ -1,57 +1,19 @@
-//! Certificates of an authority of our own, and clients that believe it.
+//! A proxy that speaks TLS, and clients that believe its certificate.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::authority::Authority;
 use super::proxy::Proxy;
 use super::within;
 
 /// The name that the proxy's certificate is for.
 pub const NAME: &str = "chat.test";
-
-/// An authority.
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    /// Its certificate, PEM.
-    pub pem: String,
-}
-
-impl Authority {
-    pub fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// A certificate for these names and its key, both PEM.
-    pub fn issue(&self, names: &[&str]) -> (String, String) {
-        let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-
-    /// What a client goes by that believes this authority and offers these protocols.
-    pub fn client(&self, alpn: &[&str]) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        Arc::new(config)
-    }
-}
 
 /// A proxy with a TLS listener, whose certificate is for [`NAME`].
 pub struct TlsProxy {
@@ -63,9 +25,9 @@ pub struct TlsProxy {
 impl TlsProxy {
     /// In front of `upstream`, with these keys set.
     pub fn with(upstream: SocketAddr, keys: &[(&str, &str)]) -> Self {
-        let authority = Authority::new();
+        let authority = Authority::new("tests");
         let files = tempfile::tempdir().unwrap();
-        let (cert, key) = authority.issue(&[NAME]);
+        let (cert, key) = authority.issue(&[NAME], 90);
         let (cert_file, key_file) = (files.path().join("tls.crt"), files.path().join("tls.key"));
         std::fs::write(&cert_file, cert).unwrap();
         std::fs::write(&key_file, key).unwrap();

@@ -1,0 +1,174 @@
+//! What a scrape is told of the shards.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Counter, IntCounter, IntGauge, IntGaugeVec, Opts};
+
+use super::shard::{BUCKETS, CODES, Handshake, RouteLabel, Shard};
+use super::{Process, counters, outcome};
+use crate::error::Failure;
+
+/// Sums the shards up at a scrape.
+#[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "it is what they are called everywhere else")]
+pub(super) struct Shards {
+    shards: Arc<[Arc<Shard>]>,
+    process: Arc<OnceLock<Process>>,
+    descs: Vec<Desc>,
+}
+
+impl Shards {
+    pub(super) fn new(shards: Arc<[Arc<Shard>]>, process: Arc<OnceLock<Process>>) -> Self {
+        let name = "gantry_http_requests_total".to_owned();
+        let desc = Desc::new(name, "Requests answered.".to_owned(), vec!["route".to_owned(), "code".to_owned()], HashMap::new());
+        Self { shards, process, descs: vec![desc.expect("constant names")] }
+    }
+
+    fn sum(&self, read: impl Fn(&Shard) -> u64) -> u64 {
+        self.shards.iter().map(|shard| read(shard)).sum()
+    }
+
+    fn gauge(&self, name: &str, help: &str, read: fn(&Shard) -> &AtomicI64) -> Vec<MetricFamily> {
+        let gauge = IntGauge::new(name, help).expect("constant name");
+        gauge.set(self.shards.iter().map(|shard| read(shard).load(Ordering::Relaxed)).sum());
+        gauge.collect()
+    }
+}
+
+impl Collector for Shards {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let requests = counters("gantry_http_requests_total", "Requests answered, by what they asked for and status.", &["route", "code"]);
+        let mut families = Vec::new();
+        for route in RouteLabel::ALL {
+            for code in 0..CODES {
+                let count = self.sum(|shard| shard.routes[route as usize].codes[code].load(Ordering::Relaxed));
+                if count > 0 {
+                    requests.with_label_values(&[route.as_str(), &(code + 100).to_string()]).inc_by(count);
+                }
+            }
+        }
+        families.extend(requests.collect());
+        families.extend(self.durations());
+        let handshakes = counters("gantry_tls_handshakes_total", "TLS handshakes, by how they ended.", &["outcome"]);
+        for outcome in Handshake::ALL {
+            let count = self.sum(|shard| shard.handshakes[outcome as usize].load(Ordering::Relaxed));
+            handshakes.with_label_values(&[outcome.as_str()]).inc_by(count);
+        }
+        families.extend(handshakes.collect());
+        families.extend(self.gauge("gantry_connections", "Client connections open.", |s| &s.connections));
+        families.extend(self.gauge("gantry_http_requests_in_flight", "Requests whose answers are not done.", |s| &s.requests));
+        families.extend(self.gauge("gantry_websocket_connections", "WebSockets open.", |s| &s.websockets));
+        families.extend(self.gauge("gantry_upstream_connections", "Connections to the workspace open.", |s| &s.upstream_connections));
+        families.extend(self.protocols());
+        families.extend(self.failures());
+        families.extend(self.connects());
+        for (name, help, read) in [
+            ("gantry_websockets_total", "WebSockets opened.", (|s| &s.websockets_total) as fn(&Shard) -> &AtomicU64),
+            ("gantry_connections_total", "Client connections accepted.", |s| &s.connections_total),
+            ("gantry_upstream_retries_total", "Requests sent again because a pooled connection had gone stale.", |s| &s.upstream_retries),
+            ("gantry_proxy_headers_refused_total", "Connections closed for a missing or malformed PROXY protocol header.", |s| {
+                &s.proxy_headers_refused
+            }),
+        ] {
+            let counter = IntCounter::new(name, help).expect("constant name");
+            counter.inc_by(self.sum(|shard| read(shard).load(Ordering::Relaxed)));
+            families.extend(counter.collect());
+        }
+        let process = self.process.get().cloned().unwrap_or_default();
+        for (name, help, count) in [
+            ("gantry_panics_total", "Bugs that ended a request, a connection or a task.", process.panics),
+            ("gantry_log_lines_dropped_total", "Log lines that nobody took in time.", process.dropped_lines),
+        ] {
+            let counter = IntCounter::new(name, help).expect("constant name");
+            counter.inc_by(count.load(Ordering::Relaxed));
+            families.extend(counter.collect());
+        }
+        families
+    }
+}
+
+impl Shards {
+    fn protocols(&self) -> Vec<MetricFamily> {
+        let opts = Opts::new("gantry_protocol_connections", "Client connections open, by what they speak.");
+        let gauge = IntGaugeVec::new(opts, &["protocol"]).expect("constant names");
+        for (index, protocol) in ["http1", "http2"].into_iter().enumerate() {
+            let open = self.shards.iter().map(|shard| shard.speaking[index].load(Ordering::Relaxed)).sum();
+            gauge.with_label_values(&[protocol]).set(open);
+        }
+        gauge.collect()
+    }
+
+    fn failures(&self) -> Vec<MetricFamily> {
+        let failures = counters("gantry_http_failures_total", "Requests that could not be forwarded, by reason.", &["reason"]);
+        for (index, reason) in Failure::LABELS.into_iter().enumerate() {
+            failures.with_label_values(&[reason]).inc_by(self.sum(|shard| shard.failures[index].load(Ordering::Relaxed)));
+        }
+        failures.collect()
+    }
+
+    fn connects(&self) -> Vec<MetricFamily> {
+        let tries = counters("gantry_upstream_connects_total", "Connections to the workspace that were tried, by outcome.", &["outcome"]);
+        for ok in [false, true] {
+            let count = self.sum(|shard| shard.upstream_connects[usize::from(ok)].load(Ordering::Relaxed));
+            tries.with_label_values(&[outcome(ok)]).inc_by(count);
+        }
+        let name = "gantry_upstream_connect_seconds_total";
+        let spent = Counter::new(name, "Time spent on connecting to the workspace, failures included.").expect("constant name");
+        let micros = self.sum(|shard| shard.upstream_connect_micros.load(Ordering::Relaxed));
+        spent.inc_by(Duration::from_micros(micros).as_secs_f64());
+        let mut families = tries.collect();
+        families.extend(spent.collect());
+        families
+    }
+
+    /// The histogram family, made by hand: the client's own histograms cannot be filled from sums.
+    fn durations(&self) -> Vec<MetricFamily> {
+        use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricType};
+        let mut family = MetricFamily::default();
+        family.set_name("gantry_http_request_duration_seconds".to_owned());
+        family.set_help("Time until the head of the answer was ready.".to_owned());
+        family.set_field_type(MetricType::HISTOGRAM);
+        let mut metrics = Vec::new();
+        for route in RouteLabel::ALL {
+            let mut histogram = Histogram::default();
+            let mut cumulative = 0;
+            let mut buckets = Vec::with_capacity(BUCKETS.len());
+            for (index, bound) in BUCKETS.iter().enumerate() {
+                cumulative += self.sum(|shard| shard.routes[route as usize].buckets[index].load(Ordering::Relaxed));
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(Duration::from_micros(*bound).as_secs_f64());
+                bucket.set_cumulative_count(cumulative);
+                buckets.push(bucket);
+            }
+            cumulative += self.sum(|shard| shard.routes[route as usize].buckets[BUCKETS.len()].load(Ordering::Relaxed));
+            if cumulative == 0 {
+                continue;
+            }
+            histogram.set_bucket(buckets);
+            histogram.set_sample_count(cumulative);
+            let micros = self.sum(|shard| shard.routes[route as usize].micros.load(Ordering::Relaxed));
+            histogram.set_sample_sum(Duration::from_micros(micros).as_secs_f64());
+            let mut label = LabelPair::default();
+            label.set_name("route".to_owned());
+            label.set_value(route.as_str().to_owned());
+            let mut metric = Metric::default();
+            metric.set_label(vec![label]);
+            metric.set_histogram(histogram);
+            metrics.push(metric);
+        }
+        if metrics.is_empty() {
+            return Vec::new();
+        }
+        family.set_metric(metrics);
+        vec![family]
+    }
+}
