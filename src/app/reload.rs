@@ -75,8 +75,10 @@ impl Reloader {
         let load = Arc::clone(&source.load);
         let loaded = tokio::task::spawn_blocking(move || load()).await;
         let loaded = loaded.unwrap_or_else(|_| Err(vec![panicked()])).map_err(|problems| problems.into_iter().map(flaw).collect());
-        let taken = loaded
-            .and_then(|new| take(source, new, &self.site, &self.lasting, self.logs.as_ref()).map_err(|error| vec![start_flaw(error)]));
+        let taken = match loaded {
+            Ok(new) => take(source, new, &self.site, &self.lasting, self.logs.as_ref()).await.map_err(|error| vec![start_flaw(error)]),
+            Err(flaws) => Err(flaws),
+        };
         // Somebody may have said meanwhile that it is over.
         if !self.stop.stopping() {
             self.service.ready(&self.status);
@@ -95,7 +97,7 @@ impl Reloader {
 }
 
 /// Makes the next generation and publishes it, or leaves everything as it is.
-fn take(
+async fn take(
     source: &mut Source,
     mut new: Loaded,
     site: &ArcSwap<Site>,
@@ -106,7 +108,12 @@ fn take(
     let present = site.load_full();
     let as_written = new.clone();
     let needs_restart = hold_back(&present.config, &mut new.config);
-    let next = Site::new(new.config, Some(Before { site: &present, changed: &changed }), lasting)?;
+    // It reads pages and certificates: from that slow disk too.
+    let next = {
+        let (present, changed, lasting) = (Arc::clone(&present), changed.clone(), lasting.clone());
+        let made = move || Site::new(new.config, Some(Before { site: &present, changed: &changed }), &lasting);
+        tokio::task::spawn_blocking(made).await.map_err(|_| StartError::new("", panicked().why))??
+    };
     if let Some(logs) = logs {
         logs.reload(&next.config.log).map_err(|why| StartError::new("log.level", why))?;
     }

@@ -80,12 +80,21 @@ impl Control {
         change(&mut next);
         if next.in_use() != level.in_use() {
             let filter = log_level(next.in_use())?;
-            let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+            let filter = filter_of(&filter)?;
             self.0.filter.reload(filter).map_err(|error| error.to_string())?;
         }
         level.clone_from(&next);
         Ok(next)
     }
+}
+
+/// The filter of a level. The HTTP/2 library warns of what any stranger can make a client do, so that it says
+/// only errors unless it is named.
+///
+/// # Errors
+/// It is no filter.
+pub(super) fn filter_of(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(format!("h2=error,{level}")).map_err(|error| error.to_string())
 }
 
 /// Lines in whichever format holds now.
@@ -128,6 +137,15 @@ mod tests {
 
     use super::*;
     use crate::config::example;
+
+    #[test]
+    fn strangers_cannot_fill_the_log_through_a_library() {
+        let warns = |level: &str| {
+            let subscriber = tracing_subscriber::registry().with(tracing_subscriber::fmt::layer().with_filter(filter_of(level).unwrap()));
+            tracing::subscriber::with_default(subscriber, || tracing::enabled!(target: "h2::proto::streams", tracing::Level::WARN))
+        };
+        assert_eq!((warns("info"), warns("info,h2=warn")), (false, true));
+    }
 
     #[test]
     fn a_level_is_set_over_the_configured_one_and_taken_back() {

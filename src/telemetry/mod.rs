@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 pub use control::{Control, Level};
 
@@ -24,7 +24,7 @@ use control::Lines;
 /// # Errors
 /// Logging was set up before, or the filter is not one.
 pub fn init(log: &Log, extra: Option<Box<dyn Layer<Registry> + Send + Sync>>) -> Result<Guard, String> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| format!("log.level: {error}"))?;
+    let filter = control::filter_of(&log.level).map_err(|error| format!("log.level: {error}"))?;
     let (filter, handle) = reload::Layer::new(filter);
     let dropped = Arc::default();
     let (writer, last) = writer::to_stdout(Arc::clone(&dropped));
