@@ -168,7 +168,7 @@ impl Prepared {
         }
         lines.push(String::new());
         for trouble in &found.trouble {
-            lines.push(format!("  Not well: {trouble}. It is tried again by itself."));
+            lines.push(format!("  Not well: {}. It is tried again by itself.", trouble.trim_end_matches('.')));
         }
         if self.config.dev.as_ref().is_some_and(|dev| !dev.verify) {
             lines.push(

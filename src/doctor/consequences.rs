@@ -7,15 +7,21 @@ pub(super) fn settle(findings: &mut [Finding]) {
     let is_bad = |check: &str| findings.iter().any(|finding| finding.check == check && finding.verdict == Verdict::Bad);
     let no_workspace = is_bad("workspace.reachable") || is_bad("workspace.is_rocketchat");
     let bypassed = is_bad("public.gantry");
+    let is_away = |check: &str| findings.iter().any(|finding| finding.check == check && finding.verdict == Verdict::Warning);
+    let unreachable = is_away("public.reachable");
     let wrong_ancestors = is_bad("framing.ancestors");
+    let not_personal = is_bad("account.token_kind");
     let unanswered = is_bad("host_app.who_am_i");
     let refused = findings.iter().find(|finding| finding.check == "host_app.anonymous" && finding.verdict == Verdict::Bad);
     let refused_fix = refused.map(|finding| finding.fix.clone());
     for finding in findings.iter_mut().filter(|finding| matches!(finding.verdict, Verdict::Bad | Verdict::Warning)) {
         let why = match finding.check {
+            "account.two_factor" if not_personal => "the token has to be made anew anyway, see account.token_kind",
             "websocket" if no_workspace => {
                 "the WebSocket is not judged while there is no Rocket.Chat behind it, see the checks of the workspace"
             }
+            "websocket" if bypassed => "the WebSocket is not judged while the public address does not lead to Gantry, see public.gantry",
+            "certificate.public" if unreachable => "no certificate was seen from here, see public.reachable",
             "framing.answer" if bypassed => "the public page is not judged while it does not come by Gantry, see public.gantry",
             // A list that lacks the host app must not be copied into the workspace.
             "integration.receive_origin" | "integration.send_target_origin" if wrong_ancestors => {
@@ -37,7 +43,9 @@ mod tests {
     fn what_follows_from_another_fault_is_not_named_again() {
         for (cause, effect) in [
             ("workspace.is_rocketchat", "websocket"),
+            ("account.token_kind", "account.two_factor"),
             ("public.gantry", "framing.answer"),
+            ("public.gantry", "websocket"),
             ("framing.ancestors", "integration.receive_origin"),
             ("framing.ancestors", "integration.send_target_origin"),
             ("host_app.who_am_i", "host_app.claims"),
@@ -52,6 +60,15 @@ mod tests {
             settle(&mut alone);
             assert_eq!(alone[0].verdict, Verdict::Bad, "{alone:?}");
         }
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_reached_is_named_once() {
+        let away = Finding::warning("public.reachable", "seen", "fix");
+        let mut findings = [away, Finding::warning("certificate.public", "no handshake", "the same fix")];
+        settle(&mut findings);
+        assert_eq!(findings[0].verdict, Verdict::Warning);
+        assert_eq!(findings[1].verdict, Verdict::Skipped);
     }
 
     #[test]

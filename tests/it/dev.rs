@@ -310,6 +310,7 @@ async fn every_page_carries_the_bar_however_it_comes_and_nothing_else_does() {
             "/js" => ("text/javascript", "gzip", gzip("let x;"), "ETag: \"e\"\r\n"),
             "/download" => ("text/html", "", page.as_bytes().to_vec(), "Content-Disposition: attachment; filename=x.html\r\n"),
             "/none" => ("text/html", "", Vec::new(), ""),
+            "/away" => ("text/html", "", b"<html><head></head><body>502 Bad Gateway</body></html>".to_vec(), ""),
             "/strict" => (
                 "text/html",
                 "",
@@ -326,7 +327,9 @@ async fn every_page_carries_the_bar_however_it_comes_and_nothing_else_does() {
         let coding = if coding.is_empty() { String::new() } else { format!("Content-Encoding: {coding}\r\n") };
         let length = body.len();
         let body = if head.starts_with("HEAD ") { Vec::new() } else { body };
-        let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{coding}{more}Content-Length: {length}\r\n\r\n").into_bytes();
+        let status = if path == "/away" { "502 Bad Gateway" } else { "200 OK" };
+        let mut answer =
+            format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{coding}{more}Content-Length: {length}\r\n\r\n").into_bytes();
         answer.extend_from_slice(&body);
         answer
     })
@@ -362,6 +365,10 @@ async fn every_page_carries_the_bar_however_it_comes_and_nothing_else_does() {
     assert!(!is_marked(&fetched));
     let head = dev.send(Method::HEAD, "/", &[], "").await;
     assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, "", 0));
+    // What stands in front of a workspace that restarts says so without Retry-After.
+    let away = dev.get("/away").await;
+    assert!(is_marked(&away) && away.header("refresh") == "3", "the page comes back by itself: {away:?}");
+    assert_eq!(dev.get("/").await.header("refresh"), "");
     // What cannot be marked is not shown.
     let br = dev.get("/br").await;
     assert!(br.status == 502 && br.text().contains("br") && !br.text().contains("not looked"), "{br:?}");

@@ -329,6 +329,29 @@ async fn an_address_that_does_not_lead_to_gantry_is_found() {
 }
 
 #[tokio::test]
+async fn a_gantry_that_does_not_run_behind_its_front_is_found() {
+    let chat = workspace(Options::default()).await;
+    let nginx = Origin::answering(|_| answer("502 Bad Gateway", "Server: nginx/1.24\r\nContent-Type: text/html\r\n", "")).await;
+    let patient = || Patient::of(chat.addr()).key("server.public_url", format!("http://{nginx}"));
+    let listen = nobody().await.to_string();
+    let findings = patient().key("server.listen", &*listen).examine().await;
+    findings.expect("public.gantry", Bad, "Gantry does not run there", "start Gantry");
+}
+
+#[tokio::test]
+async fn a_page_that_leads_to_itself_for_ever_is_found() {
+    let front = Origin::answering(|head| {
+        let host = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("host: ").map(str::to_owned));
+        let host = host.unwrap_or_default();
+        let location = format!("Location: http://{}/\r\n", host.split(':').next().unwrap_or_default());
+        if head.starts_with("GET / ") { answer("302 Found", &location, "") } else { refusal("") }
+    })
+    .await;
+    let findings = Patient::of(nobody().await).key("server.public_url", format!("http://{front}")).examine().await;
+    findings.expect("public.loop", Bad, "for ever", "proxy_set_header X-Forwarded-Proto $scheme;");
+}
+
+#[tokio::test]
 async fn a_proxy_that_is_not_trusted_is_found() {
     let chat = nobody().await;
     let front = Origin::answering(|_| refusal("Server: cloudflare\r\nCF-RAY: 1-FRA\r\n")).await;

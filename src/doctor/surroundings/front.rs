@@ -13,6 +13,7 @@ use crate::outbound::api::Reply;
 const REACHABLE: &str = "public.reachable";
 const GANTRY: &str = "public.gantry";
 const REDIRECT: &str = "public.redirect";
+const LOOP: &str = "public.loop";
 const HSTS: &str = "public.hsts";
 const PROXIES: &str = "public.proxies";
 
@@ -99,6 +100,7 @@ pub(super) fn checks(config: &Config, seen: &Seen) -> Vec<Finding> {
     }
     findings.push(leads_here(config, seen, &place));
     findings.extend(redirect(seen, &place));
+    findings.extend(looping(seen, &place));
     findings.extend(hsts(config, seen, &place));
     findings.push(proxies(config, seen, &place));
     findings
@@ -150,6 +152,14 @@ fn leads_here(config: &Config, seen: &Seen, place: &str) -> Finding {
     } else {
         format!("{} and {}, not by Gantry", reply.status.as_u16(), look::kind(reply))
     };
+    let reached = seen.local.as_ref().is_some_and(|local| local.outcome.is_ok());
+    if matches!(reply.status.as_u16(), 502..=504) && seen.local.is_some() && !reached {
+        return bad(
+            GANTRY,
+            format!("{place}{path} is answered {what}, and nothing answers on {listen}: Gantry does not run there"),
+            format!("start Gantry (gantry run), and have {} pass everything to {listen}", front.name()),
+        );
+    }
     let rule = match front {
         Front::Nginx => format!("in nginx: location / {{ proxy_pass {listen}; }}"),
         Front::Apache => format!("in Apache: ProxyPass / {listen}/"),
@@ -164,6 +174,25 @@ fn leads_here(config: &Config, seen: &Seen, place: &str) -> Finding {
             config.server.public_url.host_str().unwrap_or_default()
         ),
     )
+}
+
+/// Whether the public page leads to itself, as `Force_SSL` makes it when nobody says that browsers come by https.
+fn looping(seen: &Seen, place: &str) -> Option<Finding> {
+    let page = &seen.page;
+    let reply = page.reply().filter(|reply| reply.status.is_redirection())?;
+    let to = page.url.join(look::header(reply, &LOCATION)?).ok()?;
+    // The redirect of Force_SSL leaves a port out.
+    let same = (to.scheme(), to.host(), to.path()) == (page.url.scheme(), page.url.host(), page.url.path());
+    same.then(|| {
+        bad(
+            LOOP,
+            format!(
+                "{place} redirects to itself for ever: Rocket.Chat's Force_SSL is on, and it is not told that browsers come by https"
+            ),
+            "have what ends TLS say so, and list it in [server] trusted_proxies; in nginx: proxy_set_header X-Forwarded-Proto $scheme; (or, in \
+             Rocket.Chat's environment: OVERWRITE_SETTING_Force_SSL=false)",
+        )
+    })
 }
 
 /// Whether plain HTTP leads to https.

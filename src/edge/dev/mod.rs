@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, REFRESH, RETRY_AFTER};
+use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, REFRESH};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -280,9 +280,10 @@ fn edit_of<B>(response: &Response<B>, wanted: &Wanted) -> Option<Edit> {
     }
 }
 
-/// Whether the workspace is not there now, as when it is being restarted: the page comes back by itself.
+/// Whether the workspace is not there now, as when it is being restarted: the page comes back by itself. What
+/// stands in front of a remote workspace says so in its own words, and without `Retry-After`.
 fn is_away<B>(response: &Response<B>) -> bool {
-    matches!(response.status(), StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE) && response.headers().contains_key(RETRY_AFTER)
+    matches!(response.status(), StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 fn is_download(headers: &HeaderMap) -> bool {
