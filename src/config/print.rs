@@ -71,7 +71,7 @@ sessions = { ttl = "5s" }
             "public_url = \"https://chat.example.com\" # proxy.toml line 2",
             "auth_token = \"***\" # proxy.toml line 6",
             "roles = [\"user\", \"guest\"] # environment variable GANTRY_USERS__ROLES",
-            "level = \"gantry=debug,info\" # flag --log.level",
+            "level = \"gantry=debug,info\" # flag --set log.level",
             "listen = \"127.0.0.1:8080\"",
             "token_paths = [\"/sso/token\"]",
             "[cache.sessions]",

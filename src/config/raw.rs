@@ -68,7 +68,7 @@ impl fmt::Display for Place {
             Self::Default => f.write_str("the default"),
             Self::File { name, line } => write!(f, "{name} line {line}"),
             Self::Variable(name) => write!(f, "environment variable {name}"),
-            Self::Flag(key) => write!(f, "flag --{key}"),
+            Self::Flag(key) => write!(f, "flag --set {key}"),
         }
     }
 }
