@@ -504,7 +504,10 @@ url = "redis://:hunter2@x"
         let listen = load(Some(("proxy.toml", GOOD)), variables.clone(), &flags[..1]).unwrap().config.server.listen;
         assert_eq!(listen.unwrap().port(), 82);
         let problems = load(Some(("proxy.toml", GOOD)), variables, &flags).unwrap_err();
-        assert_eq!(shown(&problems), ["server.lissen (flag --set server.lissen): is not a known key; the nearest known one is server.listen"]);
+        assert_eq!(
+            shown(&problems),
+            ["server.lissen (flag --set server.lissen): is not a known key; the nearest known one is server.listen"]
+        );
     }
 
     #[test]

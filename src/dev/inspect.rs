@@ -35,11 +35,11 @@ pub struct Found {
 /// # Errors
 /// No connection can ever be made with this configuration; the words name the key.
 pub fn inspect(config: &Config, username: Option<&str>) -> Result<Found, String> {
-    let wait = config.upstream.connect_timeout;
     let connector = if config.dev.as_ref().is_none_or(|dev| dev.verify) {
-        Connector::new(wait, config.upstream.ca_file.as_deref()).map_err(|error| format!("upstream.ca_file: {error}"))?
+        let connector = Connector::of(&config.upstream).and_then(|connector| connector.for_workspace(&config.rocketchat.tls));
+        connector.map_err(|bad| bad.to_string())?
     } else {
-        Connector::unverified(wait)
+        Connector::unverified(config.upstream.connect_timeout)
     };
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     Ok(runtime.block_on(async {

@@ -161,7 +161,8 @@ impl Prepared {
         lines.push(String::new());
         match self.username() {
             Some(name) => {
-                lines.push(format!("  Open {}  signed in as @{name}", self.address()));
+                let who = if found.trouble.is_empty() { "signed in as" } else { "for now nobody is signed in; then as" };
+                lines.push(format!("  Open {}  {who} @{name}", self.address()));
                 lines.push(format!("       {}  to become somebody else", self.picker()));
             }
             None => lines.push(format!("  Open {}  and pick a user", self.picker())),
