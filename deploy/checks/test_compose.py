@@ -147,8 +147,7 @@ class Scripts(unittest.TestCase):
         given = set(re.findall(r"'([a-z-]+)'", block))
         table = (ROOT / "README.md").read_text().partition("The service account:")[2].partition("\nSign in as that account")[0]
         documented = set(re.findall(r"(?m)^\| `([a-z-]+)` \|", table))
-        # For making the token; and two that other settings and versions want.
-        # For what compose does not use, and for the doctor.
+        # One is for making the token; others are for settings and versions that compose has not, and for the doctor.
         optional = {"edit-other-user-info", "view-d-room", "edit-privileged-setting", "view-privileged-setting"}
         self.assertEqual(given - {"create-personal-access-tokens"}, documented - optional)
 
