@@ -66,7 +66,6 @@ impl Control {
 
 async fn serve_admin(listener: Listener, admin: Admin, verbs: Verbs, metrics: Arc<Metrics>) {
     let settings = Settings {
-        trusted: Arc::from([]),
         header_timeout: Duration::from_secs(10),
         shard: metrics.detached_shard(),
         proxies: ProxyPeers::new(Vec::new()),

@@ -225,7 +225,6 @@ impl Generation {
         let edge =
             Edge::new(Arc::clone(&site.policies), Rc::clone(&pool), tunnels.clone(), Arc::clone(shard), Arc::clone(health), stop.clone());
         let plain = Settings {
-            trusted: server.trusted_proxies.clone().into(),
             header_timeout: server.header_timeout,
             shard: Arc::clone(shard),
             proxies: ProxyPeers::new(server.proxy_protocol.clone()),

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
@@ -59,8 +58,6 @@ pub struct TlsSettings {
 /// What a listener needs beyond its handler.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Peers whose forwarded headers are believed.
-    pub trusted: Arc<[IpNet]>,
     /// How long a client may take for a request head; idle connections end after it as well.
     pub header_timeout: Duration,
     /// Where connections are counted.
@@ -182,9 +179,8 @@ where
         () = settings.stop.aborted() => None,
     };
     let Some(Opened { stream, addr }) = opened else { return };
-    let ip = addr.ip().to_canonical();
-    let trusted = settings.trusted.iter().any(|net| net.contains(&ip));
-    let peer = Arc::new(Peer::new(addr, trusted, stream.is_tls()));
+    // Whether it is believed is judged with each request, by the configuration that the request goes by.
+    let peer = Arc::new(Peer::new(addr, false, stream.is_tls()));
     let speaks = stream.speaks();
     let _speaks = settings.shard.speaks(if speaks == Speaks::Http2 { Spoken::Http2 } else { Spoken::Http1 });
     let outcome = match speaks {
