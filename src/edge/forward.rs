@@ -14,6 +14,7 @@ use super::dev::Dev;
 use super::websocket::Handshake;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
+use crate::headers::target::Target;
 use crate::headers::{hop, redact};
 use crate::lifecycle::{Health, Stop};
 use crate::metrics::Shard;
@@ -71,6 +72,7 @@ impl Forward {
         let under_way = self.shard.request();
         let (mut parts, body) = req.into_parts();
         let websocket = Handshake::take(&mut parts);
+        let target = parts.extensions.remove::<Target>();
         parts.extensions.clear();
         hop::strip_request(&mut parts.headers);
         if websocket.is_some() {
@@ -97,6 +99,9 @@ impl Forward {
         }
         parts.version = Version::HTTP_11;
         origin_form(&mut parts.uri);
+        if let Some(target) = target.and_then(|Target(target)| Uri::try_from(&*target).ok()) {
+            parts.uri = target;
+        }
 
         let (upload, progress) = Upload::new(body, peer, &self.rules);
         let mut sent = pin!(self.pool.send(Request::from_parts(parts, upload), &progress));
