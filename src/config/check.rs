@@ -13,7 +13,7 @@ pub use self::rules::log_level;
 use self::reader::Reader;
 use super::raw::Raw;
 use super::{
-    AccessField, Ancestor, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem, RocketChat,
+    AccessField, Ancestor, AnswerLimits, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem, RocketChat,
     Server, Session, Upstream, UpstreamTls, Users, Warning,
 };
 
@@ -134,6 +134,7 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
     let max_idle = r.integer("upstream.max_idle", 0..=65_536);
     let ca_file = r.parse_optional("upstream.ca_file", files::certificates);
     let platform_roots = r.bool("upstream.platform_roots");
+    let answers = answers(r);
     if platform_roots == Some(false) && r.optional("upstream.ca_file").is_none() {
         r.problem("upstream.platform_roots", "is off, and there is no upstream.ca_file: no certificate could be good");
     }
@@ -145,7 +146,16 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
         max_idle: max_idle?,
         ca_file,
         platform_roots: platform_roots?,
+        answers: answers?,
     })
+}
+
+fn answers(r: &mut Reader<'_>) -> Option<AnswerLimits> {
+    let head = r.integer("limits.answer_head", 1_024..=1_048_576);
+    let fields = r.integer("limits.answer_fields", 16..=10_000);
+    let interim = r.integer("limits.answer_interim", 1..=10_000);
+    let chunk_extensions = r.integer("limits.chunk_extensions", 0..=1_048_576);
+    Some(AnswerLimits { head: head?, fields: fields?, interim: interim?, chunk_extensions: chunk_extensions? })
 }
 
 fn framing(r: &mut Reader<'_>) -> Framing {

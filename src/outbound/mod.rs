@@ -3,10 +3,9 @@
 
 pub mod api;
 pub mod connect;
-pub mod patient;
+pub mod http1;
 pub mod pool;
 pub mod tls;
-pub mod upload;
 
 /// hyper's words and those of the cause, which are the useful ones.
 fn words(error: &hyper::Error) -> String {
