@@ -14,6 +14,7 @@ use super::dev::Dev;
 use super::websocket::Handshake;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
+use crate::headers::target::Target;
 use crate::headers::{hop, redact};
 use crate::lifecycle::{Health, Stop};
 use crate::metrics::Shard;
@@ -74,6 +75,7 @@ impl Forward {
         let under_way = self.shard.request();
         let (mut parts, body) = req.into_parts();
         let websocket = Handshake::take(&mut parts);
+        let target = parts.extensions.remove::<Target>();
         parts.extensions.clear();
         hop::strip_request(&mut parts.headers);
         if websocket.is_some() {
@@ -99,6 +101,9 @@ impl Forward {
             }
         }
         origin_form(&mut parts.uri);
+        if let Some(target) = target.and_then(|Target(target)| Uri::try_from(&*target).ok()) {
+            parts.uri = target;
+        }
 
         let request = Outgoing::of(&parts);
         let upload = (!body.is_end_stream() || request.is_chunked()).then(|| {

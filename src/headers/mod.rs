@@ -19,6 +19,7 @@ pub mod http2;
 pub mod redact;
 pub mod request;
 mod sieve;
+pub mod target;
 pub mod trailers;
 pub mod watch;
 
