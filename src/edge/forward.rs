@@ -101,11 +101,8 @@ impl Forward {
             }
         }
         origin_form(&mut parts.uri);
-        if let Some(target) = target.and_then(|Target(target)| Uri::try_from(&*target).ok()) {
-            parts.uri = target;
-        }
 
-        let request = Outgoing::of(&parts);
+        let request = Outgoing::of(&parts, target.as_ref());
         let upload = (!body.is_end_stream() || request.is_chunked()).then(|| {
             let length = request.length().filter(|_| !request.is_chunked());
             Upload::new(body, length, request.waits(), peer, &self.rules)
@@ -154,6 +151,13 @@ fn origin_form(uri: &mut Uri) {
     if uri.scheme().is_none() {
         return;
     }
-    let path = std::mem::take(uri).into_parts().path_and_query;
-    *uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    let target = std::mem::take(uri).into_parts().path_and_query;
+    *uri = match target {
+        // The path of `http://host?query` is empty, which is "/" (RFC 9112 §3.2.1); as text it has the slash.
+        Some(target) if target.as_str().starts_with('?') => {
+            Uri::try_from(target.to_string()).expect("no longer than with the scheme and host that it had")
+        }
+        Some(target) => Uri::from(target),
+        None => Uri::from_static("/"),
+    };
 }

@@ -255,7 +255,8 @@ impl Exchange<'_> {
 
     fn ended(&self, why: &str) -> Broken {
         let failure = Failure::BadAnswer(why.to_owned());
-        if self.line.used { Broken::Stale(failure) } else { Broken::Failed(failure) }
+        // What has begun to answer has the request.
+        if self.line.used && self.read.is_empty() && self.interim == 0 { Broken::Stale(failure) } else { Broken::Failed(failure) }
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<Result<Answer, Broken>> {

@@ -4,21 +4,23 @@ use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
+use crate::headers::target::Target;
+
 /// A request whose head can be written as often as it is sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'r> {
     /// Its method.
     pub method: &'r Method,
-    /// Path and query.
-    pub target: &'r str,
+    /// Path and query, or `*`.
+    pub target: &'r [u8],
     /// What goes on of its fields.
     pub headers: &'r HeaderMap,
 }
 
 impl<'r> Outgoing<'r> {
-    /// The request that these parts make, in origin form or `*`.
-    pub fn of(parts: &'r Parts) -> Self {
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    /// The request that these parts make, in origin form or `*`; `target` is it where the URI cannot hold it.
+    pub fn of(parts: &'r Parts, target: Option<&'r Target>) -> Self {
+        let target = target.map_or_else(|| parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes(), |Target(raw)| raw);
         Self { method: &parts.method, target, headers: &parts.headers }
     }
 
@@ -44,8 +46,8 @@ impl<'r> Outgoing<'r> {
 
     /// Writes its head.
     pub fn write(&self, out: &mut Vec<u8>) {
-        for part in [self.method.as_str(), " ", self.target, " HTTP/1.1\r\n"] {
-            out.extend_from_slice(part.as_bytes());
+        for part in [self.method.as_str().as_bytes(), b" ", self.target, b" HTTP/1.1\r\n"] {
+            out.extend_from_slice(part);
         }
         for (name, value) in self.headers {
             out.extend_from_slice(name.as_str().as_bytes());
