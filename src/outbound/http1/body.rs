@@ -47,6 +47,8 @@ enum Reader {
     Chunked(Decoder),
     UntilClose,
     Ended,
+    /// It has broken off, and that is still to be told.
+    Broken(Option<BodyError>),
 }
 
 #[derive(Debug)]
@@ -62,6 +64,8 @@ struct Coming {
     client: Patience,
     /// The clock runs.
     waits: Option<Overdue>,
+    /// Something was given since others last had their turn.
+    given: bool,
     peer: Arc<Peer>,
 }
 
@@ -125,6 +129,7 @@ impl PooledBody {
             idle: terms.idle.patience(),
             client: terms.client.patience(),
             waits: None,
+            given: true,
             peer: Arc::clone(peer),
         });
         if matches!(coming.reader, Reader::Length(0)) {
@@ -159,7 +164,7 @@ impl Body for PooledBody {
             Form::Coming(coming) => match coming.reader {
                 Reader::Length(left) => SizeHint::with_exact(left),
                 Reader::Ended => SizeHint::with_exact(0),
-                Reader::Chunked(_) | Reader::UntilClose => SizeHint::default(),
+                Reader::Chunked(_) | Reader::UntilClose | Reader::Broken(_) => SizeHint::default(),
             },
         }
     }
@@ -178,13 +183,17 @@ impl Coming {
             self.upload = None;
         }
         loop {
+            if let Reader::Broken(error) = &mut self.reader {
+                let error = error.take().unwrap_or_else(|| "the upstream's answer broke off".into());
+                return self.broken(cx, error);
+            }
             match self.take() {
                 Ok(Some(frame)) => {
-                    self.waits = None;
+                    (self.waits, self.given) = (None, true);
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Ok(None) => {}
-                Err(error) => return self.broken(error),
+                Err(error) => return self.broken(cx, error),
             }
             let Some(lease) = &mut self.lease else { return Poll::Ready(None) };
             match lease.line.poll_fill(cx, &mut self.read, &mut self.at_once) {
@@ -192,16 +201,17 @@ impl Coming {
                     self.end();
                     return Poll::Ready(None);
                 }
-                Poll::Ready(Ok(0)) => return self.broken("the upstream closed in the middle of its answer".into()),
+                Poll::Ready(Ok(0)) => return self.broken(cx, "the upstream closed in the middle of its answer".into()),
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return self.broken(error.into()),
+                Poll::Ready(Err(error)) => return self.broken(cx, error.into()),
                 Poll::Pending => {
+                    self.given = false;
                     let waits = self.waits.get_or_insert_with(|| {
                         lease.line.clock.arm(self.idle);
                         lease.line.clock.overdue()
                     });
                     ready!(Pin::new(waits).poll(cx));
-                    return self.broken("the upstream's answer stalled".into());
+                    return self.broken(cx, "the upstream's answer stalled".into());
                 }
             }
         }
@@ -210,7 +220,7 @@ impl Coming {
     /// The next piece of what was read.
     fn take(&mut self) -> Result<Option<Frame<Bytes>>, BodyError> {
         match &mut self.reader {
-            Reader::Ended => Ok(None),
+            Reader::Ended | Reader::Broken(_) => Ok(None),
             _ if self.read.is_empty() => Ok(None),
             Reader::UntilClose => Ok(Some(Frame::data(self.read.split().freeze()))),
             Reader::Length(left) => {
@@ -252,7 +262,14 @@ impl Coming {
         self.read = BytesMut::new();
     }
 
-    fn broken(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn broken(&mut self, cx: &mut Context<'_>, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.given {
+            // hyper lets go of what it has not written yet when it hears of an error: it gets a turn to write it.
+            self.given = false;
+            self.reader = Reader::Broken(Some(error));
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         self.lease = None;
         self.peer.note_truncated();
         Poll::Ready(Some(Err(error)))
