@@ -73,6 +73,7 @@ pub struct Policies {
     pages: Pages,
     login: Login,
     access: Option<AccessLog>,
+    bounds: request::Bounds,
     tracer: Option<Tracer>,
     /// `gantry dev` alone.
     dev: Option<Arc<Dev>>,
@@ -101,6 +102,7 @@ impl Policies {
             pages: Pages::new(config).map_err(|error| error.to_string())?,
             login,
             access: AccessLog::new(&config.log),
+            bounds: request::Bounds { fields: config.limits.request_fields, target: config.limits.request_target },
             tracer: None,
             dev: None,
         })
@@ -215,7 +217,7 @@ impl Edge {
     }
 
     async fn answer(&self, seen: &Seen, request: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<Body<PooledBody>>, Failure> {
-        match (check(&request), seen.route) {
+        match (check(&request, self.policies.bounds), seen.route) {
             // What could be read in two ways is refused before anything else looks at it.
             (Err(failure), _) => {
                 peer.note_unread();
@@ -427,7 +429,8 @@ fn given_id(request: &Request<Incoming>, peer: &Peer) -> Option<RequestId> {
     RequestId::given(request.headers().get(&X_REQUEST_ID)?.to_str().ok()?)
 }
 
-fn check<B>(request: &Request<B>) -> Result<(), Failure> {
+fn check<B>(request: &Request<B>, bounds: request::Bounds) -> Result<(), Failure> {
+    bounds.check(request.uri(), request.headers())?;
     if let Some(flaw) = request.extensions().get::<Flaw>() {
         return Err(flaw.failure());
     }

@@ -95,7 +95,7 @@ impl Dev {
         let path = request.uri().path();
         let own = path.strip_prefix(self.prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         // What could be read in two ways is refused by the edge.
-        if own && super::check(&request).is_ok() {
+        if own && super::check(&request, edge.policies.bounds).is_ok() {
             let path = path.to_owned();
             let mut response = marked(self.page(request, &host, &peer, &id).await);
             edge.policies.framing.apply(&path, response.headers_mut());

@@ -1,0 +1,207 @@
+//! Whose turn it is on a connection, and how long it may take: the client's, to send a head or to take what waits for
+//! it, or ours.
+//!
+//! hyper has a timer for heads, which it makes anew for each; this is a few stores in its place.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::Settings;
+use crate::headers::watch::Flaw;
+use crate::lifecycle::sweep::{Overdue, Patience, Watched};
+use crate::metrics::Shard;
+
+/// How long a connection may be idle before what it needs for requests is given back.
+const PARK_AFTER: Duration = Duration::from_secs(2);
+
+/// Nothing is under way.
+const IDLE: u8 = 0;
+/// A head has begun.
+const HEAD: u8 = 1;
+/// A request is being answered.
+const BUSY: u8 = 2;
+/// The answer is made, and perhaps not all of it written.
+const ENDING: u8 = 3;
+
+/// Whom a connection waits for when it has waited too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Nobody in particular: it is idle.
+    ForNothing,
+    /// The rest of a head.
+    ForHead,
+    /// The client, to take something.
+    ForReader,
+}
+
+/// The state of a connection. It belongs to one task; but what hyper hands over with an upgrade has to be `Send`, and
+/// this is a part of it. What is shared is read and written without any order, which costs what a `Cell` costs.
+#[derive(Debug)]
+pub(super) struct Turn {
+    state: AtomicU8,
+    /// Something waits to be written and the client takes nothing.
+    blocked: AtomicBool,
+    watched: Watched,
+    park: Patience,
+    rest: Option<Patience>,
+    header: Patience,
+    send: Patience,
+    requests: AtomicU64,
+    found: AtomicBool,
+    // Locked only once something was found.
+    flaw: Mutex<Option<(u64, Flaw)>>,
+    pub(super) shard: Arc<Shard>,
+    pub(super) hsts: Option<HeaderValue>,
+}
+
+impl Turn {
+    fn new(settings: &Settings, state: u8) -> Arc<Self> {
+        let park = PARK_AFTER.min(settings.header_timeout);
+        let rest = settings.header_timeout - park;
+        Arc::new(Self {
+            state: AtomicU8::new(state),
+            blocked: AtomicBool::new(false),
+            watched: settings.sweep.watch(),
+            park: Patience::new(park),
+            rest: (!rest.is_zero()).then(|| Patience::new(rest)),
+            header: Patience::new(settings.header_timeout),
+            send: Patience::new(settings.limits.send_timeout),
+            requests: AtomicU64::new(0),
+            found: AtomicBool::new(false),
+            flaw: Mutex::default(),
+            shard: Arc::clone(&settings.shard),
+            hsts: settings.hsts.clone(),
+        })
+    }
+
+    /// A connection of HTTP/1 on which the first request is waited for.
+    pub(super) fn http1(settings: &Settings) -> Arc<Self> {
+        let turn = Self::new(settings, IDLE);
+        turn.watched.arm(turn.header);
+        turn
+    }
+
+    /// A connection of HTTP/2. Only whether it is read from is watched.
+    pub(super) fn http2(settings: &Settings) -> Arc<Self> {
+        Self::new(settings, BUSY)
+    }
+
+    fn is(&self, state: u8) -> bool {
+        self.state.load(Ordering::Relaxed) == state
+    }
+
+    fn set(&self, state: u8) {
+        self.state.store(state, Ordering::Relaxed);
+    }
+
+    /// Bytes came of the client.
+    pub(super) fn read(&self) {
+        if self.is(IDLE) {
+            self.set(HEAD);
+            self.watched.arm(self.header);
+        }
+    }
+
+    /// A request begins; its flaw, if it has one.
+    pub(super) fn begin(&self) -> Option<Flaw> {
+        self.set(BUSY);
+        if !self.is_blocked() {
+            self.watched.disarm();
+        }
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        if !self.found.load(Ordering::Relaxed) {
+            return None;
+        }
+        let flaw = *self.flaw.lock().unwrap_or_else(PoisonError::into_inner);
+        flaw.filter(|(flawed, _)| *flawed == number).map(|(_, flaw)| flaw)
+    }
+
+    /// A request, counted from 0, has this flaw.
+    pub(super) fn note(&self, flaw: (u64, Flaw)) {
+        *self.flaw.lock().unwrap_or_else(PoisonError::into_inner) = Some(flaw);
+        self.found.store(true, Ordering::Relaxed);
+    }
+
+    /// Its answer is made.
+    pub(super) fn end(&self) {
+        self.set(ENDING);
+        if !self.is_blocked() {
+            self.watched.arm(self.park);
+        }
+    }
+
+    /// All that was to be written is.
+    pub(super) fn flushed(&self) {
+        if self.is(ENDING) {
+            self.set(IDLE);
+        }
+    }
+
+    /// Whether what is written now belongs to no answer of ours.
+    pub(super) fn is_unasked(&self) -> bool {
+        matches!(self.state.load(Ordering::Relaxed), IDLE | HEAD)
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// The client takes nothing of what is to be written.
+    pub(super) fn block(&self) {
+        if !self.is_blocked() {
+            self.blocked.store(true, Ordering::Relaxed);
+            self.watched.arm(self.send);
+        }
+    }
+
+    /// It takes something again.
+    pub(super) fn unblock(&self) {
+        if !self.is_blocked() {
+            return;
+        }
+        self.blocked.store(false, Ordering::Relaxed);
+        match self.state.load(Ordering::Relaxed) {
+            BUSY => self.watched.disarm(),
+            HEAD => self.watched.arm(self.header),
+            _ => self.watched.arm(self.park),
+        }
+    }
+
+    /// The connection is no longer of HTTP: it has no deadlines.
+    pub(super) fn leave(&self) {
+        self.set(BUSY);
+        self.blocked.store(false, Ordering::Relaxed);
+        self.watched.disarm();
+    }
+
+    /// It is idle and goes on without hyper, or not at all if its time is over.
+    pub(super) fn park(&self) -> bool {
+        self.set(IDLE);
+        self.rest.inspect(|rest| self.watched.arm(*rest)).is_some()
+    }
+
+    /// A part of a head has been read by somebody before.
+    pub(super) fn resume(&self) {
+        self.set(HEAD);
+        self.watched.arm(self.header);
+    }
+
+    /// Resolves when somebody was waited for too long.
+    pub(super) fn overdue(&self) -> Overdue {
+        self.watched.overdue()
+    }
+
+    /// For whom.
+    pub(super) fn waits(&self) -> Waits {
+        if self.is_blocked() {
+            Waits::ForReader
+        } else if self.is(HEAD) {
+            Waits::ForHead
+        } else {
+            Waits::ForNothing
+        }
+    }
+}
