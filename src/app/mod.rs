@@ -5,6 +5,7 @@
 //! configuration comes to is one value, which a reload replaces as a whole.
 
 mod control;
+mod descriptors;
 mod reload;
 mod running;
 mod site;
@@ -137,6 +138,7 @@ impl Bound {
         let Self { config, sockets: Sockets { plain, tls, admin }, surroundings, .. } = self;
         let Surroundings { source, logs, service, process, traces } = surroundings;
         let count = config.server.workers;
+        descriptors::check(&config.limits, descriptors::raise());
         let stop = Stop::default();
         let metrics = Metrics::new(count);
         metrics.of_process(process);

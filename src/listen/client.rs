@@ -43,6 +43,8 @@ pub struct ClientIo {
     /// What is said in the place of what a parser said.
     last_words: Bytes,
     lingering: Option<Lingering>,
+    /// The connection is being ended.
+    ending: bool,
     tunnel: bool,
     _admitted: Admitted,
 }
@@ -78,7 +80,7 @@ impl ClientIo {
 
     fn new(stream: Stream, peer: Arc<Peer>, turn: Arc<Turn>, admitted: Admitted, look: Look) -> Self {
         let (early, last_words) = (Bytes::new(), Bytes::new());
-        Self { stream, peer, turn, look, early, last_words, lingering: None, tunnel: false, _admitted: admitted }
+        Self { stream, peer, turn, look, early, last_words, lingering: None, ending: false, tunnel: false, _admitted: admitted }
     }
 
     /// From now on an end of writing is just that: the other direction goes on.
@@ -94,6 +96,11 @@ impl ClientIo {
     pub(super) fn give_back(&mut self, read: Bytes) {
         debug_assert!(self.early.is_empty(), "what is read is given at once");
         self.early = read;
+    }
+
+    /// Whether it is being ended.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending
     }
 
     /// Waits for the client with next to nothing in memory. `Ok(false)` at the end of the connection.
@@ -127,9 +134,9 @@ impl ClientIo {
         }
         match &mut self.look {
             Look::Heads(watch) => {
-                self.turn.read();
                 self.peer.note_unread();
                 watch.feed(read);
+                self.turn.read(watch.is_in_head());
                 if let Some(flaw) = watch.flaw() {
                     self.turn.note(flaw);
                 }
@@ -217,6 +224,7 @@ impl ClientIo {
 
     /// Ends the direction to the client, and reads on for a moment.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ending = true;
         if self.lingering.is_none() {
             ready!(self.poll_ours(cx))?;
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;

@@ -181,3 +181,134 @@ fn worth(head: Head) -> (i64, Flood) {
         _ => (-1, Flood::Other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, length: u32) -> Vec<u8> {
+        let mut frame = length.to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.resize(HEAD + length as usize, 0xff);
+        frame
+    }
+
+    /// An account whose client has said its preface.
+    fn begun(allowance: u32) -> Account {
+        let mut account = Account::new(allowance);
+        assert_eq!(account.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), None);
+        account
+    }
+
+    /// How many of these it takes, and what is said then.
+    fn until_flood(account: &mut Account, piece: &[u8], most: usize) -> Option<(usize, Flood)> {
+        (1..=most).find_map(|turn| account.received(piece).map(|flood| (turn, flood)))
+    }
+
+    #[test]
+    fn every_kind_of_frame_for_nothing_has_an_end() {
+        for (piece, turns, kind) in [
+            (frame(PING, 0, 0, 8), 101, Flood::Ping),
+            (frame(PING, 1, 0, 8), 101, Flood::Ping),
+            (frame(SETTINGS, 0, 0, 0), 101, Flood::Settings),
+            (frame(SETTINGS, 0, 0, 6), 101, Flood::Settings),
+            (frame(PRIORITY, 0, 3, 5), 101, Flood::Priority),
+            (frame(WINDOW_UPDATE, 0, 0, 4), 101, Flood::WindowUpdate),
+            (frame(DATA, 0, 1, 0), 101, Flood::Empty),
+            (frame(DATA, PADDED, 1, 200), 101, Flood::Empty),
+            (frame(HEADERS, 4, 1, 0), 101, Flood::Empty),
+            (frame(CONTINUATION, 0, 1, 0), 101, Flood::Continuation),
+            (frame(CONTINUATION, 0, 1, 900), 101, Flood::Continuation),
+            (frame(RST_STREAM, 0, 1, 4), 9, Flood::Reset),
+            (frame(0xee, 0, 0, 100), 101, Flood::Other),
+            // A request and its end, again and again.
+            ([frame(HEADERS, 5, 1, 30), frame(RST_STREAM, 0, 1, 4)].concat(), 46, Flood::Reset),
+        ] {
+            assert_eq!(until_flood(&mut begun(100), &piece, 1000), Some((turns, kind)), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn honest_clients_never_come_to_an_end() {
+        let many = 100_000;
+        // Calls as gRPC makes them: a request, a message, its windows, a ping.
+        let call = [
+            frame(HEADERS, 4, 1, 60),
+            frame(DATA, 1, 1, 20),
+            frame(WINDOW_UPDATE, 0, 0, 4),
+            frame(WINDOW_UPDATE, 0, 1, 4),
+            frame(PING, 0, 0, 8),
+        ];
+        assert_eq!(until_flood(&mut begun(100), &call.concat(), many), None);
+        // Browsers: priorities with each request, one in three cancelled.
+        let page = [frame(HEADERS, 5, 1, 300), frame(0x10, 0, 0, 7), frame(PRIORITY, 0, 1, 5)].concat();
+        let page = [&page[..], &page, &page, &frame(RST_STREAM, 0, 1, 4)].concat();
+        assert_eq!(until_flood(&mut begun(100), &page, many), None);
+        // An upload in small pieces.
+        assert_eq!(until_flood(&mut begun(100), &frame(DATA, 0, 1, 1), many), None);
+        // A download whose reader opens both windows for each piece, in bursts.
+        let mut account = begun(100);
+        account.received(&frame(HEADERS, 5, 1, 30));
+        for _ in 0..many / 1000 {
+            account.sent(&frame(DATA, 0, 1, 16_384).repeat(1000));
+            let windows = [frame(WINDOW_UPDATE, 0, 0, 4), frame(WINDOW_UPDATE, 0, 1, 4)].concat().repeat(1000);
+            assert_eq!(account.received(&windows), None);
+        }
+    }
+
+    #[test]
+    fn a_ping_every_second_for_an_hour_is_nothing() {
+        let mut account = begun(100);
+        let ping = frame(PING, 0, 0, 8);
+        for _ in 0..3600 {
+            account.looked = account.looked.checked_sub(Duration::from_secs(1)).unwrap();
+            assert_eq!(account.received(&ping), None);
+        }
+        // Time alone does not make anybody rich.
+        account.looked = account.looked.checked_sub(Duration::from_hours(10)).unwrap();
+        assert!(until_flood(&mut account, &ping, 100 + 100 + 1).is_some());
+    }
+
+    #[test]
+    fn windows_that_are_opened_byte_by_byte_earn_nothing() {
+        let mut account = begun(100);
+        let ended = (1..1000).find(|_| {
+            account.sent(&frame(DATA, 0, 1, 1));
+            account.received(&frame(WINDOW_UPDATE, 0, 1, 4)).is_some()
+        });
+        assert_eq!(ended, Some(101));
+    }
+
+    #[test]
+    fn a_farewell_is_a_frame_and_breaks_into_none() {
+        let mut account = begun(100);
+        account.received(&frame(HEADERS, 5, 0x0102_0304, 30));
+        let farewell = account.farewell().unwrap();
+        assert_eq!(farewell, [0, 0, 8, 7, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0xb]);
+        account.sent(&frame(DATA, 0, 1, 100)[..50]);
+        assert_eq!(account.farewell(), None);
+        account.sent(&frame(DATA, 0, 1, 100)[50..]);
+        account.sent(&[0]);
+        assert_eq!(account.farewell(), None);
+    }
+
+    proptest! {
+        /// However the bytes are cut, the same frames are seen.
+        #[test]
+        fn cuts_do_not_matter(frames in prop::collection::vec((0_u8..12, 0_u8..16, 0_u32..300), 0..60), piece in 1_usize..40) {
+            let bytes: Vec<u8> = frames.iter().flat_map(|&(kind, flags, length)| frame(kind, flags, 1, length)).collect();
+            let (mut whole, mut cut) = (begun(100), begun(100));
+            let seen = whole.received(&bytes);
+            let mut seen_cut = None;
+            for piece in bytes.chunks(piece) {
+                seen_cut = seen_cut.or(cut.received(piece));
+            }
+            prop_assert_eq!(whole.credit, cut.credit);
+            // Cut in pieces, it may be seen before something is earned again; never the other way round.
+            prop_assert!(seen.is_none() || seen_cut == seen);
+        }
+    }
+}

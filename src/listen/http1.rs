@@ -5,9 +5,10 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 
 use super::admission::Admitted;
 use super::answering::{Ending, Ends};
@@ -30,6 +32,9 @@ use crate::peer::Peer;
 
 /// Fields that hyper reads at most unless told otherwise; it is cheaper to leave it at that.
 const USUAL_FIELDS: usize = 100;
+
+/// How long the end of a connection may take: the client may be listened to for a while, but has to listen as well.
+const LONGEST_END: Duration = Duration::from_secs(40);
 
 /// Serves a connection until it ends.
 ///
@@ -51,7 +56,10 @@ where
     let turn = Turn::http1(&settings);
     let mut io = ClientIo::http1(stream, Arc::clone(&peer), Arc::clone(&turn), admitted);
     loop {
-        if !wait(&mut io, &turn, &settings.stop).await {
+        let idle = settings.shard.idle();
+        let comes = wait(&mut io, &turn, &settings.stop).await;
+        drop(idle);
+        if !comes {
             end(io, &settings.stop).await;
             return Ok(());
         }
@@ -83,7 +91,7 @@ async fn leave(stop: &Stop) {
 async fn end(mut io: ClientIo, stop: &Stop) {
     tokio::select! {
         // Whatever goes wrong now, it ends.
-        _ = tokio::io::AsyncWriteExt::shutdown(&mut io) => {}
+        _ = tokio::time::timeout(LONGEST_END, io.shutdown()) => {}
         () = stop.aborted() => {}
     }
 }
@@ -121,15 +129,26 @@ where
     let mut serving = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
     let mut leaving = pin!(leave(&settings.stop));
     let mut overdue = turn.overdue();
-    let mut leaves = false;
+    let (mut leaves, mut lingers) = (false, false);
     loop {
         tokio::select! {
             biased;
             outcome = &mut serving => return outcome.map(|()| None),
             () = &mut overdue => {
                 let waits = turn.waits();
+                if waits == Waits::ForNothing && peer.has_unread() {
+                    // What of a request is there may be its body: hyper alone knows. A body may go on.
+                    if turn.is_in_head() {
+                        turn.resume();
+                    } else if !turn.linger(lingers) {
+                        Pin::new(&mut serving).graceful_shutdown();
+                    }
+                    lingers = true;
+                    continue;
+                }
                 let Some(parts) = serving.into_parts() else { return Ok(None) };
                 let mut io = parts.io.into_inner();
+                let ends = leaves || io.is_ending();
                 match waits {
                     Waits::ForReader => {
                         settings.shard.stalled(Stalled::Reader);
@@ -137,18 +156,18 @@ where
                         peer.note_truncated();
                         return Ok(None);
                     }
-                    Waits::ForHead => {
+                    Waits::ForHead if !ends => {
                         settings.shard.stalled(Stalled::Head);
                         io.last_words(refusal::too_slow(turn.hsts.as_ref()));
                     }
-                    Waits::ForNothing if !leaves => {
-                        let goes_on = if parts.read_buf.is_empty() { turn.park() } else { turn.resume(); true };
+                    // All requests were read to their ends, so that what is left begins another.
+                    Waits::ForNothing if !ends && !parts.read_buf.is_empty() => {
+                        turn.resume();
                         io.give_back(parts.read_buf);
-                        if goes_on {
-                            return Ok(Some(io));
-                        }
+                        return Ok(Some(io));
                     }
-                    Waits::ForNothing => {}
+                    Waits::ForNothing if !ends && turn.park() => return Ok(Some(io)),
+                    Waits::ForHead | Waits::ForNothing => {}
                 }
                 end(io, &settings.stop).await;
                 return Ok(None);

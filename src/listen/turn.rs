@@ -42,6 +42,8 @@ pub(super) enum Waits {
 #[derive(Debug)]
 pub(super) struct Turn {
     state: AtomicU8,
+    /// The client has sent a part of a head, and not all of it.
+    in_head: AtomicBool,
     /// Something waits to be written and the client takes nothing.
     blocked: AtomicBool,
     watched: Watched,
@@ -63,6 +65,7 @@ impl Turn {
         let rest = settings.header_timeout - park;
         Arc::new(Self {
             state: AtomicU8::new(state),
+            in_head: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
             watched: settings.sweep.watch(),
             park: Patience::new(park),
@@ -97,8 +100,9 @@ impl Turn {
         self.state.store(state, Ordering::Relaxed);
     }
 
-    /// Bytes came of the client.
-    pub(super) fn read(&self) {
+    /// Bytes came of the client; whether the last of them are those of a head.
+    pub(super) fn read(&self, in_head: bool) {
+        self.in_head.store(in_head, Ordering::Relaxed);
         if self.is(IDLE) {
             self.set(HEAD);
             self.watched.arm(self.header);
@@ -175,6 +179,21 @@ impl Turn {
         self.set(BUSY);
         self.blocked.store(false, Ordering::Relaxed);
         self.watched.disarm();
+    }
+
+    /// Whether a head is half there.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.in_head.load(Ordering::Relaxed)
+    }
+
+    /// A request is still being read though it is answered. Gives it the rest of the time that an idle connection has;
+    /// false where that is over.
+    pub(super) fn linger(&self, again: bool) -> bool {
+        match self.rest.filter(|_| !again) {
+            Some(rest) => self.watched.arm(rest),
+            None => self.watched.disarm(),
+        }
+        self.watched.is_armed()
     }
 
     /// It is idle and goes on without hyper, or not at all if its time is over.

@@ -66,6 +66,7 @@ impl Collector for Shards {
         families.extend(handshakes.collect());
         families.extend(self.limits());
         families.extend(self.gauge("gantry_connections", "Client connections open.", |s| &s.connections));
+        families.extend(self.gauge("gantry_idle_connections", "Client connections of HTTP/1 that wait for a request.", |s| &s.idle));
         families.extend(self.gauge("gantry_http_requests_in_flight", "Requests whose answers are not done.", |s| &s.requests));
         families.extend(self.gauge("gantry_websocket_connections", "WebSockets open.", |s| &s.websockets));
         families.extend(self.gauge("gantry_upstream_connections", "Connections to the workspace open.", |s| &s.upstream_connections));

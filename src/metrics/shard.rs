@@ -191,6 +191,7 @@ pub struct Shard {
     pub(super) routes: [RouteCounters; RouteLabel::ALL.len()],
     pub(super) connections: AtomicI64,
     pub(super) connections_total: AtomicU64,
+    pub(super) idle: AtomicI64,
     pub(super) speaking: [AtomicI64; 2],
     pub(super) failures: [AtomicU64; Failure::LABELS.len()],
     pub(super) websockets: AtomicI64,
@@ -237,6 +238,7 @@ impl Shard {
             }),
             connections: AtomicI64::new(0),
             connections_total: AtomicU64::new(0),
+            idle: AtomicI64::new(0),
             speaking: std::array::from_fn(|_| AtomicI64::new(0)),
             failures: std::array::from_fn(|_| AtomicU64::new(0)),
             websockets: AtomicI64::new(0),
@@ -269,6 +271,11 @@ impl Shard {
     pub fn connection(self: &Arc<Self>) -> Held {
         self.connections_total.fetch_add(1, Ordering::Relaxed);
         self.hold(|shard| &shard.connections)
+    }
+
+    /// A client connection waits for a request with nothing prepared for it, until the guard is dropped.
+    pub fn idle(self: &Arc<Self>) -> Held {
+        self.hold(|shard| &shard.idle)
     }
 
     /// A client connection speaks this, until the guard is dropped.
