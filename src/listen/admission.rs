@@ -129,7 +129,7 @@ impl Drop for Admitted {
 /// Whom a connection counts for. A customer over IPv6 has a /64 at least (RFC 6177).
 fn key(ip: IpAddr) -> u128 {
     match ip.to_canonical() {
-        IpAddr::V4(ip) => u128::from(ip.to_ipv6_mapped().to_bits()),
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
         IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
     }
 }

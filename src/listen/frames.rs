@@ -72,9 +72,10 @@ impl Frames {
                 return;
             }
             self.have = 0;
-            let [a, b, c, kind, flags, s, t, u, v] = self.head;
-            self.left = u32::from_be_bytes([0, a, b, c]);
-            each(Head { length: self.left, kind, flags, stream: u32::from_be_bytes([s & 0x7f, t, u, v]) });
+            let head = self.head;
+            self.left = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
+            each(Head { length: self.left, kind: head[3], flags: head[4], stream });
         }
     }
 

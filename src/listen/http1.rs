@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,12 +136,12 @@ where
             outcome = &mut serving => return outcome.map(|()| None),
             () = &mut overdue => {
                 let waits = turn.waits();
-                if waits == Waits::ForNothing && peer.has_unread() {
+                if waits == Waits::Nothing && peer.has_unread() {
                     // What of a request is there may be its body: hyper alone knows. A body may go on.
                     if turn.is_in_head() {
                         turn.resume();
                     } else if !turn.linger(lingers) {
-                        Pin::new(&mut serving).graceful_shutdown();
+                        std::pin::Pin::new(&mut serving).graceful_shutdown();
                     }
                     lingers = true;
                     continue;
@@ -150,31 +150,31 @@ where
                 let mut io = parts.io.into_inner();
                 let ends = leaves || io.is_ending();
                 match waits {
-                    Waits::ForReader => {
+                    Waits::Reader => {
                         settings.shard.stalled(Stalled::Reader);
                         tracing::debug!(peer = %peer.addr, "a client that takes nothing is cut off");
                         peer.note_truncated();
                         return Ok(None);
                     }
-                    Waits::ForHead if !ends => {
+                    Waits::Head if !ends => {
                         settings.shard.stalled(Stalled::Head);
                         io.last_words(refusal::too_slow(turn.hsts.as_ref()));
                     }
                     // All requests were read to their ends, so that what is left begins another.
-                    Waits::ForNothing if !ends && !parts.read_buf.is_empty() => {
+                    Waits::Nothing if !ends && !parts.read_buf.is_empty() => {
                         turn.resume();
                         io.give_back(parts.read_buf);
                         return Ok(Some(io));
                     }
-                    Waits::ForNothing if !ends && turn.park() => return Ok(Some(io)),
-                    Waits::ForHead | Waits::ForNothing => {}
+                    Waits::Nothing if !ends && turn.park() => return Ok(Some(io)),
+                    Waits::Head | Waits::Nothing => {}
                 }
                 end(io, &settings.stop).await;
                 return Ok(None);
             }
             () = &mut leaving, if !leaves => {
                 leaves = true;
-                Pin::new(&mut serving).graceful_shutdown();
+                std::pin::Pin::new(&mut serving).graceful_shutdown();
             }
             () = settings.stop.aborted(), if leaves => return Ok(None),
         }

@@ -89,7 +89,10 @@ where
     tokio::select! {
         biased;
         outcome = &mut serving => return outcome,
-        () = &mut stalled => return cut_off(&peer, &settings),
+        () = &mut stalled => {
+            cut_off(&peer, &settings);
+            return Ok(());
+        }
         () = async { settings.stop.drained().await; tokio::time::sleep(DRAIN_PAUSE).await } => {}
         () = tasks.idle_for(settings.header_timeout) => {}
     }
@@ -98,18 +101,20 @@ where
     tokio::select! {
         biased;
         outcome = &mut serving => outcome,
-        () = &mut stalled => cut_off(&peer, &settings),
+        () = &mut stalled => {
+            cut_off(&peer, &settings);
+            Ok(())
+        }
         () = settings.stop.aborted() => Ok(()),
         () = tasks.idle_for(GOODBYE) => Ok(()),
     }
 }
 
 /// The client takes nothing at all: what waits for it goes with the connection.
-fn cut_off(peer: &Peer, settings: &Settings) -> hyper::Result<()> {
+fn cut_off(peer: &Peer, settings: &Settings) {
     settings.shard.stalled(Stalled::Reader);
     tracing::debug!(peer = %peer.addr, "a client that takes nothing is cut off");
     peer.note_truncated();
-    Ok(())
 }
 
 /// Runs what hyper starts for a connection on the worker's own thread, and knows how much of it there is: a

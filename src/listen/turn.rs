@@ -30,11 +30,11 @@ const ENDING: u8 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
     /// Nobody in particular: it is idle.
-    ForNothing,
+    Nothing,
     /// The rest of a head.
-    ForHead,
+    Head,
     /// The client, to take something.
-    ForReader,
+    Reader,
 }
 
 /// The state of a connection. It belongs to one task; but what hyper hands over with an upgrade has to be `Send`, and
@@ -62,7 +62,7 @@ pub(super) struct Turn {
 impl Turn {
     fn new(settings: &Settings, state: u8) -> Arc<Self> {
         let park = PARK_AFTER.min(settings.header_timeout);
-        let rest = settings.header_timeout - park;
+        let rest = settings.header_timeout.saturating_sub(park);
         Arc::new(Self {
             state: AtomicU8::new(state),
             in_head: AtomicBool::new(false),
@@ -216,11 +216,11 @@ impl Turn {
     /// For whom.
     pub(super) fn waits(&self) -> Waits {
         if self.is_blocked() {
-            Waits::ForReader
+            Waits::Reader
         } else if self.is(HEAD) {
-            Waits::ForHead
+            Waits::Head
         } else {
-            Waits::ForNothing
+            Waits::Nothing
         }
     }
 }
