@@ -35,6 +35,15 @@ pub enum Failure {
     /// An expectation other than `100-continue` (RFC 9110 §10.1.1).
     #[error("expectation failed")]
     ExpectationFailed,
+    /// More bytes of fields than `limits.request_head` has, or, over HTTP/2, `server.http2.max_header_list`.
+    #[error("the request's head is too large")]
+    HeadTooLarge,
+    /// More fields than `limits.request_fields`.
+    #[error("the request has {0} fields")]
+    TooManyFields(usize),
+    /// A longer target than `limits.request_target`.
+    #[error("the request's target has {0} bytes")]
+    TargetTooLong(usize),
     /// Kept from the public, such as `users.createToken`.
     #[error("there is nothing here")]
     NotFound,
@@ -66,6 +75,8 @@ impl Failure {
             Self::UnknownTransferCoding | Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
+            Self::HeadTooLarge | Self::TooManyFields(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong(_) => StatusCode::URI_TOO_LONG,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::RequestTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -83,6 +94,9 @@ impl Failure {
             | Self::MethodNotAllowed
             | Self::UnknownProtocol
             | Self::ExpectationFailed
+            | Self::HeadTooLarge
+            | Self::TooManyFields(_)
+            | Self::TargetTooLong(_)
             | Self::NotFound
             | Self::RequestTimeout(_) => Fault::Client,
             Self::Panicked => Fault::Gantry,
@@ -96,7 +110,7 @@ impl Failure {
     }
 
     /// Every [`Failure::label`].
-    pub const LABELS: [&'static str; 12] = [
+    pub const LABELS: [&'static str; 15] = [
         "bad_request",
         "unknown_transfer_coding",
         "method_not_allowed",
@@ -109,6 +123,9 @@ impl Failure {
         "bad_answer",
         "unknown_protocol",
         "panicked",
+        "head_too_large",
+        "too_many_fields",
+        "target_too_long",
     ];
 
     /// Where [`Failure::LABELS`] has its label.
@@ -126,6 +143,9 @@ impl Failure {
             Self::BadAnswer(_) => 9,
             Self::UnknownProtocol => 10,
             Self::Panicked => 11,
+            Self::HeadTooLarge => 12,
+            Self::TooManyFields(_) => 13,
+            Self::TargetTooLong(_) => 14,
         }
     }
 
@@ -137,6 +157,10 @@ impl Failure {
             Self::MethodNotAllowed => "This method is not allowed here.",
             Self::UnknownProtocol => "Only WebSockets can be opened here.",
             Self::ExpectationFailed => "The request expects something that is not supported here.",
+            Self::HeadTooLarge | Self::TooManyFields(_) => {
+                "The request is too large. Perhaps this site has left too many cookies in your browser: delete them and try again."
+            }
+            Self::TargetTooLong(_) => "The address is too long.",
             Self::NotFound => "There is nothing here.",
             Self::RequestTimeout(_) => "The request did not arrive in time.",
             Self::Unreachable(_) | Self::ConnectTimeout(_) => {

@@ -2,6 +2,7 @@
 //! manager is told that all is well.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use super::site::{Lasting, Site};
 use crate::admin::Admin;
 use crate::admin::verbs::Verbs;
 use crate::certs::{Certificates, acme};
-use crate::config::Acme;
+use crate::config::{Acme, Limits};
 use crate::lifecycle::service::{Heartbeats, ServiceManager};
+use crate::lifecycle::sweep::Sweep;
 use crate::lifecycle::{Health, Stop};
 use crate::listen::{self, Listener, ProxyPeers, Settings};
 use crate::metrics::Metrics;
@@ -48,6 +50,7 @@ impl Control {
         let Self { watch, lasting, admin, reloader, watchdog, metrics } = self;
         LocalSet::new().block_on(runtime, async move {
             let site = Arc::clone(&watch.site);
+            let limits = site.load().config.limits;
             tokio::task::spawn_local(again_after_panics(move || watch.clone().run()));
             tokio::task::spawn_local(again_after_panics(move || keep_certificates(Arc::clone(&site), lasting.clone())));
             tokio::task::spawn_local(reloader.run());
@@ -55,7 +58,7 @@ impl Control {
                 tokio::task::spawn_local(watchdog.run());
             }
             if let Some((listener, admin, verbs)) = admin {
-                tokio::task::spawn_local(serve_admin(listener, admin, verbs, metrics));
+                tokio::task::spawn_local(serve_admin(listener, admin, verbs, limits, metrics));
             }
             // The sender is dropped or used when all workers have ended.
             let _ = finished.await;
@@ -64,21 +67,27 @@ impl Control {
     }
 }
 
-async fn serve_admin(listener: Listener, admin: Admin, verbs: Verbs, metrics: Arc<Metrics>) {
-    let settings = Settings {
+async fn serve_admin(listener: Listener, admin: Admin, verbs: Verbs, limits: Limits, metrics: Arc<Metrics>) {
+    let settings = Rc::new(Settings {
         header_timeout: Duration::from_secs(10),
         shard: metrics.detached_shard(),
         proxies: ProxyPeers::new(Vec::new()),
         handshake_timeout: Duration::from_secs(10),
         tls: None,
         http2: verbs.http2(),
+        // Probes and scrapes have a number of their own.
+        limits,
+        admission: Arc::default(),
+        crowded: Arc::default(),
+        sweep: Sweep::default(),
+        hsts: None,
         // Probes are answered until the very end.
         stop: Stop::default(),
-    };
+    });
     let served = listen::serve(
         listener,
         Stop::default(),
-        move || settings.clone(),
+        move || Rc::clone(&settings),
         move |request, peer| {
             let (admin, verbs) = (admin.clone(), verbs.clone());
             async move {

@@ -5,6 +5,7 @@
 //! configuration comes to is one value, which a reload replaces as a whole.
 
 mod control;
+mod descriptors;
 mod reload;
 mod running;
 mod site;
@@ -30,6 +31,7 @@ use crate::certs::{self, HttpChallenges};
 use crate::config::Config;
 use crate::lifecycle::service::ServiceManager;
 use crate::lifecycle::{Health, Stop, reload as reloading};
+use crate::listen::Admission;
 use crate::metrics::{Metrics, Process};
 use crate::telemetry;
 use crate::telemetry::otel::{self, Traces};
@@ -136,6 +138,7 @@ impl Bound {
         let Self { config, sockets: Sockets { plain, tls, admin }, surroundings, .. } = self;
         let Surroundings { source, logs, service, process, traces } = surroundings;
         let count = config.server.workers;
+        descriptors::check(&config.limits, descriptors::raise());
         let stop = Stop::default();
         let metrics = Metrics::new(count);
         metrics.of_process(process);
@@ -167,6 +170,7 @@ impl Bound {
         let mut running = Running::new(stop.clone(), Arc::clone(&site), Arc::clone(&metrics), reloads.clone());
         running.traces = traces;
         (running.public_addr, running.tls_addr, running.admin_addr) = (Some(public_addr), tls_addr, admin_addr);
+        let admission = Arc::new(Admission::default());
         let (mut plain, mut tls) = (plain.into_iter(), tls.into_iter());
         for index in 0..count {
             let worker = Worker {
@@ -176,6 +180,7 @@ impl Bound {
                 shard: metrics.shard(index),
                 health: Arc::clone(&health),
                 stop: stop.clone(),
+                admission: Arc::clone(&admission),
                 heart: watchdog.as_ref().map(Watchdog::heart),
             };
             running.workers.push(spawn(format!("gantry-{index}"), move || worker.live()).map_err(thread_words)?);

@@ -7,6 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc;
 
 use super::StartError;
+use super::descriptors;
 use super::site::{Before, Lasting, Site};
 use crate::config::{self, Config, Loaded, Problem};
 use crate::lifecycle::Stop;
@@ -116,6 +117,9 @@ async fn take(
     };
     if let Some(logs) = logs {
         logs.reload(&next.config.log).map_err(|why| StartError::new("log.level", why))?;
+    }
+    if changed.contains(&"limits.connections") {
+        descriptors::check(&next.config.limits, descriptors::raise());
     }
     site.store(Arc::new(next));
     if changed.contains(&"log.audit") {

@@ -22,7 +22,7 @@ use crate::edge::Edge;
 use crate::lifecycle::service::Heartbeats;
 use crate::lifecycle::sweep::Sweep;
 use crate::lifecycle::{Health, Stop};
-use crate::listen::{self, Listener, ProxyPeers, Settings, TlsSettings};
+use crate::listen::{self, Admission, Listener, ProxyPeers, Settings, TlsSettings};
 use crate::metrics::Shard;
 use crate::outbound::http1::body::PooledBody;
 use crate::outbound::pool::Pool;
@@ -50,6 +50,8 @@ pub(super) struct Worker {
     pub(super) shard: Arc<Shard>,
     pub(super) health: Arc<Health>,
     pub(super) stop: Stop,
+    /// Counts the connections of all workers.
+    pub(super) admission: Arc<Admission>,
     /// Where it shows that it works, and how often.
     pub(super) heart: Option<(Heartbeats, Duration)>,
 }
@@ -106,12 +108,12 @@ impl Worker {
                 let current = Rc::clone(&current);
                 move |request, peer| handle_request(current.generation(), request, peer)
             };
-            let settings = |of: fn(&Generation) -> Option<Settings>| {
+            let settings = |of: fn(&Generation) -> Option<Rc<Settings>>| {
                 let current = Rc::clone(&current);
                 // A listener is there only where its settings are.
                 move || of(&current.generation()).expect("a generation keeps the listeners of the one before")
             };
-            let plain_served = serve(plain, stop.clone(), settings(|generation| Some(generation.plain.clone())), handler.clone());
+            let plain_served = serve(plain, stop.clone(), settings(|generation| Some(Rc::clone(&generation.plain))), handler.clone());
             let tls_served = serve(tls, stop.clone(), settings(|generation| generation.tls.clone()), handler);
             let let_go = async {
                 stop.drained().await;
@@ -143,7 +145,7 @@ impl Listeners {
 
 async fn serve<S, H, F>(listener: Option<Listener>, stop: Stop, settings: S, handler: H) -> io::Result<()>
 where
-    S: Fn() -> Settings,
+    S: Fn() -> Rc<Settings>,
     H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
     F: Future<Output = Response<Body<PooledBody>>> + 'static,
 {
@@ -170,8 +172,8 @@ struct Generation {
     site: Arc<Site>,
     pool: Rc<Pool>,
     edge: Rc<Edge>,
-    plain: Settings,
-    tls: Option<Settings>,
+    plain: Rc<Settings>,
+    tls: Option<Rc<Settings>>,
 }
 
 /// The generation of the moment: a look costs one atomic load, and a newer site is taken up by whoever looks
@@ -180,10 +182,12 @@ struct Generation {
 struct Current {
     state: RefCell<State>,
     tunnels: TaskTracker,
-    sweep: Sweep,
     shard: Arc<Shard>,
     health: Arc<Health>,
     stop: Stop,
+    admission: Arc<Admission>,
+    /// The clock of this thread's deadlines.
+    sweep: Sweep,
 }
 
 #[derive(Debug)]
@@ -194,20 +198,21 @@ struct State {
 
 impl Current {
     fn new(worker: &Worker, tunnels: TaskTracker) -> Self {
-        let Worker { site, shard, health, stop, .. } = worker;
+        let Worker { site, shard, health, stop, admission, .. } = worker;
         let mut sites = Cache::new(Arc::clone(site));
         let sweep = Sweep::default();
-        let generation = Generation::new(Arc::clone(sites.load()), None, &tunnels, &sweep, shard, health, stop);
+        let generation = Generation::new(Arc::clone(sites.load()), None, &tunnels, shard, health, stop, admission, &sweep);
         let state = RefCell::new(State { sites, generation: Rc::new(generation) });
-        Self { state, tunnels, sweep, shard: Arc::clone(shard), health: Arc::clone(health), stop: stop.clone() }
+        let (shard, health, admission) = (Arc::clone(shard), Arc::clone(health), Arc::clone(admission));
+        Self { state, tunnels, shard, health, stop: stop.clone(), admission, sweep }
     }
 
     fn generation(&self) -> Rc<Generation> {
         let state = &mut *self.state.borrow_mut();
         let site = state.sites.load();
         if !Arc::ptr_eq(site, &state.generation.site) {
-            let (old, Self { tunnels, sweep, shard, health, stop, .. }) = (&state.generation, self);
-            let next = Generation::new(Arc::clone(site), Some(old), tunnels, sweep, shard, health, stop);
+            let (old, Self { tunnels, shard, health, stop, admission, sweep, .. }) = (&state.generation, self);
+            let next = Generation::new(Arc::clone(site), Some(old), tunnels, shard, health, stop, admission, sweep);
             if !Rc::ptr_eq(&next.pool, &old.pool) {
                 old.pool.retire();
             }
@@ -218,14 +223,16 @@ impl Current {
 }
 
 impl Generation {
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of the worker's own")]
     fn new(
         site: Arc<Site>,
         before: Option<&Self>,
         tunnels: &TaskTracker,
-        sweep: &Sweep,
         shard: &Arc<Shard>,
         health: &Arc<Health>,
         stop: &Stop,
+        admission: &Arc<Admission>,
+        sweep: &Sweep,
     ) -> Self {
         let server = &site.config.server;
         let pool = if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.site.way, &site.way)) {
@@ -243,9 +250,18 @@ impl Generation {
             handshake_timeout: server.tls.as_ref().map_or(server.header_timeout, |tls| tls.handshake_timeout),
             tls: None,
             http2: server.http2,
+            limits: site.config.limits,
+            admission: Arc::clone(admission),
+            crowded: server.trusted_proxies.as_slice().into(),
+            sweep: sweep.clone(),
+            hsts: None,
             stop: stop.clone(),
         };
-        let tls = site.certificates.clone().map(|certificates| Settings { tls: Some(TlsSettings { certificates }), ..plain.clone() });
-        Self { site, pool, edge, plain, tls }
+        let hsts = server.tls.as_ref().and_then(|tls| tls.hsts.clone());
+        let tls = site
+            .certificates
+            .clone()
+            .map(|certificates| Rc::new(Settings { tls: Some(TlsSettings { certificates }), hsts, ..plain.clone() }));
+        Self { site, pool, edge, plain: Rc::new(plain), tls }
     }
 }

@@ -4,6 +4,7 @@
 
 mod files;
 mod identity;
+mod limits;
 mod reader;
 mod rules;
 mod server;
@@ -59,6 +60,7 @@ pub fn load(
 
 fn config(r: &mut Reader<'_>) -> Option<Config> {
     let server = server::server(r);
+    let limits = limits::limits(r);
     let rocketchat = rocketchat(r);
     let upstream = upstream(r);
     let framing = framing(r);
@@ -75,6 +77,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
     let (server, rocketchat, upstream, login, identity) = (server?, rocketchat?, upstream?, login?, identity?);
     Some(Config {
         server,
+        limits: limits?,
         rocketchat,
         upstream,
         framing,

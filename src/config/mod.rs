@@ -35,6 +35,8 @@ use crate::secret::SecretSource;
 pub struct Config {
     /// The public and the admin listener.
     pub server: Server,
+    /// What one client may take up.
+    pub limits: Limits,
     /// The workspace behind us.
     pub rocketchat: RocketChat,
     /// Connections to the workspace and the host app.
@@ -176,6 +178,25 @@ pub struct Http2 {
     pub ping_interval: Option<Duration>,
     /// How long the answer to a ping may take.
     pub ping_timeout: Duration,
+    /// Frames that ask for no work and do none, beyond those that go with requests.
+    pub max_idle_frames: u32,
+}
+
+/// `[limits]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections open at a time, over all workers; `None` for any number.
+    pub connections: Option<usize>,
+    /// The same of one client address, a /64 over IPv6.
+    pub connections_per_client: Option<usize>,
+    /// Bytes of a request head over HTTP/1.
+    pub request_head: usize,
+    /// Fields of a request.
+    pub request_fields: usize,
+    /// Bytes of a request's path and query.
+    pub request_target: usize,
+    /// How long a client may take nothing of what waits for it.
+    pub send_timeout: Duration,
 }
 
 /// `[rocketchat]`

@@ -76,6 +76,7 @@ pub struct Policies {
     pages: Pages,
     login: Login,
     access: Option<AccessLog>,
+    bounds: request::Bounds,
     tracer: Option<Tracer>,
     /// `gantry dev` alone.
     dev: Option<Arc<Dev>>,
@@ -104,6 +105,7 @@ impl Policies {
             pages: Pages::new(config).map_err(|error| error.to_string())?,
             login,
             access: AccessLog::new(&config.log),
+            bounds: request::Bounds { fields: config.limits.request_fields, target: config.limits.request_target },
             tracer: None,
             dev: None,
         })
@@ -225,7 +227,7 @@ impl Edge {
         peer: &Arc<Peer>,
     ) -> Result<Response<Body<PooledBody>>, Failure> {
         let parts = seen.parts;
-        match (check(parts), seen.route) {
+        match (check(parts, self.policies.bounds), seen.route) {
             // What could be read in two ways is refused before anything else looks at it.
             (Err(failure), _) => {
                 peer.note_unread();
@@ -432,7 +434,8 @@ fn given_id(headers: &HeaderMap, peer: &Peer) -> Option<RequestId> {
     RequestId::given(headers.get(&X_REQUEST_ID)?.to_str().ok()?)
 }
 
-fn check(request: &Parts) -> Result<(), Failure> {
+fn check(request: &Parts, bounds: request::Bounds) -> Result<(), Failure> {
+    bounds.check(&request.uri, &request.headers)?;
     if let Some(flaw) = request.extensions.get::<Flaw>() {
         return Err(flaw.failure());
     }

@@ -7,6 +7,32 @@ use http::{HeaderMap, Method, Uri, Version};
 use super::{hop, host, tokens};
 use crate::error::Failure;
 
+/// What the head of a request may take up.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Fields at most.
+    pub fields: usize,
+    /// Bytes of path and query at most.
+    pub target: usize,
+}
+
+impl Bounds {
+    /// Checks them.
+    ///
+    /// # Errors
+    /// [`Failure::TooManyFields`], [`Failure::TargetTooLong`].
+    pub fn check(self, uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
+        let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+        if target > self.target {
+            return Err(Failure::TargetTooLong(target));
+        }
+        if headers.len() > self.fields {
+            return Err(Failure::TooManyFields(headers.len()));
+        }
+        Ok(())
+    }
+}
+
 /// Checks the head of a request. The target's path and query are not judged: they go on byte for byte.
 ///
 /// # Errors
@@ -269,5 +295,29 @@ mod tests {
         // An upgrade that is not followed is no tunnel: the request goes on without it.
         let h2c = [HOST_A, ("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("content-length", "5")];
         assert_eq!(outcome("POST", "/", Version::HTTP_11, &h2c), None);
+    }
+
+    #[test]
+    fn a_head_is_bounded() {
+        let bounds = Bounds { fields: 3, target: 16 };
+        let head = |fields: usize, uri: &str| {
+            let mut headers = HeaderMap::new();
+            for _ in 0..fields {
+                headers.append("x-same", HeaderValue::from_static("1"));
+            }
+            bounds.check(&uri.parse().unwrap(), &headers).err().map(|failure| failure.status().as_u16())
+        };
+        for (fields, uri, expected) in [
+            (0, "/", None),
+            (3, "/234567890123456", None),
+            (3, "http://a-very-long-host.test/234?67890123456", None),
+            (4, "/", Some(431)),
+            (0, "/2345678901234567", Some(414)),
+            (0, "/234?678901234567", Some(414)),
+            (4, "/2345678901234567", Some(414)),
+            (0, "*", None),
+        ] {
+            assert_eq!(head(fields, uri), expected, "{fields} {uri}");
+        }
     }
 }

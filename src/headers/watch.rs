@@ -148,6 +148,11 @@ impl Watch {
         self.flaw
     }
 
+    /// Whether the head of a request has begun and not ended.
+    pub fn is_in_head(&self) -> bool {
+        self.state == State::Field || (self.state == State::Start && self.len > 0)
+    }
+
     /// Whether trailers end in a way that could be read in two.
     pub fn is_broken(&self) -> bool {
         self.broken
@@ -384,6 +389,25 @@ mod tests {
                 assert_eq!(watch.original(), expected.clone().map(|original| (1, original)), "{line}, pieces of {piece}");
                 assert_eq!((watch.original(), watch.flaw()), (None, None));
             }
+        }
+    }
+
+    #[test]
+    fn it_knows_where_a_head_is_half_there() {
+        for (bytes, expected) in [
+            ("", false),
+            ("\r\n", false),
+            ("G", true),
+            ("GET / HTTP/1.1\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET", true),
+            ("POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nGET / HTT", false),
+            ("POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nGET / HTTP", true),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na", false),
+        ] {
+            let mut watch = Watch::default();
+            watch.feed(bytes.as_bytes());
+            assert_eq!(watch.is_in_head(), expected, "{bytes:?}");
         }
     }
 

@@ -1,20 +1,23 @@
 //! A client's connection, as hyper reads and writes it.
 
-use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::admission::Admitted;
+use super::frames::Account;
+use super::refusal;
 use super::stream::Stream;
-use crate::headers::target::Original;
-use crate::headers::watch::{Flaw, Watch};
+use super::turn::Turn;
+use crate::headers::watch::Watch;
 use crate::peer::Peer;
 
 /// How long a connection is read from after our last answer, so that the client gets to see it: in all,
@@ -23,52 +26,10 @@ const LINGER: Duration = Duration::from_secs(30);
 const LINGER_QUIET: Duration = Duration::from_secs(3);
 /// The same over HTTP/2, in all. A client there sends by itself: window updates, answers to pings.
 const LINGER_HTTP2: Duration = Duration::from_secs(3);
-
 /// What hyper reads in place of a byte that it would refuse a target for.
 const MASK: u8 = b'!';
-
-/// What was found in the heads of a connection's requests, for whoever handles them.
-#[derive(Debug, Default)]
-pub(super) struct Flaws {
-    // The connection is one task, but what it consists of has to be `Send` for hyper: the lock is never
-    // waited for, and only taken once something was found.
-    found: AtomicBool,
-    what: Mutex<Found>,
-}
-
-#[derive(Debug, Default)]
-struct Found {
-    flaw: Option<(u64, Flaw)>,
-    originals: VecDeque<(u64, Original)>,
-}
-
-impl Flaws {
-    fn lock(&self) -> MutexGuard<'_, Found> {
-        self.what.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note(&self, watch: &mut Watch) {
-        if let Some(flaw) = watch.flaw() {
-            self.lock().flaw = Some(flaw);
-            self.found.store(true, Ordering::Relaxed);
-        }
-        while let Some(original) = watch.original() {
-            self.lock().originals.push_back(original);
-            self.found.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// The flaw of the request of this number, and its target where that was parsed to something else.
-    pub(super) fn of(&self, number: u64) -> (Option<Flaw>, Option<Original>) {
-        if !self.found.load(Ordering::Relaxed) {
-            return (None, None);
-        }
-        let mut found = self.lock();
-        let flaw = found.flaw.filter(|(flawed, _)| *flawed == number).map(|(_, flaw)| flaw);
-        let original = found.originals.pop_front_if(|(odd, _)| *odd == number).map(|(_, original)| original);
-        (flaw, original)
-    }
-}
+/// Bytes that an idle connection is read into. Most requests fit.
+const FIRST: usize = 2048;
 
 /// A client's connection. At its end it reads on for a moment when the client is still sending, since
 /// closing with unread bytes resets the connection and the client may lose our answer.
@@ -77,15 +38,27 @@ pub struct ClientIo {
     /// There until it becomes a tunnel's.
     stream: Option<Stream>,
     peer: Arc<Peer>,
-    /// The second look at requests; HTTP/2 frames need none.
-    second_look: Option<SecondLook>,
+    turn: Arc<Turn>,
+    /// What is looked at as it passes.
+    look: Look,
+    /// Read already, and not given to anybody.
+    early: Bytes,
+    /// What is said in the place of what a parser said.
+    last_words: Bytes,
     lingering: Option<Lingering>,
+    /// The connection is being ended.
+    ending: bool,
+    admitted: Option<Admitted>,
 }
 
 #[derive(Debug)]
-struct SecondLook {
-    watch: Watch,
-    flaws: Arc<Flaws>,
+enum Look {
+    /// HTTP/1: the second look at requests.
+    Heads(Box<Watch>),
+    /// HTTP/2: the account of frames.
+    Frames(Box<Account>),
+    /// HTTP/2, after a flood: nothing goes in or out any more.
+    Flooded,
 }
 
 #[derive(Debug)]
@@ -96,26 +69,188 @@ struct Lingering {
 
 impl ClientIo {
     /// A connection that speaks HTTP/1.1.
-    pub(super) fn http1(stream: Stream, peer: Arc<Peer>, flaws: Arc<Flaws>) -> Self {
-        let second_look = Some(SecondLook { watch: Watch::default(), flaws });
-        Self { stream: Some(stream), peer, second_look, lingering: None }
+    pub(super) fn http1(stream: Stream, peer: Arc<Peer>, turn: Arc<Turn>, admitted: Admitted) -> Self {
+        Self::new(stream, peer, turn, admitted, Look::Heads(Box::default()))
     }
 
     /// A connection that speaks HTTP/2. What is unread or broken off there concerns a stream, never `peer`.
-    pub(super) fn http2(stream: Stream, peer: Arc<Peer>) -> Self {
-        Self { stream: Some(stream), peer, second_look: None, lingering: None }
+    pub(super) fn http2(stream: Stream, peer: Arc<Peer>, turn: Arc<Turn>, admitted: Admitted, max_idle_frames: u32) -> Self {
+        Self::new(stream, peer, turn, admitted, Look::Frames(Box::new(Account::new(max_idle_frames))))
     }
 
-    /// Writes the interim answers that wait; what hyper writes comes behind them.
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let stream = &mut self.stream;
-        self.peer.interim.write(|bytes| there(stream).poll_write(cx, bytes))
+    fn new(stream: Stream, peer: Arc<Peer>, turn: Arc<Turn>, admitted: Admitted, look: Look) -> Self {
+        let (early, last_words) = (Bytes::new(), Bytes::new());
+        let (stream, admitted) = (Some(stream), Some(admitted));
+        Self { stream, peer, turn, look, early, last_words, lingering: None, ending: false, admitted }
     }
 
     /// The connection alone, for a tunnel: an end of writing is just that there, and the other direction goes on.
     #[must_use]
     pub fn into_tunnel(mut self) -> ClientTunnel {
-        ClientTunnel(self.stream.take().expect(THERE))
+        self.turn.leave();
+        ClientTunnel { stream: self.stream.take().expect(THERE), _admitted: self.admitted.take() }
+    }
+
+    /// Gives back what was read and not used.
+    pub(super) fn give_back(&mut self, read: Bytes) {
+        debug_assert!(self.early.is_empty(), "what is read is given at once");
+        self.early = read;
+    }
+
+    /// Whether it is being ended.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending
+    }
+
+    /// Waits for the client with next to nothing in memory. `Ok(false)` at the end of the connection.
+    pub(super) fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if !self.early.is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        let mut scratch = [MaybeUninit::uninit(); FIRST];
+        let mut buffer = ReadBuf::uninit(&mut scratch);
+        ready!(self.poll_look(cx, &mut buffer))?;
+        self.early = Bytes::copy_from_slice(buffer.filled());
+        Poll::Ready(Ok(!self.early.is_empty()))
+    }
+
+    /// Ends the connection with these last words.
+    pub(super) fn last_words(&mut self, words: Vec<u8>) {
+        self.peer.note_unread();
+        self.last_words = words.into();
+    }
+
+    /// Reads, and looks at what was read.
+    fn poll_look(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.look, Look::Flooded) {
+            return self.poll_flooded(cx);
+        }
+        let before = buf.filled().len();
+        ready!(there(&mut self.stream).poll_read(cx, buf))?;
+        let read = &mut buf.filled_mut()[before..];
+        if read.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.look {
+            Look::Heads(watch) => {
+                self.peer.note_unread();
+                watch.feed(read);
+                self.turn.read(watch.is_in_head());
+                for &at in watch.masked() {
+                    read[at] = MASK;
+                }
+                self.turn.note(watch);
+                if watch.is_broken() {
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+            }
+            Look::Frames(account) => {
+                if let Some(flood) = account.received(read) {
+                    self.turn.shard.flooded(flood);
+                    tracing::debug!(peer = %self.peer.addr, kind = flood.as_str(), "an HTTP/2 connection is ended: too many frames for nothing");
+                    if let Some(farewell) = account.farewell() {
+                        self.last_words = Bytes::copy_from_slice(&farewell);
+                    }
+                    self.look = Look::Flooded;
+                    buf.set_filled(before);
+                    return self.poll_flooded(cx);
+                }
+            }
+            Look::Flooded => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says the last words to a client that floods, and reads on for a moment, so that it gets to see them.
+    fn poll_flooded(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_end(cx))?;
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "too many frames for nothing")))
+    }
+
+    /// Writes what goes in front of what hyper writes: interim answers, and last words.
+    fn poll_ours(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = &mut self.stream;
+        ready!(self.peer.interim.write(|bytes| there(stream).poll_write(cx, bytes)))?;
+        while !self.last_words.is_empty() {
+            let n = ready!(there(&mut self.stream).poll_write(cx, &self.last_words))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.last_words.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether hyper speaks for itself: then other words are put in the place of its own.
+    fn speaks_for_itself(&mut self, head: &[u8]) -> bool {
+        if !matches!(self.look, Look::Heads(_)) || !self.turn.is_unasked() {
+            return false;
+        }
+        let Some(words) = refusal::of_parser(head, self.turn.hsts.as_ref(), &self.turn.shard) else { return false };
+        self.last_words(words);
+        true
+    }
+
+    /// Notes whether the client takes something.
+    fn note_progress<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_pending() {
+            self.turn.block();
+        } else {
+            self.turn.unblock();
+        }
+        polled
+    }
+
+    fn poll_write_any(
+        &mut self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        len: usize,
+        write: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if matches!(self.look, Look::Flooded) {
+            // The client gets to see nothing after the farewell.
+            return Poll::Ready(Ok(len));
+        }
+        if self.last_words.is_empty() && self.speaks_for_itself(first) {
+            return Poll::Ready(Ok(len));
+        }
+        ready!(self.poll_ours(cx))?;
+        write(there(&mut self.stream), cx)
+    }
+
+    /// Ends the direction to the client, and reads on for a moment.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ending = true;
+        if self.lingering.is_none() {
+            ready!(self.poll_ours(cx))?;
+            ready!(there(&mut self.stream).poll_shutdown(cx))?;
+        }
+        let http1 = matches!(self.look, Look::Heads(_));
+        let longest = if http1 { LINGER } else { LINGER_HTTP2 };
+        let lingering = self
+            .lingering
+            .get_or_insert_with(|| Lingering { until: Instant::now() + longest, quiet: Box::pin(tokio::time::sleep(LINGER_QUIET)) });
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match there(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    if http1 {
+                        self.peer.note_unread();
+                    }
+                    let quiet = Instant::now() + LINGER_QUIET;
+                    lingering.quiet.as_mut().reset(quiet.min(lingering.until));
+                    // A client that never stops sending is not read from for ever.
+                    if Instant::now() >= lingering.until {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending if http1 && !self.peer.has_unread() => return Poll::Ready(Ok(())),
+                Poll::Pending => return lingering.quiet.as_mut().poll(cx).map(Ok),
+            }
+        }
     }
 }
 
@@ -127,25 +262,28 @@ fn there(stream: &mut Option<Stream>) -> Pin<&mut Stream> {
 
 /// A client's connection that has become a tunnel. Nothing of the request that began it is held by it.
 #[derive(Debug)]
-pub struct ClientTunnel(Stream);
+pub struct ClientTunnel {
+    stream: Stream,
+    _admitted: Option<Admitted>,
+}
 
 impl AsyncRead for ClientTunnel {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for ClientTunnel {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 
@@ -163,37 +301,44 @@ impl Drop for ClientIo {
 impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(there(&mut this.stream).poll_read(cx, buf))?;
-        let read = &mut buf.filled_mut()[before..];
-        if let Some(SecondLook { watch, flaws }) = &mut this.second_look
-            && !read.is_empty()
-        {
-            this.peer.note_unread();
-            watch.feed(read);
-            for &at in watch.masked() {
-                read[at] = MASK;
+        if !this.early.is_empty() {
+            let n = this.early.len().min(buf.remaining());
+            buf.put_slice(&this.early.split_to(n));
+            if this.early.is_empty() {
+                // Its memory goes with it.
+                this.early = Bytes::new();
             }
-            flaws.note(watch);
-            if watch.is_broken() {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        this.poll_look(cx, buf)
     }
 }
 
 impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_interim(cx))?;
-        there(&mut this.stream).poll_write(cx, buf)
+        let written = this.poll_write_any(cx, buf, buf.len(), |stream, cx| stream.poll_write(cx, buf));
+        if let (Poll::Ready(Ok(n)), Look::Frames(account)) = (&written, &mut this.look) {
+            account.sent(&buf[..*n]);
+        }
+        this.note_progress(written)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_interim(cx))?;
-        there(&mut this.stream).poll_write_vectored(cx, bufs)
+        let first = bufs.first().map_or(&[][..], |first| first);
+        // Only a head that stands alone is a parser's.
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        let written = this.poll_write_any(cx, first, len, |stream, cx| stream.poll_write_vectored(cx, bufs));
+        if let (Poll::Ready(Ok(n)), Look::Frames(account)) = (&written, &mut this.look) {
+            let mut left = *n;
+            for buf in bufs {
+                let taken = left.min(buf.len());
+                account.sent(&buf[..taken]);
+                left -= taken;
+            }
+        }
+        this.note_progress(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -204,39 +349,17 @@ impl AsyncWrite for ClientIo {
         let this = self.get_mut();
         // hyper flushes once it has nothing left to write.
         this.peer.interim.flushed();
-        ready!(this.poll_interim(cx))?;
-        there(&mut this.stream).poll_flush(cx)
+        let flushed = match this.poll_ours(cx) {
+            Poll::Ready(Ok(())) => there(&mut this.stream).poll_flush(cx),
+            other => other,
+        };
+        if flushed.is_ready() {
+            this.turn.flushed();
+        }
+        this.note_progress(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.lingering.is_none() {
-            ready!(there(&mut this.stream).poll_shutdown(cx))?;
-        }
-        let http1 = this.second_look.is_some();
-        let longest = if http1 { LINGER } else { LINGER_HTTP2 };
-        let lingering = this
-            .lingering
-            .get_or_insert_with(|| Lingering { until: Instant::now() + longest, quiet: Box::pin(tokio::time::sleep(LINGER_QUIET)) });
-        let mut scratch = [0; 4096];
-        loop {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match there(&mut this.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    if http1 {
-                        this.peer.note_unread();
-                    }
-                    let quiet = Instant::now() + LINGER_QUIET;
-                    lingering.quiet.as_mut().reset(quiet.min(lingering.until));
-                    // A client that never stops sending is not read from for ever.
-                    if Instant::now() >= lingering.until {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending if http1 && !this.peer.has_unread() => return Poll::Ready(Ok(())),
-                Poll::Pending => return lingering.quiet.as_mut().poll(cx).map(Ok),
-            }
-        }
+        self.get_mut().poll_end(cx)
     }
 }

@@ -10,9 +10,10 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use super::admission::Admitted;
 use super::proxy_protocol::{self, HeaderError};
 use super::stream::Stream;
-use super::{Settings, TlsSettings};
+use super::{Settings, TlsSettings, refuse};
 use crate::metrics::Handshake;
 
 /// How long a connection is read from after it was told that this port speaks TLS, without a byte.
@@ -27,11 +28,13 @@ pub(super) struct Opened {
     pub(super) stream: Stream,
     /// The client's address.
     pub(super) addr: SocketAddr,
+    pub(super) admitted: Admitted,
 }
 
 /// Opens a connection from `addr`. What goes wrong is counted and logged here.
-pub(super) async fn open(mut tcp: TcpStream, mut addr: SocketAddr, settings: &Settings) -> Option<Opened> {
+pub(super) async fn open(mut tcp: TcpStream, mut addr: SocketAddr, mut admitted: Admitted, settings: &Settings) -> Option<Opened> {
     let deadline = Instant::now() + settings.handshake_timeout;
+    let balancer = addr;
     if settings.proxies.lists(addr) {
         let header = tokio::time::timeout_at(deadline, proxy_protocol::read(&mut tcp));
         match header.await.unwrap_or_else(|_| Err(HeaderError::Io(io::ErrorKind::TimedOut.into()))) {
@@ -42,7 +45,17 @@ pub(super) async fn open(mut tcp: TcpStream, mut addr: SocketAddr, settings: &Se
             }
         }
     }
-    let Some(tls) = &settings.tls else { return Some(Opened { stream: Stream::Plain(tcp), addr }) };
+    // A balancer's own address is that of many, also where it tells none.
+    let alone = addr != balancer || !settings.proxies.lists(addr);
+    let ip = addr.ip().to_canonical();
+    if alone
+        && !settings.crowded.iter().any(|net| net.contains(&ip))
+        && let Err(crowd) = admitted.belongs_to(ip, &settings.limits)
+    {
+        refuse(tcp, addr, crowd, settings);
+        return None;
+    }
+    let Some(tls) = &settings.tls else { return Some(Opened { stream: Stream::Plain(tcp), addr, admitted }) };
     let (outcome, stream) = match tokio::time::timeout_at(deadline, shake_hands(tcp, tls)).await {
         Ok(Ok(stream)) => (Handshake::Done, Some(stream)),
         Ok(Err((outcome, error))) => {
@@ -55,7 +68,7 @@ pub(super) async fn open(mut tcp: TcpStream, mut addr: SocketAddr, settings: &Se
         }
     };
     settings.shard.handshake(outcome);
-    Some(Opened { stream: stream?, addr })
+    Some(Opened { stream: stream?, addr, admitted })
 }
 
 fn refuse_header(addr: SocketAddr, why: &HeaderError, settings: &Settings) {

@@ -3,35 +3,45 @@
 //! A connection is a task of its worker from the moment it is accepted: `handshake` opens it, then
 //! `http1` or `http2` speaks on it.
 
+mod admission;
+mod answering;
 pub mod client;
+mod frames;
 mod handshake;
 mod http1;
 mod http2;
 mod listener;
 mod proxy_protocol;
+mod refusal;
 mod stream;
 pub mod tunnel;
+mod turn;
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::body::BodyError;
 use crate::certs::Certificates;
-use crate::config::Http2;
+use crate::config::{Http2, Limits};
 use crate::lifecycle::Stop;
-use crate::metrics::{Shard, Spoken};
+use crate::lifecycle::sweep::Sweep;
+use crate::metrics::{Crowd, Shard, Spoken};
 use crate::outbound::connect::tune;
 use crate::peer::Peer;
+pub use admission::Admission;
+use admission::Admitted;
 use handshake::Opened;
 use listener::turn_away;
 pub use listener::{Listener, bind};
@@ -70,6 +80,16 @@ pub struct Settings {
     pub tls: Option<TlsSettings>,
     /// Limits of HTTP/2 connections.
     pub http2: Http2,
+    /// Limits of all connections.
+    pub limits: Limits,
+    /// Counts the connections of all listeners.
+    pub admission: Arc<Admission>,
+    /// Peers that have no limit of their own: many people come by each.
+    pub crowded: Arc<[IpNet]>,
+    /// The clock of the thread's deadlines.
+    pub sweep: Sweep,
+    /// `Strict-Transport-Security` on answers of the listener's own.
+    pub hsts: Option<HeaderValue>,
     /// Ends it.
     pub stop: Stop,
 }
@@ -81,10 +101,10 @@ pub struct Settings {
 /// The listener cannot be handed to the runtime.
 pub async fn serve<S, H, F, B>(listener: Listener, stop: Stop, settings: S, handler: H) -> io::Result<()>
 where
-    S: Fn() -> Settings,
+    S: Fn() -> Rc<Settings>,
     H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
     F: Future<Output = Response<B>> + 'static,
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
     let Listener { socket, handed_over } = listener;
@@ -100,7 +120,7 @@ where
         };
         match accepted {
             Ok((tcp, addr)) => {
-                connections.spawn_local(connection(tcp, addr, settings(), handler.clone()));
+                begin(&connections, tcp, addr, settings(), &handler);
             }
             Err(error) if is_the_connections(&error) => {}
             Err(error) => {
@@ -120,7 +140,7 @@ where
                 () = stop.aborted() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, addr)) => {
-                        connections.spawn_local(connection(tcp, addr, settings(), handler.clone()));
+                        begin(&connections, tcp, addr, settings(), &handler);
                     }
                     Err(error) if is_the_connections(&error) => {}
                     Err(_) => break,
@@ -131,7 +151,7 @@ where
     let listener = listener.into_std()?;
     while let Ok((tcp, addr)) = listener.accept() {
         tcp.set_nonblocking(true)?;
-        connections.spawn_local(connection(TcpStream::from_std(tcp)?, addr, settings(), handler.clone()));
+        begin(&connections, TcpStream::from_std(tcp)?, addr, settings(), &handler);
     }
     drop(listener);
     connections.close();
@@ -165,27 +185,59 @@ fn is_the_connections(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
-async fn connection<H, F, B>(tcp: TcpStream, addr: SocketAddr, settings: Settings, handler: H)
+/// Begins a connection, unless there are too many.
+fn begin<H, F, B>(connections: &TaskTracker, tcp: TcpStream, addr: SocketAddr, settings: Rc<Settings>, handler: &H)
 where
     H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
     F: Future<Output = Response<B>> + 'static,
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    match settings.admission.enter(&settings.limits) {
+        Ok(admitted) => {
+            connections.spawn_local(connection(tcp, addr, admitted, settings, handler.clone()));
+        }
+        Err(crowd) => refuse(tcp, addr, crowd, &settings),
+    }
+}
+
+/// Closes a connection that is one too many.
+fn refuse(tcp: TcpStream, addr: SocketAddr, crowd: Crowd, settings: &Settings) {
+    settings.shard.turned_away(crowd);
+    if settings.admission.complains() {
+        let key = match crowd {
+            Crowd::All => "limits.connections",
+            Crowd::Client => "limits.connections_per_client",
+        };
+        tracing::warn!(peer = %addr, limit = key, "too many connections: new ones are closed; further ones are only counted for 10s");
+    }
+    if settings.tls.is_none() {
+        refusal::turn_away(tcp, &settings.admission);
+    }
+}
+
+async fn connection<H, F, B>(tcp: TcpStream, addr: SocketAddr, admitted: Admitted, settings: Rc<Settings>, handler: H)
+where
+    H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
     let _held = settings.shard.connection();
     tune(&tcp);
+    // In a box, as what follows: a task takes as much memory as the largest of what it does.
     let opened = tokio::select! {
-        opened = handshake::open(tcp, addr, &settings) => opened,
+        opened = Box::pin(handshake::open(tcp, addr, admitted, &settings)) => opened,
         () = settings.stop.aborted() => None,
     };
-    let Some(Opened { stream, addr }) = opened else { return };
+    let Some(Opened { stream, addr, admitted }) = opened else { return };
     // Whether it is believed is judged with each request, by the configuration that the request goes by.
     let peer = Arc::new(Peer::new(addr, false, stream.is_tls()));
     let speaks = stream.speaks();
     let _speaks = settings.shard.speaks(if speaks == Speaks::Http2 { Spoken::Http2 } else { Spoken::Http1 });
     let outcome = match speaks {
-        Speaks::Http1 => http1::serve(stream, peer, settings, handler).await,
-        Speaks::Http2 => http2::serve(stream, peer, settings, handler).await,
+        Speaks::Http1 => http1::serve(stream, peer, admitted, settings, handler).await,
+        Speaks::Http2 => Box::pin(http2::serve(stream, peer, admitted, settings, handler)).await,
         Speaks::Nothing => Ok(()),
     };
     if let Err(error) = outcome {

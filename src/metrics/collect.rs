@@ -9,7 +9,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntCounter, IntGauge, IntGaugeVec, Opts};
 
-use super::shard::{BUCKETS, CODES, Handshake, RouteLabel, Shard};
+use super::shard::{BUCKETS, CODES, Crowd, Flood, Handshake, RouteLabel, Shard, Stalled};
 use super::{Process, counters, outcome};
 use crate::error::Failure;
 
@@ -64,7 +64,9 @@ impl Collector for Shards {
             handshakes.with_label_values(&[outcome.as_str()]).inc_by(count);
         }
         families.extend(handshakes.collect());
+        families.extend(self.limits());
         families.extend(self.gauge("gantry_connections", "Client connections open.", |s| &s.connections));
+        families.extend(self.gauge("gantry_idle_connections", "Client connections of HTTP/1 that wait for a request.", |s| &s.idle));
         families.extend(self.gauge("gantry_http_requests_in_flight", "Requests whose answers are not done.", |s| &s.requests));
         families.extend(self.gauge("gantry_websocket_connections", "WebSockets open.", |s| &s.websockets));
         families.extend(self.gauge("gantry_upstream_connections", "Connections to the workspace open.", |s| &s.upstream_connections));
@@ -105,6 +107,32 @@ impl Shards {
             gauge.with_label_values(&[protocol]).set(open);
         }
         gauge.collect()
+    }
+
+    /// What was bounded at the public listeners.
+    fn limits(&self) -> Vec<MetricFamily> {
+        let refused = counters(
+            "gantry_connections_refused_total",
+            "Client connections closed because too many are open, by which limit.",
+            &["limit"],
+        );
+        for crowd in Crowd::ALL {
+            let count = self.sum(|shard| shard.turned_away[crowd as usize].load(Ordering::Relaxed));
+            refused.with_label_values(&[crowd.as_str()]).inc_by(count);
+        }
+        let stalled =
+            counters("gantry_client_timeouts_total", "Clients cut off because nothing came of them for too long.", &["waited_for"]);
+        for what in Stalled::ALL {
+            let count = self.sum(|shard| shard.stalled[what as usize].load(Ordering::Relaxed));
+            stalled.with_label_values(&[what.as_str()]).inc_by(count);
+        }
+        let floods =
+            counters("gantry_http2_floods_total", "HTTP/2 connections ended for frames that do no work, by the last one.", &["kind"]);
+        for kind in Flood::ALL {
+            let count = self.sum(|shard| shard.floods[kind as usize].load(Ordering::Relaxed));
+            floods.with_label_values(&[kind.as_str()]).inc_by(count);
+        }
+        [refused, stalled, floods].iter().flat_map(Collector::collect).collect()
     }
 
     fn failures(&self) -> Vec<MetricFamily> {

@@ -19,7 +19,7 @@ use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec
 use crate::error::RefusalKind;
 use crate::journal::Journal;
 use collect::Shards;
-pub use shard::{Handshake, Held, RouteLabel, Shard, Spoken};
+pub use shard::{Crowd, Flood, Handshake, Held, RouteLabel, Shard, Spoken, Stalled};
 
 /// What is counted of the process itself, from before there is anything else to count.
 #[derive(Clone, Debug, Default)]

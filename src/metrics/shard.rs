@@ -99,6 +99,88 @@ pub enum Spoken {
     Http2,
 }
 
+/// Why a client's connection was closed as soon as it stood: the `reason` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crowd {
+    /// `limits.connections` are open.
+    All,
+    /// `limits.connections_per_client` of its address are.
+    Client,
+}
+
+impl Crowd {
+    pub(super) const ALL: [Self; 2] = [Self::All, Self::Client];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// What a client was waited for too long: the `waited_for` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stalled {
+    /// The rest of a request's head (`server.header_timeout`).
+    Head,
+    /// To take more of an answer (`limits.send_timeout`).
+    Reader,
+}
+
+impl Stalled {
+    pub(super) const ALL: [Self; 2] = [Self::Head, Self::Reader];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::Reader => "reader",
+        }
+    }
+}
+
+/// The kind of the HTTP/2 frames that a connection was ended for: the `kind` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flood {
+    /// PING.
+    Ping,
+    /// SETTINGS.
+    Settings,
+    /// PRIORITY.
+    Priority,
+    /// `WINDOW_UPDATE`.
+    WindowUpdate,
+    /// `RST_STREAM`, so that requests are made to be cancelled.
+    Reset,
+    /// DATA or HEADERS with nothing in them.
+    Empty,
+    /// CONTINUATION.
+    Continuation,
+    /// Any other.
+    Other,
+}
+
+impl Flood {
+    pub(super) const ALL: [Self; 8] =
+        [Self::Ping, Self::Settings, Self::Priority, Self::WindowUpdate, Self::Reset, Self::Empty, Self::Continuation, Self::Other];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Settings => "settings",
+            Self::Priority => "priority",
+            Self::WindowUpdate => "window_update",
+            Self::Reset => "reset",
+            Self::Empty => "empty",
+            Self::Continuation => "continuation",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Upper bounds of the duration histogram, in microseconds.
 pub(super) const BUCKETS: [u64; 11] = [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 30_000_000];
 pub(super) const CODES: usize = 500;
@@ -109,6 +191,7 @@ pub struct Shard {
     pub(super) routes: [RouteCounters; RouteLabel::ALL.len()],
     pub(super) connections: AtomicI64,
     pub(super) connections_total: AtomicU64,
+    pub(super) idle: AtomicI64,
     pub(super) speaking: [AtomicI64; 2],
     pub(super) failures: [AtomicU64; Failure::LABELS.len()],
     pub(super) websockets: AtomicI64,
@@ -120,6 +203,9 @@ pub struct Shard {
     pub(super) requests: AtomicI64,
     pub(super) handshakes: [AtomicU64; Handshake::ALL.len()],
     pub(super) proxy_headers_refused: AtomicU64,
+    pub(super) turned_away: [AtomicU64; Crowd::ALL.len()],
+    pub(super) stalled: [AtomicU64; Stalled::ALL.len()],
+    pub(super) floods: [AtomicU64; Flood::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -152,6 +238,7 @@ impl Shard {
             }),
             connections: AtomicI64::new(0),
             connections_total: AtomicU64::new(0),
+            idle: AtomicI64::new(0),
             speaking: std::array::from_fn(|_| AtomicI64::new(0)),
             failures: std::array::from_fn(|_| AtomicU64::new(0)),
             websockets: AtomicI64::new(0),
@@ -163,6 +250,9 @@ impl Shard {
             requests: AtomicI64::new(0),
             handshakes: std::array::from_fn(|_| AtomicU64::new(0)),
             proxy_headers_refused: AtomicU64::new(0),
+            turned_away: std::array::from_fn(|_| AtomicU64::new(0)),
+            stalled: std::array::from_fn(|_| AtomicU64::new(0)),
+            floods: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
@@ -181,6 +271,11 @@ impl Shard {
     pub fn connection(self: &Arc<Self>) -> Held {
         self.connections_total.fetch_add(1, Ordering::Relaxed);
         self.hold(|shard| &shard.connections)
+    }
+
+    /// A client connection waits for a request with nothing prepared for it, until the guard is dropped.
+    pub fn idle(self: &Arc<Self>) -> Held {
+        self.hold(|shard| &shard.idle)
     }
 
     /// A client connection speaks this, until the guard is dropped.
@@ -231,6 +326,21 @@ impl Shard {
     /// A connection was closed because it did not begin with the PROXY protocol header that it owes.
     pub fn proxy_header_refused(&self) {
         self.proxy_headers_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was closed because there are too many.
+    pub fn turned_away(&self, crowd: Crowd) {
+        self.turned_away[crowd as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client was cut off because it was waited for too long.
+    pub fn stalled(&self, stalled: Stalled) {
+        self.stalled[stalled as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was ended for frames that do no work.
+    pub fn flooded(&self, flood: Flood) {
+        self.floods[flood as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn hold(self: &Arc<Self>, gauge: fn(&Self) -> &AtomicI64) -> Held {

@@ -3,12 +3,13 @@
 use h2::Reason;
 
 use crate::support::http2::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, block, frame,
-    get,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PADDED, PING, PRIORITY, RST_STREAM, Raw, SETTINGS,
+    WINDOW_UPDATE, block, frame, get,
 };
 use crate::support::origin::Origin;
 use crate::support::tls::TlsProxy;
 use crate::support::within;
+use crate::support::world::eventually;
 
 type Fields<'a> = Vec<(&'a str, &'a str)>;
 
@@ -244,4 +245,174 @@ async fn a_client_that_never_reads_is_not_buffered_for() {
 
 async fn lives_small(proxy: &TlsProxy) {
     assert_eq!(Http2::to(proxy).await.ask(get("/_gantry/nowhere")).await.unwrap().status, 404);
+}
+
+/// The kinds of frames that do no work, each with what a flood of it is counted as.
+fn idle_frames() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("ping", frame(PING, 0, 0, &[0; 8])),
+        ("ping", frame(PING, ACK, 0, &[0; 8])),
+        ("settings", frame(SETTINGS, 0, 0, &[])),
+        // The table of fields, small and large in turn.
+        ("settings", [frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]), frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 16, 0])].concat()),
+        ("settings", [frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]), frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])].concat()),
+        ("priority", frame(PRIORITY, 0, 3, &[0, 0, 0, 1, 7])),
+        ("window_update", frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())),
+        ("empty", frame(DATA, 0, 1, &[])),
+        ("empty", frame(DATA, PADDED, 1, &[0])),
+        ("continuation", frame(CONTINUATION, 0, 3, &[])),
+        ("other", frame(0xee, 0, 0, &[0; 100])),
+        ("other", frame(0x10, 0, 0, &[0, 0, 0, 1, b'u', b'=', b'0'])),
+    ]
+}
+
+#[tokio::test]
+async fn floods_of_frames_for_nothing_end_the_connection() {
+    let mut origin = Origin::start().await;
+    let keys = [("server.http2.max_idle_frames", "200")];
+    let proxy = TlsProxy::with(origin.addr, &keys);
+    for (kind, piece) in idle_frames() {
+        let series = format!("gantry_http2_floods_total{{kind=\"{kind}\"}}");
+        let before = proxy.metric(&series).await;
+        let mut raw = Raw::to(&proxy).await;
+        // A request under way, for those that need one.
+        raw.head(1, kind == "continuation", &with(&[])).await;
+        let (upstream, _) = origin.next().await;
+        if kind == "continuation" {
+            raw.frame(HEADERS, END_STREAM, 3, &block(&GET)).await.unwrap();
+        }
+        let many = piece.repeat(25);
+        let mut sent = 0;
+        while sent < 40 && raw.bytes(&many).await.is_ok() {
+            sent += 1;
+        }
+        // What was answered was answered before: the farewell is the last that is heard.
+        let farewell = raw.find(|frame| frame.kind == GOAWAY).await;
+        if kind != "continuation" {
+            // h2 has a bound of its own for those.
+            assert_eq!(farewell.expect("it is told why").code(), u32::from(Reason::ENHANCE_YOUR_CALM), "{kind}");
+            eventually("it is counted", || async { proxy.metric(&series).await == before + 1 }).await;
+        }
+        assert!(raw.find(|frame| frame.kind != GOAWAY).await.is_none(), "{kind}: nothing behind it");
+        drop(upstream);
+    }
+    let client = Http2::to(&proxy).await;
+    let (answer, _) = client.begin(get("/"), true).await;
+    let (mut upstream, _) = origin.next().await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(within("an answer", answer).await.unwrap().status(), 200, "somebody else is served");
+}
+
+/// Requests that are begun to be cancelled, slowly enough that each is looked at and sent on.
+#[tokio::test]
+async fn requests_that_are_made_to_be_cancelled_end_the_connection() {
+    let proxy = TlsProxy::with(Origin::echo().await, &[("server.http2.max_idle_frames", "200")]);
+    let mut raw = Raw::to(&proxy).await;
+    let head = block(&with(&[("x-padding", &"x".repeat(100))]));
+    let mut cancelled = 0;
+    for turn in 0..1000 {
+        let stream = 2 * turn + 1;
+        let mut bytes = frame(HEADERS, END_HEADERS, stream, &head);
+        bytes.extend(frame(PING, 0, 0, &turn.to_be_bytes().repeat(2)));
+        if raw.bytes(&bytes).await.is_err() {
+            break;
+        }
+        // The answer to the ping: the request was taken.
+        if raw
+            .find(|frame| frame.kind == GOAWAY || frame.kind == PING && frame.flags & ACK != 0)
+            .await
+            .is_none_or(|frame| frame.kind == GOAWAY)
+        {
+            break;
+        }
+        if raw.frame(RST_STREAM, 0, stream, &u32::from(Reason::CANCEL).to_be_bytes()).await.is_err() {
+            break;
+        }
+        cancelled += 1;
+    }
+    assert!(cancelled < 200, "{cancelled}");
+    eventually("it is counted", || async {
+        let text = ["reset", "ping"].map(|kind| format!("gantry_http2_floods_total{{kind=\"{kind}\"}}"));
+        proxy.metric(&text[0]).await + proxy.metric(&text[1]).await == 1
+    })
+    .await;
+    lives(&proxy).await;
+}
+
+/// Much that is honest: many calls with small messages, windows opened for each piece, pings in between, a large upload
+/// and a large download at once.
+#[tokio::test]
+async fn busy_clients_are_never_taken_for_a_flood() {
+    const PIECE: usize = 64 << 10;
+    let body = vec![b'x'; 8 << 20];
+    let length = body.len();
+    let upstream = Origin::answering(move |head| {
+        let body = if head.starts_with("GET /big ") { &body[..] } else { b"ok" };
+        [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
+    })
+    .await;
+    let proxy = TlsProxy::with(upstream, &[("server.http2.max_idle_frames", "100")]);
+    let client = Http2::to(&proxy).await;
+    // The client of h2 opens both windows as it reads.
+    let download = async {
+        let answer = client.ask(get("/big")).await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, length));
+    };
+    let upload = async {
+        let request = http::Request::post("https://chat.test/up").header("content-length", (128 * PIECE).to_string()).body(()).unwrap();
+        let (answer, mut stream) = client.begin(request, false).await;
+        for piece in 0..128 {
+            stream.reserve_capacity(PIECE);
+            while stream.capacity() < PIECE {
+                within("room", std::future::poll_fn(|cx| stream.poll_capacity(cx))).await.unwrap().unwrap();
+            }
+            stream.send_data(bytes::Bytes::from(vec![b'u'; PIECE]), piece == 127).unwrap();
+        }
+        assert_eq!(within("an answer", answer).await.unwrap().status(), 200);
+    };
+    let calls = async {
+        for _ in 0..400 {
+            let mut request = get("/call");
+            *request.method_mut() = http::Method::POST;
+            assert_eq!(client.post(request, "a message").await.unwrap().status, 200);
+        }
+    };
+    tokio::join!(download, upload, calls);
+    // The same with frames of our own: each call has both windows, a priority and a ping.
+    let mut raw = Raw::to(&proxy).await;
+    let head = block(&GET);
+    for turn in 0..400 {
+        let stream = 2 * turn + 1;
+        let bytes = [
+            frame(HEADERS, END_HEADERS | END_STREAM, stream, &head),
+            frame(WINDOW_UPDATE, 0, 0, &2_u32.to_be_bytes()),
+            frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 7]),
+            frame(PING, 0, 0, &[7; 8]),
+        ];
+        raw.bytes(&bytes.concat()).await.unwrap();
+        assert_eq!(raw.fate(stream).await, Ok(200), "{turn}");
+    }
+}
+
+/// Fields that are small on the wire and large in memory (HPACK bombs): one entry of the table, named again and again.
+#[tokio::test]
+async fn a_small_block_that_becomes_a_large_head_is_refused() {
+    let proxy = TlsProxy::before(Origin::echo().await);
+    let mut raw = Raw::to(&proxy).await;
+    let mut bomb = block(&GET);
+    // A literal with incremental indexing: 4,000 bytes in the table, index 62 from then on.
+    bomb.extend([0x40, 1, b'x', 127, 0xa1, 0x1e]);
+    bomb.extend([b'y'; 4000]);
+    for _ in 0..16 {
+        bomb.extend([0xbe; 500]);
+    }
+    // 8,000 names of it are 32 MB of fields.
+    let (first, rest) = bomb.split_at(10_000.min(bomb.len()));
+    raw.frame(HEADERS, END_STREAM, 1, first).await.unwrap();
+    raw.frame(CONTINUATION, END_HEADERS, 1, rest).await.unwrap();
+    let fate = raw.find(|frame| frame.kind == GOAWAY || (frame.stream == 1 && matches!(frame.kind, HEADERS | RST_STREAM))).await;
+    if let Some(fate) = fate.filter(|frame| frame.kind == HEADERS) {
+        assert_eq!(fate.status(), 431);
+    }
+    lives(&proxy).await;
 }

@@ -20,6 +20,7 @@ mod http2_websocket;
 mod identity;
 mod interim;
 mod ladder;
+mod limits;
 mod manual;
 mod metrics;
 mod minting;

@@ -199,12 +199,14 @@ fn http2(r: &mut Reader<'_>) -> Option<Http2> {
     let max_resets = r.integer("server.http2.max_resets", 1..=10_000);
     let ping_interval = r.duration_or_zero("server.http2.ping_interval");
     let ping_timeout = r.duration("server.http2.ping_timeout");
+    let max_idle_frames = r.integer("server.http2.max_idle_frames", 100..=1_000_000);
     Some(Http2 {
         max_streams: max_streams?,
         max_header_list: max_header_list?,
         max_resets: max_resets?,
         ping_interval: ping_interval.map(|every| (!every.is_zero()).then_some(every))?,
         ping_timeout: ping_timeout?,
+        max_idle_frames: max_idle_frames?,
     })
 }
 
@@ -328,6 +330,14 @@ mod tests {
             (&[("server.proxy_protocol", "10.0.0.0/40")], "server.proxy_protocol"),
             (&[("server.http2.max_streams", "0")], "server.http2.max_streams"),
             (&[("server.http2.ping_timeout", "0s")], "server.http2.ping_timeout"),
+            (&[("server.http2.max_idle_frames", "0")], "server.http2.max_idle_frames"),
+            (&[("limits.connections", "-1")], "limits.connections"),
+            (&[("limits.connections_per_client", "-1")], "limits.connections_per_client"),
+            (&[("limits.request_head", "1000")], "limits.request_head"),
+            (&[("limits.request_fields", "0")], "limits.request_fields"),
+            (&[("limits.request_target", "60_000"), ("limits.request_head", "50_000")], "limits.request_target"),
+            (&[("limits.request_target", "70_000"), ("limits.request_head", "100_000")], "limits.request_target"),
+            (&[("limits.send_timeout", "0s")], "limits.send_timeout"),
             (&[("rocketchat.tls.server_name", "chat.internal")], "rocketchat.tls.server_name"),
             (&[("rocketchat.tls.client_key_file", "@tls.key")], "rocketchat.tls.client_cert_file"),
             (&[("upstream.platform_roots", "false")], "upstream.platform_roots"),

@@ -97,7 +97,7 @@ impl Dev {
         // What could be read in two ways is refused by the edge.
         let path = path.to_owned();
         let (parts, body) = request.into_parts();
-        let sound = super::check(&parts).is_ok();
+        let sound = super::check(&parts, edge.policies.bounds).is_ok();
         let request = Request::from_parts(parts, body);
         if own && sound {
             let mut response = marked(self.page(request, &host, &peer, &id).await);

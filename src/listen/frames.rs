@@ -1,0 +1,315 @@
+//! A look at the heads of HTTP/2 frames (RFC 9113 §4.1) as they pass, for floods of frames that ask for no work: h2
+//! answers pings and settings one for one, and takes note of priorities, windows and empty frames without end.
+//!
+//! Such frames cost, and those that real work goes with earn. Nothing is looked at but the heads, nine bytes each.
+
+use std::time::{Duration, Instant};
+
+use crate::metrics::Flood;
+
+/// Bytes of the client's preface (§3.4).
+const PREFACE: u32 = 24;
+const HEAD: usize = 9;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 0x1;
+const PADDED: u8 = 0x8;
+const ENHANCE_YOUR_CALM: u32 = 0xb;
+
+/// What a request earns: priorities, windows and pings go with it.
+const REQUEST_EARNS: i64 = 10;
+/// What it costs to cancel one: a little more, so that requests are not made to be cancelled for ever.
+const RESET_COSTS: i64 = 12;
+/// What a frame of data that we send earns: two windows and a ping.
+const SENT_EARNS: i64 = 3;
+/// Less data than this, either way, is as good as none: whoever opens windows byte by byte wants work and no data.
+const SCANT: u32 = 16;
+/// What each second gives back.
+const A_SECOND_EARNS: i64 = 10;
+/// Nobody earns more than this.
+const RICHEST: i64 = 1_000_000;
+
+/// Follows frames from one head to the next.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Bytes of the present payload that are still to come.
+    left: u32,
+    head: [u8; HEAD],
+    have: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    length: u32,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl Frames {
+    fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Head)) {
+        loop {
+            let skipped = bytes.len().min(self.left as usize);
+            self.left -= u32::try_from(skipped).unwrap_or(self.left);
+            bytes = &bytes[skipped..];
+            if bytes.is_empty() {
+                return;
+            }
+            let taken = bytes.len().min(HEAD - self.have);
+            self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            self.have += taken;
+            bytes = &bytes[taken..];
+            if self.have < HEAD {
+                return;
+            }
+            self.have = 0;
+            let head = self.head;
+            self.left = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
+            each(Head { length: self.left, kind: head[3], flags: head[4], stream });
+        }
+    }
+
+    /// Whether a frame may begin here.
+    fn at_boundary(&self) -> bool {
+        self.left == 0 && self.have == 0
+    }
+}
+
+/// Keeps the account of one connection.
+#[derive(Debug)]
+pub(super) struct Account {
+    incoming: Frames,
+    outgoing: Frames,
+    credit: i64,
+    /// What it begins with, and what time alone brings it back to.
+    allowance: i64,
+    looked: Instant,
+    last_stream: u32,
+}
+
+impl Account {
+    /// With this many frames for nothing.
+    pub(super) fn new(allowance: u32) -> Self {
+        Self {
+            incoming: Frames { left: PREFACE, ..Frames::default() },
+            outgoing: Frames::default(),
+            credit: allowance.into(),
+            allowance: allowance.into(),
+            looked: Instant::now(),
+            last_stream: 0,
+        }
+    }
+
+    /// Bytes that the client has sent. Of what there was too much, if there was.
+    pub(super) fn received(&mut self, bytes: &[u8]) -> Option<Flood> {
+        let (mut credit, mut last_stream, mut spent_on) = (self.credit, self.last_stream, None);
+        self.incoming.feed(bytes, |head| {
+            let (worth, kind) = worth(head);
+            credit = (credit + worth).min(RICHEST);
+            if credit < 0 && spent_on.is_none() {
+                spent_on = Some(kind);
+            }
+            if head.kind == HEADERS {
+                last_stream = head.stream.max(last_stream);
+            }
+        });
+        (self.credit, self.last_stream) = (credit, last_stream);
+        let spent_on = spent_on?;
+        self.give_back(self.looked.elapsed());
+        (self.credit < 0).then_some(spent_on)
+    }
+
+    /// Time has passed since this was done last.
+    fn give_back(&mut self, passed: Duration) {
+        let seconds = i64::try_from(passed.as_secs()).unwrap_or(i64::MAX);
+        if seconds > 0 {
+            self.looked = Instant::now();
+            self.credit = self.credit.saturating_add(seconds.saturating_mul(A_SECOND_EARNS)).min(self.allowance.max(self.credit));
+        }
+    }
+
+    /// Bytes that were written to the client.
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        let mut earned = 0;
+        self.outgoing.feed(bytes, |head| {
+            if head.kind == DATA && head.length >= SCANT {
+                earned += SENT_EARNS;
+            }
+        });
+        self.credit = (self.credit + earned).min(RICHEST);
+    }
+
+    /// The last words to the client (§6.8), if it is in order to say anything right now.
+    pub(super) fn farewell(&self) -> Option<[u8; HEAD + 8]> {
+        if !self.outgoing.at_boundary() {
+            return None;
+        }
+        let mut frame = [0; HEAD + 8];
+        frame[2] = 8;
+        frame[3] = GOAWAY;
+        frame[HEAD..HEAD + 4].copy_from_slice(&self.last_stream.to_be_bytes());
+        frame[HEAD + 4..].copy_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
+        Some(frame)
+    }
+}
+
+/// What a client's frame earns, or costs.
+fn worth(head: Head) -> (i64, Flood) {
+    let Head { length, kind, flags, .. } = head;
+    // What is padded may be nothing but padding.
+    let scant = length == 0 || (flags & PADDED != 0 && length <= 256);
+    match kind {
+        DATA if scant && flags & END_STREAM == 0 => (-1, Flood::Empty),
+        DATA => (i64::from(length >= 256), Flood::Empty),
+        HEADERS if length == 0 => (-1, Flood::Empty),
+        HEADERS => (REQUEST_EARNS, Flood::Empty),
+        CONTINUATION => (-1, Flood::Continuation),
+        RST_STREAM => (-RESET_COSTS, Flood::Reset),
+        PRIORITY => (-1, Flood::Priority),
+        SETTINGS => (-1, Flood::Settings),
+        PING => (-1, Flood::Ping),
+        WINDOW_UPDATE => (-1, Flood::WindowUpdate),
+        _ => (-1, Flood::Other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, length: u32) -> Vec<u8> {
+        let mut frame = length.to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.resize(HEAD + length as usize, 0xff);
+        frame
+    }
+
+    /// An account whose client has said its preface.
+    fn begun(allowance: u32) -> Account {
+        let mut account = Account::new(allowance);
+        assert_eq!(account.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), None);
+        account
+    }
+
+    /// How many of these it takes, and what is said then.
+    fn until_flood(account: &mut Account, piece: &[u8], most: usize) -> Option<(usize, Flood)> {
+        (1..=most).find_map(|turn| account.received(piece).map(|flood| (turn, flood)))
+    }
+
+    #[test]
+    fn every_kind_of_frame_for_nothing_has_an_end() {
+        for (piece, turns, kind) in [
+            (frame(PING, 0, 0, 8), 101, Flood::Ping),
+            (frame(PING, 1, 0, 8), 101, Flood::Ping),
+            (frame(SETTINGS, 0, 0, 0), 101, Flood::Settings),
+            (frame(SETTINGS, 0, 0, 6), 101, Flood::Settings),
+            (frame(PRIORITY, 0, 3, 5), 101, Flood::Priority),
+            (frame(WINDOW_UPDATE, 0, 0, 4), 101, Flood::WindowUpdate),
+            (frame(DATA, 0, 1, 0), 101, Flood::Empty),
+            (frame(DATA, PADDED, 1, 200), 101, Flood::Empty),
+            (frame(HEADERS, 4, 1, 0), 101, Flood::Empty),
+            (frame(CONTINUATION, 0, 1, 0), 101, Flood::Continuation),
+            (frame(CONTINUATION, 0, 1, 900), 101, Flood::Continuation),
+            (frame(RST_STREAM, 0, 1, 4), 9, Flood::Reset),
+            (frame(0xee, 0, 0, 100), 101, Flood::Other),
+            // A request and its end, again and again.
+            ([frame(HEADERS, 5, 1, 30), frame(RST_STREAM, 0, 1, 4)].concat(), 46, Flood::Reset),
+        ] {
+            assert_eq!(until_flood(&mut begun(100), &piece, 1000), Some((turns, kind)), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn honest_clients_never_come_to_an_end() {
+        let many = 100_000;
+        // Calls as gRPC makes them: a request, a message, its windows, a ping.
+        let call = [
+            frame(HEADERS, 4, 1, 60),
+            frame(DATA, 1, 1, 20),
+            frame(WINDOW_UPDATE, 0, 0, 4),
+            frame(WINDOW_UPDATE, 0, 1, 4),
+            frame(PING, 0, 0, 8),
+        ];
+        assert_eq!(until_flood(&mut begun(100), &call.concat(), many), None);
+        // Browsers: priorities with each request, one in three cancelled.
+        let page = [frame(HEADERS, 5, 1, 300), frame(0x10, 0, 0, 7), frame(PRIORITY, 0, 1, 5)].concat();
+        let page = [&page[..], &page, &page, &frame(RST_STREAM, 0, 1, 4)].concat();
+        assert_eq!(until_flood(&mut begun(100), &page, many), None);
+        // An upload in small pieces.
+        assert_eq!(until_flood(&mut begun(100), &frame(DATA, 0, 1, 1), many), None);
+        // A download whose reader opens both windows for each piece, in bursts.
+        let mut account = begun(100);
+        account.received(&frame(HEADERS, 5, 1, 30));
+        for _ in 0..many / 1000 {
+            account.sent(&frame(DATA, 0, 1, 16_384).repeat(1000));
+            let windows = [frame(WINDOW_UPDATE, 0, 0, 4), frame(WINDOW_UPDATE, 0, 1, 4)].concat().repeat(1000);
+            assert_eq!(account.received(&windows), None);
+        }
+    }
+
+    #[test]
+    fn a_ping_every_second_for_an_hour_is_nothing() {
+        let mut account = begun(100);
+        let ping = frame(PING, 0, 0, 8);
+        for _ in 0..3600 {
+            account.looked = account.looked.checked_sub(Duration::from_secs(1)).unwrap();
+            assert_eq!(account.received(&ping), None);
+        }
+        // Time alone does not make anybody rich.
+        account.looked = account.looked.checked_sub(Duration::from_hours(10)).unwrap();
+        assert!(until_flood(&mut account, &ping, 100 + 100 + 1).is_some());
+    }
+
+    #[test]
+    fn windows_that_are_opened_byte_by_byte_earn_nothing() {
+        let mut account = begun(100);
+        let ended = (1..1000).find(|_| {
+            account.sent(&frame(DATA, 0, 1, 1));
+            account.received(&frame(WINDOW_UPDATE, 0, 1, 4)).is_some()
+        });
+        assert_eq!(ended, Some(101));
+    }
+
+    #[test]
+    fn a_farewell_is_a_frame_and_breaks_into_none() {
+        let mut account = begun(100);
+        account.received(&frame(HEADERS, 5, 0x0102_0304, 30));
+        let farewell = account.farewell().unwrap();
+        assert_eq!(farewell, [0, 0, 8, 7, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0xb]);
+        account.sent(&frame(DATA, 0, 1, 100)[..50]);
+        assert_eq!(account.farewell(), None);
+        account.sent(&frame(DATA, 0, 1, 100)[50..]);
+        account.sent(&[0]);
+        assert_eq!(account.farewell(), None);
+    }
+
+    proptest! {
+        /// However the bytes are cut, the same frames are seen.
+        #[test]
+        fn cuts_do_not_matter(frames in prop::collection::vec((0_u8..12, 0_u8..16, 0_u32..300), 0..60), piece in 1_usize..40) {
+            let bytes: Vec<u8> = frames.iter().flat_map(|&(kind, flags, length)| frame(kind, flags, 1, length)).collect();
+            let (mut whole, mut cut) = (begun(100), begun(100));
+            let seen = whole.received(&bytes);
+            let mut seen_cut = None;
+            for piece in bytes.chunks(piece) {
+                seen_cut = seen_cut.or(cut.received(piece));
+            }
+            prop_assert_eq!(whole.credit, cut.credit);
+            // Cut in pieces, it may be seen before something is earned again; never the other way round.
+            prop_assert!(seen.is_none() || seen_cut == seen);
+        }
+    }
+}
