@@ -4,6 +4,7 @@
 
 mod files;
 mod identity;
+mod limits;
 mod reader;
 mod rules;
 mod server;
@@ -68,6 +69,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
     let users = users(r);
     let cache = caches(r);
     let session = Session { logout_secret: r.secret("session.logout_secret", 16) };
+    let limits = limits::limits(r);
     let log = log(r);
     if let (Some(server), Some(rocketchat)) = (&server, &rocketchat) {
         loops(r, server, rocketchat);
@@ -84,6 +86,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
         users: users?,
         cache: cache?,
         session,
+        limits: limits?,
         log: log?,
         dev: None,
     })
@@ -101,6 +104,7 @@ fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {
     }
     let create_token_secret = r.secret("rocketchat.create_token_secret", 0);
     let timeout = r.duration("rocketchat.timeout");
+    let max_body = r.integer("rocketchat.max_body", 16_384..=limits::MAX_BODY);
     let server_name = r.parse_optional("rocketchat.tls.server_name", rules::domain);
     let client_pair = server::pair(r, "rocketchat.tls.client_cert_file", "rocketchat.tls.client_key_file");
     if url.as_ref().is_some_and(|url: &url::Url| url.scheme() == "http") {
@@ -111,7 +115,15 @@ fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {
         }
     }
     let tls = UpstreamTls { server_name, client_pair };
-    Some(RocketChat { url: url?, user_id: user_id?, auth_token: auth_token?, create_token_secret, timeout: timeout?, tls })
+    Some(RocketChat {
+        url: url?,
+        user_id: user_id?,
+        auth_token: auth_token?,
+        create_token_secret,
+        timeout: timeout?,
+        max_body: max_body?,
+        tls,
+    })
 }
 
 /// The service account's id: in the configuration, or in a file where a machine has made the account.

@@ -53,6 +53,8 @@ pub struct Config {
     pub cache: Caches,
     /// Ending sessions from outside.
     pub session: Session,
+    /// Bounds that belong to no other section.
+    pub limits: Limits,
     /// What is logged, and how.
     pub log: Log,
     /// What `gantry dev` adds; no key leads here, and it is `None` everywhere else.
@@ -191,6 +193,8 @@ pub struct RocketChat {
     pub create_token_secret: Option<SecretSource>,
     /// How long one REST call may take.
     pub timeout: Duration,
+    /// Bytes of its answer that are read at most.
+    pub max_body: usize,
     /// What TLS to the workspace is done with.
     pub tls: UpstreamTls,
 }
@@ -330,6 +334,10 @@ pub enum JwtKeys {
         url: Url,
         /// The shortest time between two fetches that unknown keys cause, and between two that failed.
         min_refresh: Duration,
+        /// How long a fetch may take.
+        timeout: Duration,
+        /// Bytes of the set that are read at most.
+        max_body: usize,
     },
     /// A PEM file with a public key; re-read when it changes.
     PublicKey(SecretSource),
@@ -426,6 +434,33 @@ pub struct CacheSize {
 pub struct Session {
     /// Lets the host app's server end a user's chat sessions.
     pub logout_secret: Option<SecretSource>,
+}
+
+/// `[limits]`. A rate is in requests a minute, and as many may come at once; 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests on our own paths from one client address (IPv6: from one /64).
+    pub logins_per_client: u32,
+    /// Requests on our own paths with one host session.
+    pub logins_per_session: u32,
+    /// Host sessions from one client address that turn out to be none.
+    pub unknown_sessions_per_client: u32,
+    /// Clients, and sessions, whose rates are known at a time.
+    pub tracked: usize,
+    /// Bytes of a request's body on our own paths.
+    pub login_body: usize,
+    /// How long a client may take to send them.
+    pub login_body_timeout: Duration,
+    /// Calls under way to the host app at a time.
+    pub host_app_calls: usize,
+    /// Calls under way to the workspace at a time.
+    pub rocketchat_calls: usize,
+    /// Calls that may wait for their turn, for each of the two.
+    pub queue: usize,
+    /// How long they may wait.
+    pub queue_timeout: Duration,
+    /// Bytes of the head of an answer to such a call.
+    pub call_head: usize,
 }
 
 /// `[log]`

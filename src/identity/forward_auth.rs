@@ -16,6 +16,7 @@ use super::{AGENT, Credentials, Material, SessionKey, Validated, no_session, sho
 use crate::config;
 use crate::error::Refusal;
 use crate::headers::cookies;
+use crate::metrics::CallFault;
 use crate::outbound::api::{Api, Call, Reply};
 
 pub(super) const SOURCE: &str = "forward_auth";
@@ -68,6 +69,9 @@ impl ForwardAuth {
             .await
             .map_err(|error| unavailable(format!("{error}, asked for {} (identity.forward_auth.url)", shown_url(url))))?;
         read(&reply, &self.claims).map_err(|mut refusal| {
+            if let Some(fault) = useless(&reply) {
+                self.api.unusable(fault);
+            }
             refusal.detail = format!("GET {}: {}", shown_url(url), refusal.detail);
             refusal
         })
@@ -80,7 +84,7 @@ fn credentials(config: &config::ForwardAuth, headers: &HeaderMap) -> Result<Cred
         return Err(no_session(nothing(config, headers)));
     }
     let parts = handed.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
-    Ok(Credentials { key: SessionKey::of(SOURCE, parts), material: Material::Headers(handed) })
+    Ok(Credentials::new(SessionKey::of(SOURCE, parts), Material::Headers(handed)))
 }
 
 /// The listed headers that the caller sent and that say something, in the order of the list.
@@ -132,6 +136,20 @@ fn is_chats(cookie: &str) -> bool {
     bare.starts_with("rc_") || bare.starts_with("gantry") || bare == "cache_version"
 }
 
+/// Why a whole answer says nothing, where it is not the status that tells.
+fn useless(reply: &Reply) -> Option<CallFault> {
+    if reply.status.is_redirection() {
+        return Some(CallFault::Redirect);
+    }
+    if reply.status != StatusCode::OK {
+        return None;
+    }
+    if reply.coding().is_some() {
+        return Some(CallFault::Encoded);
+    }
+    serde_json::from_slice::<Value>(&reply.body).is_err().then_some(CallFault::NotJson)
+}
+
 /// What the answer says.
 fn read(reply: &Reply, claims: &config::Claims) -> Result<Validated, Refusal> {
     let code = reply.status.as_u16();
@@ -139,6 +157,12 @@ fn read(reply: &Reply, claims: &config::Claims) -> Result<Validated, Refusal> {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(no_session(format!("the host app answered {code}: no session"))),
         _ => return Err(unexpected(reply)),
+    }
+    if let Some(coding) = reply.coding() {
+        return Err(unavailable(format!(
+            "answered with the content coding {}, which was not asked for: the endpoint must answer uncompressed",
+            shown(&coding)
+        )));
     }
     let said: Value = serde_json::from_slice(&reply.body).map_err(|_| {
         let kind = reply.headers.get(CONTENT_TYPE).map_or_else(|| "no content type".to_owned(), |kind| shown(&lossy(kind)));
