@@ -8,6 +8,7 @@ use moka::Expiry;
 use moka::future::Cache;
 
 use crate::config::CacheSize;
+use crate::directory::weight;
 use crate::error::{Refusal, RefusalKind};
 use crate::identity::{Credentials, Identity, SessionKey, Validated, Validator};
 use crate::metrics::Metrics;
@@ -93,19 +94,18 @@ impl Expiry<SessionKey, Arc<Validated>> for UntilExpiry {
     }
 }
 
-/// How many entries an identity counts as: one for each KiB. The texts are the host app's, and some are long.
-fn weight(identity: &Identity) -> u32 {
-    let roles: usize = identity.roles.iter().map(|role| size_of::<String>() + role.capacity()).sum();
+/// Bytes of an identity's texts, which are the host app's.
+fn length(identity: &Identity) -> usize {
+    let roles: usize = identity.roles.iter().map(|role| size_of::<String>() + role.len()).sum();
     let texts = [Some(&identity.id), Some(&identity.username), identity.email.as_ref(), identity.name.as_ref()];
-    let texts: usize = texts.into_iter().flatten().map(String::capacity).sum();
-    u32::try_from(1 + (roles + texts) / 1024).unwrap_or(u32::MAX)
+    roles + texts.into_iter().flatten().map(String::len).sum::<usize>()
 }
 
 impl Sessions {
     pub(super) fn new(host: Arc<Host>, size: CacheSize, rates: Arc<Rates>, metrics: Arc<Metrics>) -> Self {
         let cache = Cache::builder()
             .max_capacity(size.capacity)
-            .weigher(|_, validated: &Arc<Validated>| weight(&validated.identity))
+            .weigher(|_, validated: &Arc<Validated>| weight(length(&validated.identity)))
             .expire_after(UntilExpiry { ttl: size.ttl })
             .support_invalidation_closures()
             .build();

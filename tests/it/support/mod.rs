@@ -15,6 +15,7 @@ pub mod stage;
 pub mod tls;
 pub mod wire;
 pub mod world;
+pub mod wrong;
 
 use std::time::Duration;
 
