@@ -120,7 +120,7 @@ impl Context {
         let workspace = Api::within(Bounds::of(limits, limits.rocketchat_calls), to_workspace, control.clone());
         let client = Client::new(&config, workspace.clone(), Metrics::new(1));
         let api = Api::within(Bounds::of(limits, limits.host_app_calls), connector, control.clone());
-        Ok(Self { api, workspace, client, config, sample })
+        Ok(Self { config, api, workspace, client, sample })
     }
 }
 

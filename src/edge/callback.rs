@@ -195,7 +195,8 @@ impl Callback {
         let next = now.saturating_add(u64::try_from(TELL_EVERY.as_millis()).unwrap_or(u64::MAX));
         let due = |from: u64| (now >= from).then_some(next);
         if self.tell_from.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
-            self.audit.refused(asked.after(Instant::now()), asked.route.label().as_str(), refusal);
+            let event = if asked.route == Route::Token { "login" } else { asked.route.label().as_str() };
+            self.audit.refused(asked.after(Instant::now()), event, refusal);
         }
         if asked.route != Route::Login {
             return json_refusal(refusal, asked.id);

@@ -99,7 +99,8 @@ impl Login {
         let host = validator.map_or_else(|| Arc::clone(&sessions.host), |validator| Arc::new(Host::Validator(validator)));
         let caches = &config.cache;
         let rates = Arc::new(sessions.rates.renewed(config.limits));
-        let sessions = if kept.sessions { sessions.with_host(host, rates) } else { Sessions::new(host, caches.sessions, rates, Arc::clone(metrics)) };
+        let sessions =
+            if kept.sessions { sessions.with_host(host, rates) } else { Sessions::new(host, caches.sessions, rates, Arc::clone(metrics)) };
         if !kept.tokens {
             return Self::with_sessions(config, sessions, client, Arc::clone(metrics), control.clone());
         }

@@ -15,7 +15,7 @@ use crate::metrics::{Limit, Metrics};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Network {
     V4([u8; 4]),
-    V6([u8; 8]),
+    V6([u16; 4]),
 }
 
 impl Network {
@@ -23,8 +23,8 @@ impl Network {
         match client.to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip.octets()),
             IpAddr::V6(ip) => {
-                let [a, b, c, d, e, f, g, h, ..] = ip.octets();
-                Self::V6([a, b, c, d, e, f, g, h])
+                let [a, b, c, d, ..] = ip.segments();
+                Self::V6([a, b, c, d])
             }
         }
     }
@@ -147,11 +147,8 @@ mod tests {
 
     #[test]
     fn each_limit_is_its_own_and_zero_is_none() {
-        let limited = rates(&[
-            ("limits.logins_per_client", "2"),
-            ("limits.logins_per_session", "3"),
-            ("limits.unknown_sessions_per_client", "4"),
-        ]);
+        let limited =
+            rates(&[("limits.logins_per_client", "2"), ("limits.logins_per_session", "3"), ("limits.unknown_sessions_per_client", "4")]);
         let (client, session) = (ip("192.0.2.1"), SessionKey([7; 32]));
         let count = |take: &dyn Fn() -> bool| (0..9).filter(|_| take()).count();
         assert_eq!(count(&|| limited.client(client).is_ok()), 2);
@@ -167,12 +164,8 @@ mod tests {
             assert!(text.contains(&format!("gantry_limit_hits_total{{limit=\"{limit}\"}} {hits}\n")), "{text}");
         }
         let free = limited.renewed(
-            rates(&[
-                ("limits.logins_per_client", "0"),
-                ("limits.logins_per_session", "0"),
-                ("limits.unknown_sessions_per_client", "0"),
-            ])
-            .limits,
+            rates(&[("limits.logins_per_client", "0"), ("limits.logins_per_session", "0"), ("limits.unknown_sessions_per_client", "0")])
+                .limits,
         );
         assert_eq!(count(&|| free.client(client).is_ok() && free.session(&session).is_ok() && free.unknown(Some(client)).is_ok()), 9);
         let again = free.renewed(limited.limits);

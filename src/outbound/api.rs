@@ -256,13 +256,7 @@ impl Inner {
         CallError::Broken { host, why: words(error) }
     }
 
-    async fn finish(
-        &self,
-        target: &Target,
-        line: Line,
-        response: http::Response<Incoming>,
-        limit: usize,
-    ) -> Result<Reply, CallError> {
+    async fn finish(&self, target: &Target, line: Line, response: http::Response<Incoming>, limit: usize) -> Result<Reply, CallError> {
         let (parts, mut incoming) = response.into_parts();
         line.meter.allow(body_allowance(limit));
         let too_large = || CallError::TooLarge { host: target.to_string(), limit };

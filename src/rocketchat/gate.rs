@@ -346,7 +346,10 @@ mod tests {
         let (through, waits) = crowd(&gate, &limiter, 1_000, Duration::from_secs(10)).await;
         assert_eq!(through, 10);
         assert_eq!(limiter.refused.load(Ordering::Relaxed), 0, "the headers said how many may go");
-        assert!(waits.iter().all(|shut| matches!(shut, Shut::Limited(wait) if *wait > Duration::from_secs(50))), "those that must wait longer than they can are told");
+        assert!(
+            waits.iter().all(|shut| matches!(shut, Shut::Limited(wait) if *wait > Duration::from_secs(50))),
+            "those that must wait longer than they can are told"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,11 @@ const LOGIN: &str = "/_gantry/login";
 /// Believes `X-Forwarded-For`, so that a test may come from anywhere.
 const FAR: (&str, &str) = ("server.trusted_proxies", "127.0.0.1/32");
 
+/// A request for a token, in bytes.
+fn asking(cookie: &str) -> String {
+    format!("POST {TOKEN} HTTP/1.1\r\nHost: chat.test\r\nCookie: {cookie}\r\nContent-Length: 0\r\n\r\n")
+}
+
 async fn from(world: &World, client: &str, path: &str, cookie: &str) -> Reply {
     world.post(path, &[("cookie", cookie), ("x-forwarded-for", client)], "").await
 }
@@ -169,7 +174,8 @@ async fn a_logout_secret_cannot_be_guessed_at_leisure_and_the_host_app_is_never_
 
 #[tokio::test]
 async fn made_up_sessions_push_nobody_out_of_memory() {
-    let world = World::keys(&[("limits.unknown_sessions_per_client", "0"), ("cache.sessions.capacity", "50"), ("cache.sessions.ttl", "1h")]).await;
+    let world =
+        World::keys(&[("limits.unknown_sessions_per_client", "0"), ("cache.sessions.capacity", "50"), ("cache.sessions.ttl", "1h")]).await;
     let cookies: Vec<String> = (0..20).map(|n| world.settled(&format!("user{n}"))).collect();
     for cookie in &cookies {
         world.sign_in(cookie).await;
@@ -198,7 +204,7 @@ async fn a_storm_of_sessions_makes_no_more_calls_at_a_time_than_allowed() {
         let addr = world.proxy.addr;
         logins.spawn(async move {
             let mut client = Client::to(addr).await;
-            client.send(format!("POST {TOKEN} HTTP/1.1\r\nHost: chat.test\r\nCookie: {cookie}\r\nContent-Length: 0\r\n\r\n")).await;
+            client.send(asking(&cookie)).await;
             client.answer().await.status
         });
     }
@@ -233,11 +239,11 @@ async fn who_finds_the_queue_full_or_waits_too_long_is_told_to_come_back() {
             let app = (target == "host_app").then(|| world.app.hold());
             let chat = (target == "rocketchat").then(|| world.chat.hold("users.info"));
             let mut logins = JoinSet::new();
-            for cookie in cookies.iter().skip(1).cloned() {
-                let addr = world.proxy.addr;
+            for cookie in cookies.iter().skip(1) {
+                let (addr, request) = (world.proxy.addr, asking(cookie));
                 logins.spawn(async move {
                     let mut client = Client::to(addr).await;
-                    client.send(format!("POST {TOKEN} HTTP/1.1\r\nHost: chat.test\r\nCookie: {cookie}\r\nContent-Length: 0\r\n\r\n")).await;
+                    client.send(request).await;
                     client.answer().await
                 });
             }
@@ -294,11 +300,11 @@ async fn by_default_people_behind_one_address_get_in_together() {
                 client.send(format!("GET {path} HTTP/1.1\r\nHost: chat.test\r\nCookie: {cookie}\r\n\r\n")).await;
                 assert_eq!(client.answer().await.status, 200);
             }
-            client.send(format!("POST {TOKEN} HTTP/1.1\r\nHost: chat.test\r\nCookie: {cookie}\r\nContent-Length: 0\r\n\r\n")).await;
+            client.send(asking(&cookie)).await;
             client.answer().await.status
         });
     }
-    let statuses = tokio::time::timeout(Duration::from_secs(60), logins.join_all()).await.expect("all are answered");
+    let statuses = tokio::time::timeout(Duration::from_mins(1), logins.join_all()).await.expect("all are answered");
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
     assert_eq!(world.calls(["users.info", "users.create", "users.createToken"]), [300; 3]);
     for limit in ["logins_per_client", "logins_per_session", "unknown_sessions_per_client", "tracked"] {

@@ -11,7 +11,9 @@ pub(super) fn advice(error: &CallError, key: &str, place: &str) -> String {
         }
         CallError::TooLarge { .. } => format!("set {key} to the endpoint itself: what answers there is too large to be it"),
         CallError::HeadTooLarge { .. } => {
-            format!("look at the headers that it sends: curl -sD - -o /dev/null {place}; take out what is large, or raise [limits] call_head")
+            format!(
+                "look at the headers that it sends: curl -sD - -o /dev/null {place}; take out what is large, or raise [limits] call_head"
+            )
         }
         CallError::Busy { .. } => "try again: too many calls of this command were under way at once".to_owned(),
         CallError::Broken { .. } => {

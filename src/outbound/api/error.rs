@@ -83,9 +83,7 @@ impl CallError {
     pub(super) fn no_turn(target: &Target, none: NoTurn) -> Self {
         let (why, waited) = match none {
             NoTurn::Full(queue) => (format!("{queue} wait for their turn already (limits.queue)"), false),
-            NoTurn::Late(after) => {
-                (format!("there was no turn within {} (limits.queue_timeout)", humantime::format_duration(after)), true)
-            }
+            NoTurn::Late(after) => (format!("there was no turn within {} (limits.queue_timeout)", humantime::format_duration(after)), true),
         };
         Self::Busy { host: target.to_string(), why, waited }
     }
