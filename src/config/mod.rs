@@ -297,6 +297,8 @@ pub struct ForwardAuth {
     pub timeout: Duration,
     /// Bytes of its answer that are read at most.
     pub max_body: usize,
+    /// Bytes of the caller's headers that are handed on at most.
+    pub max_session: usize,
 }
 
 /// `[identity.jwt]`

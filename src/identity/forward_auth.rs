@@ -83,6 +83,12 @@ fn credentials(config: &config::ForwardAuth, headers: &HeaderMap) -> Result<Cred
     if handed.is_empty() {
         return Err(no_session(nothing(config, headers)));
     }
+    // Many of them may wait for the host app's answer at a time.
+    let size: usize = handed.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size > config.max_session {
+        let most = config.max_session;
+        return Err(no_session(format!("the caller's session has {size} bytes, more than {most} (identity.forward_auth.max_session)")));
+    }
     let parts = handed.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
     Ok(Credentials::new(SessionKey::of(SOURCE, parts), Material::Headers(handed)))
 }
@@ -92,9 +98,8 @@ pub(super) fn handed_on(config: &config::ForwardAuth, headers: &HeaderMap) -> He
     let mut handed = HeaderMap::new();
     for name in config.request_headers.iter().filter(|name| !NEVER.contains(name)) {
         if name == COOKIE {
-            if let Some(mut value) = cookies::filtered(headers, |cookie| is_session(config, cookie)) {
-                value.set_sensitive(true);
-                handed.insert(COOKIE, value);
+            if let Some(value) = cookies::filtered(headers, |cookie| is_session(config, cookie)) {
+                handed.insert(COOKIE, secret_copy(&value));
             }
             continue;
         }
@@ -103,12 +108,17 @@ pub(super) fn handed_on(config: &config::ForwardAuth, headers: &HeaderMap) -> He
             continue;
         }
         for value in headers.get_all(name).iter().filter(|value| !value.as_bytes().trim_ascii().is_empty()) {
-            let mut value = value.clone();
-            value.set_sensitive(true);
-            handed.append(name.clone(), value);
+            handed.append(name.clone(), secret_copy(value));
         }
     }
     handed
+}
+
+/// A copy, since the original holds on to the whole head of the request for as long as it is kept.
+fn secret_copy(value: &HeaderValue) -> HeaderValue {
+    let mut value = HeaderValue::from_bytes(value.as_bytes()).expect("it was one before");
+    value.set_sensitive(true);
+    value
 }
 
 fn is_session(config: &config::ForwardAuth, cookie: &str) -> bool {
@@ -248,6 +258,7 @@ mod tests {
             cookies: cookies.iter().map(|name| (*name).to_owned()).collect(),
             timeout: Duration::from_secs(2),
             max_body: 65536,
+            max_session: 1024,
         }
     }
 

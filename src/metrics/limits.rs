@@ -58,7 +58,8 @@ pub enum CallTarget {
 }
 
 impl CallTarget {
-    const ALL: [Self; 3] = [Self::HostApp, Self::Jwks, Self::RocketChat];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::HostApp, Self::Jwks, Self::RocketChat];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
@@ -96,7 +97,8 @@ pub enum CallFault {
 }
 
 impl CallFault {
-    const ALL: [Self; 10] = [
+    /// All of them.
+    pub const ALL: [Self; 10] = [
         Self::Unreachable,
         Self::Timeout,
         Self::Broken,

@@ -129,6 +129,50 @@ async fn a_workspace_that_goes_wrong_costs_little_and_signs_nobody_in() {
 }
 
 #[tokio::test]
+async fn honest_answers_of_any_shape_are_read() {
+    let padded = format!("{{\"sub\":\"1\",\"preferred_username\":\"ada\",\"email\":\"ada@app.test\",\"more\":\"{}\"}}", "x".repeat(60_000));
+    let length = padded.len();
+    let bytewise: String = padded.chars().map(|c| format!("1\r\n{c}\r\n")).collect();
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n".repeat(50);
+    let wide = "X-Filler: some eighty bytes of a header field that means nothing to anybody at all\r\n".repeat(60);
+    for (what, answer) in [
+        ("with a length", format!("{OK}Content-Length: {length}\r\n\r\n{padded}")),
+        ("a byte in each chunk", format!("{OK}Transfer-Encoding: chunked\r\n\r\n{bytewise}0\r\n\r\n")),
+        (
+            "chunks, extensions and trailers",
+            format!("{OK}Transfer-Encoding: chunked\r\n\r\n{length:x};a=b\r\n{padded}\r\n0\r\nX-Sum: 1\r\n\r\n"),
+        ),
+        ("behind interim answers", format!("{hints}{OK}Content-Length: {length}\r\n\r\n{padded}")),
+        ("behind many fields", format!("{OK}{wide}Content-Length: {length}\r\n\r\n{padded}")),
+        ("in no coding", format!("{OK}Content-Encoding: identity\r\nContent-Length: {length}\r\n\r\n{padded}")),
+    ] {
+        let peer = Peer::start(Wrong::Whole(answer)).await;
+        let url = format!("http://{}/api/me", peer.addr);
+        // The least that can be set.
+        let world = World::keys(&[("identity.forward_auth.url", &url), ("limits.call_head", "8192"), ("cache.sessions.ttl", "0s")]).await;
+        for _ in 0..5 {
+            let reply = world.token("session=1").await;
+            assert_eq!(reply.status, 200, "{what}: {}", reply.text());
+        }
+        // One connection serves them all.
+        assert_eq!((peer.requests(), peer.open()), (5, 1), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_without_measure_is_none() {
+    let world = World::keys(&[("identity.forward_auth.request_headers", "cookie,authorization")]).await;
+    let cookie = world.settled("ada");
+    let long = "x".repeat(17_000);
+    for header in [("cookie", format!("{cookie}; more={long}")), ("authorization", format!("Bearer {long}"))] {
+        refused(&world.post("/_gantry/token", &[(header.0, &header.1)], "").await, 401, "no_session");
+    }
+    assert_eq!(world.app.me_calls(), 0);
+    let fits = format!("{cookie}; more={}", "x".repeat(12_000));
+    assert_eq!(world.token(&fits).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_claim_without_measure_is_told_and_kept_nowhere() {
     let long = "x".repeat(60_000);
     for body in [

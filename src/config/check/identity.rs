@@ -44,7 +44,8 @@ fn forward_auth(r: &mut Reader<'_>, in_use: bool) -> Option<ForwardAuth> {
     }
     let timeout = r.duration("identity.forward_auth.timeout");
     let max_body = r.integer("identity.forward_auth.max_body", 1..=MAX_BODY);
-    Some(ForwardAuth { url: url?, request_headers, cookies, timeout: timeout?, max_body: max_body? })
+    let max_session = r.integer("identity.forward_auth.max_session", 256..=MAX_BODY);
+    Some(ForwardAuth { url: url?, request_headers, cookies, timeout: timeout?, max_body: max_body?, max_session: max_session? })
 }
 
 fn jwt(r: &mut Reader<'_>, in_use: bool) -> Option<Jwt> {
