@@ -1,5 +1,6 @@
 //! The admin listener: `/livez`, `/readyz`, `/metrics`, the status page, and the verbs below `/-/`. Never public.
 
+pub mod limits;
 mod page;
 mod reading;
 pub mod status;

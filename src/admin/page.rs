@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 
+use super::limits;
 use super::status::{Cache, MinuteOf, Part, Person, Refusal, Status};
 
 const STYLE: &str = include_str!("assets/status.css");
@@ -82,6 +83,7 @@ fn write_page(out: &mut String, status: &Status) -> fmt::Result {
     refusals(out, &status.refusals)?;
     people(out, &status.people, status.logins.people_in_the_last_hour)?;
     caches(out, &status.caches)?;
+    limits::write(out, &status.limits)?;
     workspace(out, status)?;
     process(out, status)?;
     write!(

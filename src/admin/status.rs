@@ -12,8 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 use http_body_util::Full;
 use serde::Serialize;
 
+use super::limits::Bite;
 use super::reading::{Reading, whole};
-use super::{Admin, is_local_name, page, text};
+use super::{Admin, is_local_name, limits, page, text};
 use crate::error::RefusalKind;
 use crate::journal::{Minute, Snapshot};
 
@@ -47,6 +48,8 @@ pub struct Status {
     pub refusals: Vec<Refusal>,
     /// The caches.
     pub caches: Vec<Cache>,
+    /// Limits that have bitten, and calls that came to nothing.
+    pub limits: Vec<Bite>,
     /// Certificates that are shown to browsers.
     pub certificates: Vec<Certificate>,
     /// How the last reload went; absent before there was one to tell of.
@@ -360,6 +363,7 @@ impl Status {
                     hits: reading.count("gantry_cache_requests_total", &[("cache", name), ("result", "hit")]).unwrap_or_default(),
                 })
                 .collect(),
+            limits: limits::read(&reading),
             certificates: certificates(&reading, now),
             config_reload: reading.sum("gantry_config_last_reload_success", &[]).map(|ok| Reload {
                 ok: ok > 0.0,

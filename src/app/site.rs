@@ -12,8 +12,8 @@ use crate::edge::Policies;
 use crate::identity::Validator;
 use crate::lifecycle::Health;
 use crate::login::{Kept, Login};
-use crate::metrics::Metrics;
-use crate::outbound::api::Api;
+use crate::metrics::{CallTarget, Metrics};
+use crate::outbound::api::{Api, Bounds};
 use crate::outbound::connect::{Connector, Target};
 use crate::rocketchat::Client;
 use crate::trace::Tracer;
@@ -55,9 +55,19 @@ pub(super) struct Way {
 
 impl Way {
     /// The keys that it is made from.
-    const KEYS: [&str; 4] = ["rocketchat.url", "rocketchat.tls.", "upstream.", "server.header_timeout"];
+    const KEYS: [&str; 9] = [
+        "rocketchat.url",
+        "rocketchat.tls.",
+        "upstream.",
+        "server.header_timeout",
+        "limits.host_app_calls",
+        "limits.rocketchat_calls",
+        "limits.queue",
+        "limits.queue_timeout",
+        "limits.call_head",
+    ];
 
-    fn new(config: &Config, control: &Handle) -> Result<Self, StartError> {
+    fn new(config: &Config, control: &Handle, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let to_others = if config.dev.as_ref().is_none_or(|dev| dev.verify) {
             Connector::of(&config.upstream).map_err(|bad| StartError::new(bad.key, bad.why))?
         } else {
@@ -65,7 +75,11 @@ impl Way {
         };
         let connector = to_others.for_workspace(&config.rocketchat.tls).map_err(|bad| StartError::new(bad.key, bad.why))?;
         let target = Target::of(&config.rocketchat.url).map_err(|why| StartError::new("rocketchat.url", why))?;
-        let (workspace, host_app) = (Api::new(connector.clone(), control.clone()), Api::new(to_others, control.clone()));
+        let limits = &config.limits;
+        let workspace = Api::within(Bounds::of(limits, limits.rocketchat_calls), connector.clone(), control.clone());
+        let host_app = Api::within(Bounds::of(limits, limits.host_app_calls), to_others, control.clone());
+        let workspace = workspace.counted(CallTarget::RocketChat, Arc::clone(metrics));
+        let host_app = host_app.counted(CallTarget::HostApp, Arc::clone(metrics));
         Ok(Self { target, connector, workspace, host_app })
     }
 
@@ -97,7 +111,7 @@ impl Site {
         let kept = |keys: &[&str]| before.as_ref().and_then(|before| before.unless(keys));
         let way = match kept(&Way::KEYS).filter(|_| !Way::reads_files(&config)) {
             Some(old) => Arc::clone(&old.way),
-            None => Arc::new(Way::new(&config, control)?),
+            None => Arc::new(Way::new(&config, control, metrics)?),
         };
         let same_way = before.as_ref().is_some_and(|before| Arc::ptr_eq(&before.site.way, &way));
         // It tells the workspace by which scheme browsers come.

@@ -239,7 +239,8 @@ impl Generation {
             Rc::clone(&before.pool)
         } else {
             let (target, connector) = (site.way.target.clone(), site.way.connector.clone());
-            Pool::new(target, connector, &site.config.upstream, server.header_timeout, sweep.clone(), Arc::clone(shard))
+            let (upstream, limits) = (&site.config.upstream, site.config.limits.answers);
+            Pool::new(target, connector, upstream, limits, server.header_timeout, sweep.clone(), Arc::clone(shard))
         };
         let edge =
             Edge::new(Arc::clone(&site.policies), Rc::clone(&pool), tunnels.clone(), Arc::clone(shard), Arc::clone(health), stop.clone());

@@ -14,7 +14,7 @@ pub use self::rules::log_level;
 use self::reader::Reader;
 use super::raw::Raw;
 use super::{
-    AccessField, Ancestor, AnswerLimits, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem, RocketChat,
+    AccessField, Ancestor, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem, RocketChat,
     Server, Session, Upstream, UpstreamTls, Users, Warning,
 };
 
@@ -104,6 +104,7 @@ fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {
     }
     let create_token_secret = r.secret("rocketchat.create_token_secret", 0);
     let timeout = r.duration("rocketchat.timeout");
+    let max_body = r.integer("rocketchat.max_body", 16_384..=limits::MAX_BODY);
     let server_name = r.parse_optional("rocketchat.tls.server_name", rules::domain);
     let client_pair = server::pair(r, "rocketchat.tls.client_cert_file", "rocketchat.tls.client_key_file");
     if url.as_ref().is_some_and(|url: &url::Url| url.scheme() == "http") {
@@ -114,7 +115,15 @@ fn rocketchat(r: &mut Reader<'_>) -> Option<RocketChat> {
         }
     }
     let tls = UpstreamTls { server_name, client_pair };
-    Some(RocketChat { url: url?, user_id: user_id?, auth_token: auth_token?, create_token_secret, timeout: timeout?, tls })
+    Some(RocketChat {
+        url: url?,
+        user_id: user_id?,
+        auth_token: auth_token?,
+        create_token_secret,
+        timeout: timeout?,
+        max_body: max_body?,
+        tls,
+    })
 }
 
 /// The service account's id: in the configuration, or in a file where a machine has made the account.
@@ -137,7 +146,6 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
     let max_idle = r.integer("upstream.max_idle", 0..=65_536);
     let ca_file = r.parse_optional("upstream.ca_file", files::certificates);
     let platform_roots = r.bool("upstream.platform_roots");
-    let answers = answers(r);
     if platform_roots == Some(false) && r.optional("upstream.ca_file").is_none() {
         r.problem("upstream.platform_roots", "is off, and there is no upstream.ca_file: no certificate could be good");
     }
@@ -149,16 +157,7 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
         max_idle: max_idle?,
         ca_file,
         platform_roots: platform_roots?,
-        answers: answers?,
     })
-}
-
-fn answers(r: &mut Reader<'_>) -> Option<AnswerLimits> {
-    let head = r.integer("limits.answer_head", 1_024..=1_048_576);
-    let fields = r.integer("limits.answer_fields", 16..=10_000);
-    let interim = r.integer("limits.answer_interim", 1..=10_000);
-    let chunk_extensions = r.integer("limits.chunk_extensions", 0..=1_048_576);
-    Some(AnswerLimits { head: head?, fields: fields?, interim: interim?, chunk_extensions: chunk_extensions? })
 }
 
 fn framing(r: &mut Reader<'_>) -> Framing {

@@ -35,7 +35,7 @@ use crate::secret::SecretSource;
 pub struct Config {
     /// The public and the admin listener.
     pub server: Server,
-    /// What one client may take up.
+    /// Bounds that belong to no other section.
     pub limits: Limits,
     /// The workspace behind us.
     pub rocketchat: RocketChat,
@@ -182,7 +182,7 @@ pub struct Http2 {
     pub max_idle_frames: u32,
 }
 
-/// `[limits]`
+/// `[limits]`. A rate is in requests a minute, and as many may come at once; 0 is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Client connections open at a time, over all workers; `None` for any number.
@@ -197,6 +197,30 @@ pub struct Limits {
     pub request_target: usize,
     /// How long a client may take nothing of what waits for it.
     pub send_timeout: Duration,
+    /// Requests on our own paths from one client address (IPv6: from one /64).
+    pub logins_per_client: u32,
+    /// Requests on our own paths with one host session.
+    pub logins_per_session: u32,
+    /// Host sessions from one client address that turn out to be none.
+    pub unknown_sessions_per_client: u32,
+    /// Clients, and sessions, whose rates are known at a time.
+    pub tracked: usize,
+    /// Bytes of a request's body on our own paths.
+    pub login_body: usize,
+    /// How long a client may take to send them.
+    pub login_body_timeout: Duration,
+    /// Calls under way to the host app at a time.
+    pub host_app_calls: usize,
+    /// Calls under way to the workspace at a time.
+    pub rocketchat_calls: usize,
+    /// Calls that may wait for their turn, for each of the two.
+    pub queue: usize,
+    /// How long they may wait.
+    pub queue_timeout: Duration,
+    /// Bytes of the head of an answer to such a call.
+    pub call_head: usize,
+    /// Bounds on the workspace's answers to forwarded requests.
+    pub answers: AnswerLimits,
 }
 
 /// `[rocketchat]`
@@ -212,6 +236,8 @@ pub struct RocketChat {
     pub create_token_secret: Option<SecretSource>,
     /// How long one REST call may take.
     pub timeout: Duration,
+    /// Bytes of its answer that are read at most.
+    pub max_body: usize,
     /// What TLS to the workspace is done with.
     pub tls: UpstreamTls,
 }
@@ -242,8 +268,6 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// Whether the platform's roots are trusted.
     pub platform_roots: bool,
-    /// Bounds on answers.
-    pub answers: AnswerLimits,
 }
 
 /// What the workspace's answers may make us hold: `[limits]`.
@@ -329,6 +353,8 @@ pub struct ForwardAuth {
     pub timeout: Duration,
     /// Bytes of its answer that are read at most.
     pub max_body: usize,
+    /// Bytes of the caller's headers that are handed on at most.
+    pub max_session: usize,
 }
 
 /// `[identity.jwt]`
@@ -366,6 +392,10 @@ pub enum JwtKeys {
         url: Url,
         /// The shortest time between two fetches that unknown keys cause, and between two that failed.
         min_refresh: Duration,
+        /// How long a fetch may take.
+        timeout: Duration,
+        /// Bytes of the set that are read at most.
+        max_body: usize,
     },
     /// A PEM file with a public key; re-read when it changes.
     PublicKey(SecretSource),

@@ -60,7 +60,23 @@ struct Key {
     email: Option<String>,
 }
 
+/// How many entries of a cache something counts as: one for each KiB begun, so that the long texts of others take no
+/// more memory than many short ones.
+pub(crate) fn weight(bytes: usize) -> u32 {
+    u32::try_from(1 + bytes / 1024).unwrap_or(u32::MAX)
+}
+
+impl Account {
+    fn size(&self) -> usize {
+        self.id.len() + self.username.len() + self.roles.iter().map(|role| size_of::<String>() + role.len()).sum::<usize>()
+    }
+}
+
 impl Key {
+    fn size(&self) -> usize {
+        self.id.len() + self.username.len() + self.email.as_ref().map_or(0, String::len)
+    }
+
     fn of(identity: &Identity) -> Self {
         Self { id: identity.id.clone(), username: identity.username.clone(), email: identity.email.clone() }
     }
@@ -76,7 +92,11 @@ struct Found {
 impl Directory {
     /// Accounts at `client`, by the rules of `users`, remembered within `size`.
     pub fn new(client: Client, users: Users, size: CacheSize, metrics: Arc<Metrics>) -> Self {
-        let cache = Cache::builder().max_capacity(size.capacity).time_to_live(size.ttl).build();
+        let cache = Cache::builder()
+            .max_capacity(size.capacity)
+            .weigher(|key: &Key, found: &Arc<Found>| weight(key.size() + found.account.size()))
+            .time_to_live(size.ttl)
+            .build();
         Self { client, users, cache, full: ArcSwapOption::empty(), metrics }
     }
 

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::outbound::api::Api;
+use crate::outbound::api::{Api, Bounds};
 use crate::outbound::connect::Connector;
 use crate::outbound::tls::BadFile;
 use crate::rocketchat::Client;
@@ -116,9 +116,11 @@ impl Context {
         }
         let connector = Connector::of(&config.upstream)?;
         let to_workspace = connector.for_workspace(&config.rocketchat.tls)?;
-        let workspace = Api::new(to_workspace, control.clone());
+        let limits = &config.limits;
+        let workspace = Api::within(Bounds::of(limits, limits.rocketchat_calls), to_workspace, control.clone());
         let client = Client::new(&config, workspace.clone(), Metrics::new(1));
-        Ok(Self { api: Api::new(connector, control.clone()), workspace, client, config, sample })
+        let api = Api::within(Bounds::of(limits, limits.host_app_calls), connector, control.clone());
+        Ok(Self { config, api, workspace, client, sample })
     }
 }
 

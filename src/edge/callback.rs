@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, ORIGIN, REFRESH, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
@@ -19,16 +20,15 @@ use super::route::Route;
 use crate::config::{Config, Origin};
 use crate::error::{Refusal, RefusalKind};
 use crate::headers::cors::CorsPolicy;
+use crate::identity::Credentials;
 use crate::lifecycle::Health;
 use crate::login::{Login, SignedIn};
-use crate::metrics::Metrics;
+use crate::metrics::{Limit, Metrics};
 use crate::peer::{Peer, RequestId};
 use crate::secret::SecretSource;
 
-/// Bytes of a request body that are read at most; the callback has no use for any.
-const MAX_BODY: usize = 16 * 1024;
-/// How long a client may take for them.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two lines in the log about clients that are over their limit: they may be many a second.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Our own page asks for a token other than the one that a client could not use.
 const FRESH: &str = "x-gantry-fresh";
 
@@ -41,6 +41,13 @@ pub struct Callback {
     audit: Audit,
     origins: CorsPolicy,
     logout_secret: Option<SecretSource>,
+    /// Bytes of a request body that are read at most; the callback has hardly any use for one.
+    max_body: usize,
+    /// How long a client may take for them.
+    body_timeout: Duration,
+    born: Instant,
+    /// Milliseconds after `born` from which the next client that is over its limit is told of.
+    tell_from: AtomicU64,
 }
 
 /// What is known of a request on our own paths, apart from its body.
@@ -75,6 +82,10 @@ impl Callback {
             audit,
             origins: CorsPolicy::new(&origins).and_local(config.cors.local),
             logout_secret: config.session.logout_secret.clone(),
+            max_body: config.limits.login_body,
+            body_timeout: config.limits.login_body_timeout,
+            born: Instant::now(),
+            tell_from: AtomicU64::new(0),
         }
     }
 
@@ -96,10 +107,19 @@ impl Callback {
         if !methods.contains(request.method()) {
             return not_allowed(methods, asked.id);
         }
-        let body = match read(request.body_mut()).await {
+        if let Err(refusal) = self.admit(asked, request.headers()) {
+            asked.peer.note_unread();
+            return self.over_limit(asked, pages, request.headers(), &refusal);
+        }
+        let body = match self.read(request.body_mut()).await {
             Ok(body) => body,
             Err(status) => {
                 asked.peer.note_unread();
+                match status {
+                    StatusCode::PAYLOAD_TOO_LARGE => self.metrics.limit_hit(Limit::LoginBody),
+                    StatusCode::REQUEST_TIMEOUT => self.metrics.limit_hit(Limit::LoginBodyTimeout),
+                    _ => {}
+                }
                 let words = "The request body is too large, too slow or malformed.";
                 let mut response = json_error(status, "body_refused", words, asked.id);
                 // What is left of the body is not read to its end.
@@ -150,15 +170,50 @@ impl Callback {
 
     async fn sign_in(&self, asked: &Asked<'_>, headers: &HeaderMap, fresh: bool) -> Result<SignedIn, Refusal> {
         self.check_site(headers)?;
-        let credentials = self.login.credentials(headers, asked.peer)?;
-        self.login.sign_in(credentials, fresh).await
+        self.login.sign_in(self.credentials(asked, headers)?, fresh).await
+    }
+
+    /// The host session of a request, which counts as one more with it.
+    fn credentials(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Result<Credentials, Refusal> {
+        let credentials = self.login.credentials(headers, asked.peer)?.from(asked.client);
+        self.login.admit_session(&credentials)?;
+        Ok(credentials)
+    }
+
+    /// Counts a request of this client. Whoever knows the logout secret is the host app's server, which may have
+    /// everybody to sign out.
+    fn admit(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Result<(), Refusal> {
+        if asked.route == Route::Logout && self.knows_secret(headers) { Ok(()) } else { self.login.admit_client(asked.client) }
+    }
+
+    /// Cheap, since it is a flood that is answered.
+    fn over_limit(&self, asked: &Asked<'_>, pages: &Pages, headers: &HeaderMap, refusal: &Refusal) -> Response<Bytes> {
+        if asked.route == Route::Token {
+            self.metrics.login(self.login.source(), Some(refusal.kind), Duration::ZERO);
+        }
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let next = now.saturating_add(u64::try_from(TELL_EVERY.as_millis()).unwrap_or(u64::MAX));
+        let due = |from: u64| (now >= from).then_some(next);
+        if self.tell_from.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
+            let event = if asked.route == Route::Token { "login" } else { asked.route.label().as_str() };
+            self.audit.refused(asked.after(Instant::now()), event, refusal);
+        }
+        if asked.route != Route::Login {
+            return json_refusal(refusal, asked.id);
+        }
+        // A page for a person, which goes on by itself. No client of the callback reads its status.
+        let mut response = pages.error(headers.get(ACCEPT), StatusCode::TOO_MANY_REQUESTS, &refusal.message, asked.id);
+        let seconds = HeaderValue::from(refusal.retry_after.unwrap_or_default().as_secs().max(1));
+        response.headers_mut().insert(RETRY_AFTER, seconds.clone());
+        response.headers_mut().insert(REFRESH, seconds);
+        response
     }
 
     async fn session(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Response<Bytes> {
         let started = Instant::now();
         let outcome = async {
             self.check_site(headers)?;
-            self.login.who(self.login.credentials(headers, asked.peer)?).await
+            self.login.who(self.credentials(asked, headers)?).await
         };
         match outcome.await {
             Ok(validated) => {
@@ -185,11 +240,11 @@ impl Callback {
             return json_error(StatusCode::BAD_REQUEST, "bad_request", words, asked.id);
         }
         let outcome = if let Some(named) = named.filter(|_| headers.contains_key(AUTHORIZATION)) {
-            self.logout_by_host_app(headers, &named).await
+            self.logout_by_host_app(asked, headers, &named).await
         } else {
             async {
                 self.check_site(headers)?;
-                self.login.sign_out(self.login.credentials(headers, asked.peer)?).await
+                self.login.sign_out(self.credentials(asked, headers)?).await
             }
             .await
         };
@@ -204,8 +259,9 @@ impl Callback {
         self.logout_secret.as_ref().zip(bearer(headers)).is_some_and(|(secret, given)| secret.get().matches(given))
     }
 
-    async fn logout_by_host_app(&self, headers: &HeaderMap, identity_id: &str) -> Result<usize, Refusal> {
+    async fn logout_by_host_app(&self, asked: &Asked<'_>, headers: &HeaderMap, identity_id: &str) -> Result<usize, Refusal> {
         if !self.knows_secret(headers) {
+            self.login.wrong_guess(asked.client)?;
             let detail = match (&self.logout_secret, bearer(headers)) {
                 (None, _) => "session.logout_secret is not set",
                 (_, None) => "Authorization is not of the form Bearer <secret>",
@@ -214,6 +270,18 @@ impl Callback {
             return Err(Refusal::new(RefusalKind::NoSession, "The logout secret is wrong.", detail));
         }
         Ok(self.login.sign_out_everywhere(identity_id).await)
+    }
+
+    async fn read(&self, body: &mut Incoming) -> Result<Bytes, StatusCode> {
+        if body.is_end_stream() {
+            return Ok(Bytes::new());
+        }
+        match tokio::time::timeout(self.body_timeout, Limited::new(body, self.max_body).collect()).await {
+            Ok(Ok(whole)) => Ok(whole.to_bytes()),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+            Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+            Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+        }
     }
 
     /// A request that another site's page made never causes a mint: its `Origin` has to be ours or
@@ -257,18 +325,6 @@ fn identity_in(body: &[u8]) -> Option<String> {
         serde_json::Value::String(id) => Some(id.clone()),
         serde_json::Value::Number(id) => Some(id.to_string()),
         _ => None,
-    }
-}
-
-async fn read(body: &mut Incoming) -> Result<Bytes, StatusCode> {
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
-    }
-    match tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
-        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
-        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) fn credentials(chosen: &Chosen) -> Result<Credentials, Refusal> {
 }
 
 pub(super) fn picked(username: &str) -> Credentials {
-    Credentials { key: SessionKey::of(SOURCE, [username.as_bytes()]), material: Material::Picked(username.to_owned()) }
+    Credentials::new(SessionKey::of(SOURCE, [username.as_bytes()]), Material::Picked(username.to_owned()))
 }
 
 /// The account is looked for by its username alone: no e-mail address, no roles.

@@ -16,6 +16,7 @@ use super::{AGENT, Credentials, Material, SessionKey, Validated, no_session, sho
 use crate::config;
 use crate::error::Refusal;
 use crate::headers::cookies;
+use crate::metrics::CallFault;
 use crate::outbound::api::{Api, Call, Reply};
 
 pub(super) const SOURCE: &str = "forward_auth";
@@ -68,6 +69,9 @@ impl ForwardAuth {
             .await
             .map_err(|error| unavailable(format!("{error}, asked for {} (identity.forward_auth.url)", shown_url(url))))?;
         read(&reply, &self.claims).map_err(|mut refusal| {
+            if let Some(fault) = useless(&reply) {
+                self.api.unusable(fault);
+            }
             refusal.detail = format!("GET {}: {}", shown_url(url), refusal.detail);
             refusal
         })
@@ -79,8 +83,14 @@ fn credentials(config: &config::ForwardAuth, headers: &HeaderMap) -> Result<Cred
     if handed.is_empty() {
         return Err(no_session(nothing(config, headers)));
     }
+    // Many of them may wait for the host app's answer at a time.
+    let size: usize = handed.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size > config.max_session {
+        let most = config.max_session;
+        return Err(no_session(format!("the caller's session has {size} bytes, more than {most} (identity.forward_auth.max_session)")));
+    }
     let parts = handed.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
-    Ok(Credentials { key: SessionKey::of(SOURCE, parts), material: Material::Headers(handed) })
+    Ok(Credentials::new(SessionKey::of(SOURCE, parts), Material::Headers(handed)))
 }
 
 /// The listed headers that the caller sent and that say something, in the order of the list.
@@ -88,9 +98,8 @@ pub(super) fn handed_on(config: &config::ForwardAuth, headers: &HeaderMap) -> He
     let mut handed = HeaderMap::new();
     for name in config.request_headers.iter().filter(|name| !NEVER.contains(name)) {
         if name == COOKIE {
-            if let Some(mut value) = cookies::filtered(headers, |cookie| is_session(config, cookie)) {
-                value.set_sensitive(true);
-                handed.insert(COOKIE, value);
+            if let Some(value) = cookies::filtered(headers, |cookie| is_session(config, cookie)) {
+                handed.insert(COOKIE, secret_copy(&value));
             }
             continue;
         }
@@ -99,12 +108,17 @@ pub(super) fn handed_on(config: &config::ForwardAuth, headers: &HeaderMap) -> He
             continue;
         }
         for value in headers.get_all(name).iter().filter(|value| !value.as_bytes().trim_ascii().is_empty()) {
-            let mut value = value.clone();
-            value.set_sensitive(true);
-            handed.append(name.clone(), value);
+            handed.append(name.clone(), secret_copy(value));
         }
     }
     handed
+}
+
+/// A copy, since the original holds on to the whole head of the request for as long as it is kept.
+fn secret_copy(value: &HeaderValue) -> HeaderValue {
+    let mut value = HeaderValue::from_bytes(value.as_bytes()).expect("it was one before");
+    value.set_sensitive(true);
+    value
 }
 
 fn is_session(config: &config::ForwardAuth, cookie: &str) -> bool {
@@ -132,6 +146,20 @@ fn is_chats(cookie: &str) -> bool {
     bare.starts_with("rc_") || bare.starts_with("gantry") || bare == "cache_version"
 }
 
+/// Why a whole answer says nothing, where it is not the status that tells.
+fn useless(reply: &Reply) -> Option<CallFault> {
+    if reply.status.is_redirection() {
+        return Some(CallFault::Redirect);
+    }
+    if reply.status != StatusCode::OK {
+        return None;
+    }
+    if reply.coding().is_some() {
+        return Some(CallFault::Encoded);
+    }
+    serde_json::from_slice::<Value>(&reply.body).is_err().then_some(CallFault::NotJson)
+}
+
 /// What the answer says.
 fn read(reply: &Reply, claims: &config::Claims) -> Result<Validated, Refusal> {
     let code = reply.status.as_u16();
@@ -139,6 +167,12 @@ fn read(reply: &Reply, claims: &config::Claims) -> Result<Validated, Refusal> {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(no_session(format!("the host app answered {code}: no session"))),
         _ => return Err(unexpected(reply)),
+    }
+    if let Some(coding) = reply.coding() {
+        return Err(unavailable(format!(
+            "answered with the content coding {}, which was not asked for: the endpoint must answer uncompressed",
+            shown(&coding)
+        )));
     }
     let said: Value = serde_json::from_slice(&reply.body).map_err(|_| {
         let kind = reply.headers.get(CONTENT_TYPE).map_or_else(|| "no content type".to_owned(), |kind| shown(&lossy(kind)));
@@ -224,6 +258,7 @@ mod tests {
             cookies: cookies.iter().map(|name| (*name).to_owned()).collect(),
             timeout: Duration::from_secs(2),
             max_body: 65536,
+            max_session: 1024,
         }
     }
 

@@ -14,14 +14,11 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::keys::Keys;
-use super::{shown_url, unavailable};
+use super::{shown, shown_url, unavailable};
 use crate::error::Refusal;
+use crate::metrics::CallFault;
 use crate::outbound::api::{Api, Call, CallError, Reply};
 
-/// Until the endpoint has answered.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a key set at most.
-const MAX_BODY: usize = 256 * 1024;
 /// The longest that a set is used before it is looked at again, whatever the endpoint's `Cache-Control` says.
 const MAX_AGE: Duration = Duration::from_mins(10);
 /// Between two tries while there is no set at all: the host app may just be starting.
@@ -69,9 +66,18 @@ enum Why {
 
 #[derive(Debug)]
 enum Fetcher {
-    Api(Api, Url),
+    Api(Endpoint),
     #[cfg(test)]
     Fake(Arc<tests::Fake>),
+}
+
+/// Where a set is fetched from, and what that may cost.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) url: Url,
+    pub(super) timeout: Duration,
+    pub(super) max_body: usize,
+    pub(super) api: Api,
 }
 
 impl State {
@@ -91,10 +97,10 @@ impl State {
 }
 
 impl Jwks {
-    /// The keys at `url`; nothing is fetched yet. `min_refresh` is the shortest time between two fetches that
+    /// The keys at an endpoint; nothing is fetched yet. `min_refresh` is the shortest time between two fetches that
     /// tokens with unknown keys, or failures, cause.
-    pub(super) fn new(url: Url, min_refresh: Duration, api: Api) -> Arc<Self> {
-        Self::with(Fetcher::Api(api, url), min_refresh)
+    pub(super) fn new(endpoint: Endpoint, min_refresh: Duration) -> Arc<Self> {
+        Self::with(Fetcher::Api(endpoint), min_refresh)
     }
 
     fn with(fetcher: Fetcher, min_refresh: Duration) -> Arc<Self> {
@@ -186,16 +192,23 @@ impl Jwks {
 
     fn read(&self, reply: &Reply, now: Instant) -> Result<Good, String> {
         if reply.status != StatusCode::OK {
+            if reply.status.is_redirection() {
+                self.fetcher.unusable(CallFault::Redirect);
+            }
             return Err(format!("answered {}: check identity.jwt.jwks_url", reply.status.as_u16()));
         }
-        let (keys, unusable) = Keys::jwks(&reply.body)?;
+        if let Some(coding) = reply.coding() {
+            self.fetcher.unusable(CallFault::Encoded);
+            return Err(format!("answered with the content coding {}, which was not asked for", shown(&coding)));
+        }
+        let (keys, unusable) = Keys::jwks(&reply.body).inspect_err(|_| self.fetcher.unusable(CallFault::NotJson))?;
         let max_age = max_age(&reply.headers).unwrap_or(MAX_AGE).clamp(self.min_refresh.min(MAX_AGE), MAX_AGE);
         Ok(Good { keys: Arc::new(keys), fetched: now, max_age, unusable })
     }
 
     fn place(&self) -> String {
         match &self.fetcher {
-            Fetcher::Api(_, url) => shown_url(url),
+            Fetcher::Api(endpoint) => shown_url(&endpoint.url),
             #[cfg(test)]
             Fetcher::Fake(_) => "fake".to_owned(),
         }
@@ -203,13 +216,22 @@ impl Jwks {
 }
 
 impl Fetcher {
+    /// A whole answer is of no use.
+    fn unusable(&self, fault: CallFault) {
+        match self {
+            Self::Api(endpoint) => endpoint.api.unusable(fault),
+            #[cfg(test)]
+            Self::Fake(_) => {}
+        }
+    }
+
     async fn fetch(&self) -> Result<Reply, String> {
         let reply: Result<Reply, CallError> = match self {
-            Self::Api(api, url) => {
+            Self::Api(Endpoint { url, timeout, max_body, api }) => {
                 let mut headers = HeaderMap::new();
                 headers.insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
                 headers.insert(USER_AGENT, super::AGENT);
-                api.call(Call { method: Method::GET, url, headers, body: None, timeout: TIMEOUT, max_body: MAX_BODY }).await
+                api.call(Call { method: Method::GET, url, headers, body: None, timeout: *timeout, max_body: *max_body }).await
             }
             #[cfg(test)]
             Self::Fake(fake) => fake.fetch().await,

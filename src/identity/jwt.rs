@@ -7,13 +7,14 @@ use arc_swap::ArcSwapOption;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 
-use super::jwks::Jwks;
+use super::jwks::{Endpoint, Jwks};
 use super::jws::{self, Bad, Good, Rules};
 use super::keys::{Key, Keys};
 use super::{Credentials, Material, SessionKey, Validated, claims, misconfigured, no_session};
 use crate::config;
 use crate::error::Refusal;
 use crate::headers::cookies;
+use crate::metrics::CallTarget;
 use crate::outbound::api::Api;
 use crate::secret::{Secret, SecretSource};
 
@@ -49,10 +50,14 @@ struct Parsed {
 }
 
 impl Jwt {
-    pub(super) fn new(config: &config::Jwt, claims: config::Claims, api: Api) -> Self {
+    pub(super) fn new(config: &config::Jwt, claims: config::Claims, api: &Api) -> Self {
         let file = |secret: &SecretSource, parse| KeySource::File(Static { secret: secret.clone(), parse, parsed: ArcSwapOption::empty() });
         let keys = match &config.keys {
-            config::JwtKeys::Jwks { url, min_refresh } => KeySource::Published(Jwks::new(url.clone(), *min_refresh, api)),
+            config::JwtKeys::Jwks { url, min_refresh, timeout, max_body } => {
+                let api = api.named(CallTarget::Jwks);
+                let endpoint = Endpoint { url: url.clone(), timeout: *timeout, max_body: *max_body, api };
+                KeySource::Published(Jwks::new(endpoint, *min_refresh))
+            }
             config::JwtKeys::PublicKey(pem) => file(pem, Key::pem),
             config::JwtKeys::SharedSecret(secret) => file(secret, Key::shared_secret),
         };
@@ -76,7 +81,7 @@ impl Jwt {
         if token.len() > jws::LONGEST {
             return Err(no_session(format!("the token is longer than {} bytes", jws::LONGEST)));
         }
-        Ok(Credentials { key: SessionKey::of(SOURCE, [token.as_bytes()]), material: Material::Token(Secret::new(token)) })
+        Ok(Credentials::new(SessionKey::of(SOURCE, [token.as_bytes()]), Material::Token(Secret::new(token))))
     }
 
     pub(super) async fn identify(&self, token: &str, now: SystemTime, clock: Instant) -> Result<Validated, Refusal> {

@@ -19,6 +19,7 @@ mod trusted_header;
 mod unique_json;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -95,7 +96,21 @@ pub struct Validated {
 pub struct Credentials {
     /// The session's key in the caches.
     pub key: SessionKey,
+    /// The address that they came from, where that is known.
+    pub client: Option<IpAddr>,
     material: Material,
+}
+
+impl Credentials {
+    fn new(key: SessionKey, material: Material) -> Self {
+        Self { key, client: None, material }
+    }
+
+    /// The same, from this address.
+    #[must_use]
+    pub fn from(self, client: IpAddr) -> Self {
+        Self { client: Some(client), ..self }
+    }
 }
 
 #[derive(Clone)]
@@ -134,7 +149,7 @@ impl Validator {
         let claims = config.claims.clone();
         Self(Arc::new(match &config.source {
             config::IdentitySource::ForwardAuth(forward) => Source::ForwardAuth(ForwardAuth::new(forward.clone(), claims, api)),
-            config::IdentitySource::Jwt(jwt) => Source::Jwt(Jwt::new(jwt, claims, api)),
+            config::IdentitySource::Jwt(jwt) => Source::Jwt(Jwt::new(jwt, claims, &api)),
             config::IdentitySource::Header(header) => Source::Header(TrustedHeader::new(header.clone())),
         }))
     }

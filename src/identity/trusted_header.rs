@@ -49,7 +49,7 @@ impl TrustedHeader {
             name: optional(&self.names.name)?,
             roles: optional(&self.names.roles)?,
         };
-        Ok(Credentials { key: said.key(), material: Material::Said(Arc::new(said)) })
+        Ok(Credentials::new(said.key(), Material::Said(Arc::new(said))))
     }
 
     pub(super) fn identify(&self, said: &Said) -> Result<Validated, Refusal> {

@@ -1,5 +1,6 @@
 //! Who a host session belongs to, remembered for a short while.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,10 +8,13 @@ use moka::Expiry;
 use moka::future::Cache;
 
 use crate::config::CacheSize;
-use crate::error::Refusal;
-use crate::identity::{Credentials, SessionKey, Validated, Validator};
+use crate::directory::weight;
+use crate::error::{Refusal, RefusalKind};
+use crate::identity::{Credentials, Identity, SessionKey, Validated, Validator};
 use crate::metrics::Metrics;
 use crate::trace;
+
+use super::rates::Rates;
 
 /// Who answers for host sessions: the configured source, or a script in tests.
 #[derive(Debug)]
@@ -34,6 +38,17 @@ impl Presented {
             Self::Credentials(credentials) => credentials.key,
             #[cfg(test)]
             Self::Scripted(key) => *key,
+        }
+    }
+}
+
+impl Presented {
+    /// Who is held to `limits.unknown_sessions_per_client`.
+    fn client(&self) -> Option<IpAddr> {
+        match self {
+            Self::Credentials(credentials) => credentials.client,
+            #[cfg(test)]
+            Self::Scripted(_) => None,
         }
     }
 }
@@ -62,6 +77,7 @@ impl Host {
 #[derive(Debug)]
 pub(super) struct Sessions {
     pub(super) host: Arc<Host>,
+    pub(super) rates: Arc<Rates>,
     cache: Cache<SessionKey, Arc<Validated>>,
     metrics: Arc<Metrics>,
 }
@@ -78,19 +94,27 @@ impl Expiry<SessionKey, Arc<Validated>> for UntilExpiry {
     }
 }
 
+/// Bytes of an identity's texts, which are the host app's.
+fn length(identity: &Identity) -> usize {
+    let roles: usize = identity.roles.iter().map(|role| size_of::<String>() + role.len()).sum();
+    let texts = [Some(&identity.id), Some(&identity.username), identity.email.as_ref(), identity.name.as_ref()];
+    roles + texts.into_iter().flatten().map(String::len).sum::<usize>()
+}
+
 impl Sessions {
-    pub(super) fn new(host: Arc<Host>, size: CacheSize, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(host: Arc<Host>, size: CacheSize, rates: Arc<Rates>, metrics: Arc<Metrics>) -> Self {
         let cache = Cache::builder()
             .max_capacity(size.capacity)
+            .weigher(|_, validated: &Arc<Validated>| weight(length(&validated.identity)))
             .expire_after(UntilExpiry { ttl: size.ttl })
             .support_invalidation_closures()
             .build();
-        Self { host, cache, metrics }
+        Self { host, rates, cache, metrics }
     }
 
     /// The same memory, with another one to ask.
-    pub(super) fn with_host(&self, host: Arc<Host>) -> Self {
-        Self { host, cache: self.cache.clone(), metrics: Arc::clone(&self.metrics) }
+    pub(super) fn with_host(&self, host: Arc<Host>, rates: Arc<Rates>) -> Self {
+        Self { host, rates, cache: self.cache.clone(), metrics: Arc::clone(&self.metrics) }
     }
 
     pub(super) async fn ready(&self, session: &SessionKey) -> Option<Arc<Validated>> {
@@ -105,7 +129,12 @@ impl Sessions {
             .cache
             .try_get_with(presented.key(), async {
                 asked = true;
-                trace::step("session check", self.host.identify(presented)).await.map(Arc::new)
+                let chance = self.rates.unknown(presented.client())?;
+                let outcome = trace::step("session check", self.host.identify(presented)).await;
+                if !matches!(&outcome, Err(refusal) if refusal.kind == RefusalKind::NoSession) {
+                    chance.put_back();
+                }
+                outcome.map(Arc::new)
             })
             .await;
         self.metrics.cache("sessions", !asked);

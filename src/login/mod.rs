@@ -3,10 +3,14 @@
 //! What is remembered is answered at once. Anything else runs on a task of its own, so that a browser
 //! that goes away cancels nothing: no create is begun twice, no token is minted and lost.
 
+mod flights;
 mod host;
+mod rates;
+mod table;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -27,9 +31,11 @@ use crate::secret::Secret;
 use crate::tokens::{TokenError, Tokens};
 use crate::trace;
 
+use flights::{Flights, UnderWay};
 use host::{Host, Presented, Sessions};
+use rates::Rates;
 
-/// How long it is remembered that a session was ended, for logins that are under way.
+/// How long it is remembered that all sessions of an identity were ended, for logins that are under way.
 const ENDED_FOR: Duration = Duration::from_mins(2);
 
 /// Signs people in and out. Cheap to clone.
@@ -46,7 +52,7 @@ struct Inner {
     timeout: Duration,
     /// Identity id → the Rocket.Chat users that it was signed in as; one, but for renames.
     users: Cache<String, Arc<Vec<Arc<str>>>>,
-    ended_sessions: Cache<SessionKey, Instant>,
+    flights: Flights,
     ended_identities: Cache<String, Instant>,
 }
 
@@ -89,10 +95,12 @@ impl Login {
     /// as well, and so are the tokens that they end with.
     #[must_use]
     pub fn renewed(&self, config: &Config, validator: Option<Validator>, client: Client, kept: Kept) -> Self {
-        let Inner { sessions, directory, tokens, metrics, control, users, ended_sessions, ended_identities, .. } = &*self.0;
+        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, .. } = &*self.0;
         let host = validator.map_or_else(|| Arc::clone(&sessions.host), |validator| Arc::new(Host::Validator(validator)));
         let caches = &config.cache;
-        let sessions = if kept.sessions { sessions.with_host(host) } else { Sessions::new(host, caches.sessions, Arc::clone(metrics)) };
+        let rates = Arc::new(sessions.rates.renewed(config.limits));
+        let sessions =
+            if kept.sessions { sessions.with_host(host, rates) } else { Sessions::new(host, caches.sessions, rates, Arc::clone(metrics)) };
         if !kept.tokens {
             return Self::with_sessions(config, sessions, client, Arc::clone(metrics), control.clone());
         }
@@ -109,13 +117,14 @@ impl Login {
             timeout: config.login.timeout,
             // Kept whatever identities mean now: who was given a token has to be found when it is to end.
             users: users.clone(),
-            ended_sessions: ended_sessions.clone(),
+            flights: flights.clone(),
             ended_identities: ended_identities.clone(),
         }))
     }
 
     fn with_host(config: &Config, host: Arc<Host>, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
-        let sessions = Sessions::new(host, config.cache.sessions, Arc::clone(&metrics));
+        let rates = Arc::new(Rates::new(config.limits, Arc::clone(&metrics)));
+        let sessions = Sessions::new(host, config.cache.sessions, rates, Arc::clone(&metrics));
         Self::with_sessions(config, sessions, client, metrics, control)
     }
 
@@ -129,7 +138,7 @@ impl Login {
             control,
             timeout: config.login.timeout,
             users: Cache::new(caches.users.capacity),
-            ended_sessions: Cache::builder().max_capacity(caches.sessions.capacity).time_to_live(ENDED_FOR).build(),
+            flights: Flights::default(),
             ended_identities: Cache::builder().max_capacity(caches.users.capacity).time_to_live(ENDED_FOR).build(),
         }))
     }
@@ -149,6 +158,30 @@ impl Login {
             #[cfg(test)]
             Host::Scripted(_) => unreachable!("scripts have no headers"),
         }
+    }
+
+    /// Counts a request of a client on our own paths.
+    ///
+    /// # Errors
+    /// The client is over `limits.logins_per_client`.
+    pub fn admit_client(&self, client: IpAddr) -> Result<(), Refusal> {
+        self.0.sessions.rates.client(client)
+    }
+
+    /// Counts a request with a host session on our own paths.
+    ///
+    /// # Errors
+    /// The session is over `limits.logins_per_session`.
+    pub fn admit_session(&self, credentials: &Credentials) -> Result<(), Refusal> {
+        self.0.sessions.rates.session(&credentials.key)
+    }
+
+    /// Counts a guess of a client that was wrong, such as a logout secret.
+    ///
+    /// # Errors
+    /// The client is over `limits.unknown_sessions_per_client`.
+    pub fn wrong_guess(&self, client: IpAddr) -> Result<(), Refusal> {
+        self.0.sessions.rates.unknown(Some(client)).map(drop)
     }
 
     /// A login token for whoever the host session belongs to. `fresh` says that the last one failed: it
@@ -219,7 +252,7 @@ impl Login {
 
     async fn sign_out_of(&self, session: SessionKey) -> Result<usize, Refusal> {
         let inner = &self.0;
-        inner.ended_sessions.insert(session, Instant::now());
+        inner.flights.end(&session);
         inner.sessions.forget(&session).await;
         let Some((user, token)) = inner.tokens.leave(&session) else { return Ok(0) };
         match tokio::time::timeout(inner.timeout, inner.tokens.end(&user, token)).await {
@@ -298,6 +331,7 @@ impl Inner {
         who: &OnceLock<Arc<Identity>>,
     ) -> Result<SignedIn, Refusal> {
         let session = presented.key();
+        let under_way = self.flights.begin(session);
         let (mut fresh, mut created) = (fresh, false);
         if fresh {
             self.tokens.allow_fresh(session)?;
@@ -317,7 +351,7 @@ impl Inner {
             created |= news;
             self.remember(&identity.id, &account.id);
             match self.tokens.token(&account.id, session, fresh, deadline).await {
-                Ok(_) if self.ended_since(&session, &identity.id, began) => {
+                Ok(_) if self.ended_since(&under_way, &identity.id, began) => {
                     if let Some((user, token)) = self.tokens.leave(&session) {
                         self.tokens.end(&user, token);
                     }
@@ -357,9 +391,8 @@ impl Inner {
         });
     }
 
-    fn ended_since(&self, session: &SessionKey, identity_id: &str, began: Instant) -> bool {
-        let since = |ended: Option<Instant>| ended.is_some_and(|at| at >= began);
-        since(self.ended_sessions.get(session)) || since(self.ended_identities.get(identity_id))
+    fn ended_since(&self, login: &UnderWay<'_>, identity_id: &str, began: Instant) -> bool {
+        login.ended_since(began) || self.ended_identities.get(identity_id).is_some_and(|at| at >= began)
     }
 }
 

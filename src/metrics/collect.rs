@@ -9,7 +9,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntCounter, IntGauge, IntGaugeVec, Opts};
 
-use super::shard::{BUCKETS, CODES, Crowd, Flood, Handshake, RouteLabel, Shard, Stalled};
+use super::shard::{AnswerLimit, BUCKETS, CODES, Crowd, Flood, Handshake, RouteLabel, Shard, Stalled};
 use super::{Process, counters, outcome};
 use crate::error::Failure;
 
@@ -109,7 +109,7 @@ impl Shards {
         gauge.collect()
     }
 
-    /// What was bounded at the public listeners.
+    /// What was bounded on both sides.
     fn limits(&self) -> Vec<MetricFamily> {
         let refused = counters(
             "gantry_connections_refused_total",
@@ -132,7 +132,12 @@ impl Shards {
             let count = self.sum(|shard| shard.floods[kind as usize].load(Ordering::Relaxed));
             floods.with_label_values(&[kind.as_str()]).inc_by(count);
         }
-        [refused, stalled, floods].iter().flat_map(Collector::collect).collect()
+        let answers = counters("gantry_answers_refused_total", "Answers of the workspace's that went past a limit, by which.", &["limit"]);
+        for limit in AnswerLimit::ALL {
+            let count = self.sum(|shard| shard.answers_refused[limit as usize].load(Ordering::Relaxed));
+            answers.with_label_values(&[limit.as_str()]).inc_by(count);
+        }
+        [refused, stalled, floods, answers].iter().flat_map(Collector::collect).collect()
     }
 
     fn failures(&self) -> Vec<MetricFamily> {

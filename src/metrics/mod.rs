@@ -4,6 +4,7 @@
 //! Labels are closed sets: no user, address, path or session ever becomes one.
 
 mod collect;
+mod limits;
 mod process;
 mod shard;
 
@@ -19,7 +20,8 @@ use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec
 use crate::error::RefusalKind;
 use crate::journal::Journal;
 use collect::Shards;
-pub use shard::{Crowd, Flood, Handshake, Held, RouteLabel, Shard, Spoken, Stalled};
+pub use limits::{CallFault, CallTarget, Limit};
+pub use shard::{AnswerLimit, Crowd, Flood, Handshake, Held, RouteLabel, Shard, Spoken, Stalled};
 
 /// What is counted of the process itself, from before there is anything else to count.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,7 @@ pub struct Metrics {
     rocketchat: IntGaugeVec,
     service_account_up: IntGauge,
     spans: IntCounterVec,
+    limits: limits::Counters,
 }
 
 impl Metrics {
@@ -138,6 +141,7 @@ impl Metrics {
             )
             .expect("constant name"),
             acme_orders: counters("gantry_acme_orders_total", "Certificates asked for by ACME, by outcome.", &["outcome"]),
+            limits: limits::Counters::new(),
             registry,
             shards: Arc::clone(&shards),
         };
@@ -169,7 +173,7 @@ impl Metrics {
             Box::new(metrics.reload_time.clone()),
             Box::new(Shards::new(shards, process)),
         ];
-        for collector in all {
+        for collector in all.into_iter().chain(metrics.limits.collectors()) {
             metrics.registry.register(collector).expect("no name is used twice");
         }
         metrics.reloaded(true);

@@ -141,6 +141,36 @@ impl Stalled {
     }
 }
 
+/// Which limit an answer of the workspace's went past: the `limit` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerLimit {
+    /// `limits.answer_head`, by its head.
+    Head,
+    /// `limits.answer_fields`, by its head.
+    Fields,
+    /// Either of the two, by its trailers.
+    Trailers,
+    /// `limits.answer_interim`
+    Interim,
+    /// `limits.chunk_extensions`
+    ChunkExtensions,
+}
+
+impl AnswerLimit {
+    pub(super) const ALL: [Self; 5] = [Self::Head, Self::Fields, Self::Trailers, Self::Interim, Self::ChunkExtensions];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::Fields => "fields",
+            Self::Trailers => "trailers",
+            Self::Interim => "interim",
+            Self::ChunkExtensions => "chunk_extensions",
+        }
+    }
+}
+
 /// The kind of the HTTP/2 frames that a connection was ended for: the `kind` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flood {
@@ -205,6 +235,7 @@ pub struct Shard {
     pub(super) proxy_headers_refused: AtomicU64,
     pub(super) turned_away: [AtomicU64; Crowd::ALL.len()],
     pub(super) stalled: [AtomicU64; Stalled::ALL.len()],
+    pub(super) answers_refused: [AtomicU64; AnswerLimit::ALL.len()],
     pub(super) floods: [AtomicU64; Flood::ALL.len()],
 }
 
@@ -252,6 +283,7 @@ impl Shard {
             proxy_headers_refused: AtomicU64::new(0),
             turned_away: std::array::from_fn(|_| AtomicU64::new(0)),
             stalled: std::array::from_fn(|_| AtomicU64::new(0)),
+            answers_refused: std::array::from_fn(|_| AtomicU64::new(0)),
             floods: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
@@ -336,6 +368,11 @@ impl Shard {
     /// A client was cut off because it was waited for too long.
     pub fn stalled(&self, stalled: Stalled) {
         self.stalled[stalled as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An answer of the workspace's went past a limit.
+    pub fn answer_refused(&self, limit: AnswerLimit) {
+        self.answers_refused[limit as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection was ended for frames that do no work.

@@ -1,35 +1,82 @@
-//! Small calls with a deadline and a size cap: to the workspace's REST API, the host app, a JWKS endpoint.
+//! Small calls with a deadline and size caps: to the workspace's REST API, the host app, a JWKS endpoint.
 //!
 //! A call runs on the control runtime from beginning to end, whatever becomes of the caller: a browser
-//! that goes away must not leave a half-made user behind.
+//! that goes away must not leave a half-made user behind. Whoever is called gets no more than so many calls
+//! at a time, and whatever it answers costs no more than so many bytes, so much time and one connection.
+
+mod error;
+mod line;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
 use tokio::runtime::Handle;
 use url::Url;
 
+pub use self::error::CallError;
+use self::line::{Line, body_allowance, head_allowance};
+use self::turns::Turns;
 use super::connect::{ConnectError, Connector, Target};
 use super::words;
+use crate::config;
+use crate::metrics::{CallFault, CallTarget, Metrics};
 use crate::trace;
 
-/// Makes small calls. Cheap to clone; every clone shares the pool.
+/// Makes small calls. Cheap to clone; every clone shares the pool and the turns.
 #[derive(Clone, Debug)]
-pub struct Api(Arc<Inner>);
+pub struct Api {
+    inner: Arc<Inner>,
+    watched: Option<Arc<Watched>>,
+}
+
+/// Whose calls are counted, and where.
+#[derive(Debug)]
+struct Watched {
+    target: CallTarget,
+    metrics: Arc<Metrics>,
+}
+
+/// What calls to one peer may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Calls under way at a time.
+    pub calls: usize,
+    /// Calls that may wait for their turn.
+    pub queue: usize,
+    /// How long they may wait.
+    pub queue_timeout: Duration,
+    /// Bytes of an answer's head; 8 KiB at least.
+    pub head: usize,
+}
+
+impl Bounds {
+    /// What `[limits]` says, with so many calls at a time.
+    pub fn of(limits: &config::Limits, calls: usize) -> Self {
+        Self { calls, queue: limits.queue, queue_timeout: limits.queue_timeout, head: limits.call_head }
+    }
+}
+
+impl Default for Bounds {
+    /// For a few calls now and then.
+    fn default() -> Self {
+        Self { calls: 32, queue: 1024, queue_timeout: Duration::from_secs(10), head: 64 * 1024 }
+    }
+}
 
 #[derive(Debug)]
 struct Inner {
     connector: Connector,
     control: Handle,
+    turns: Turns,
+    bounds: Bounds,
     /// Unused connections by authority. Held for a push or a pop, never across a wait, and not on the
     /// path of a forwarded request.
     idle: Mutex<HashMap<String, Vec<Idle>>>,
@@ -37,14 +84,12 @@ struct Inner {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<Full<Bytes>>,
+    line: Line,
     since: Instant,
 }
 
 /// Node closes idle connections after 5 s by default; leave before it does.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
-/// Unused connections kept for one peer.
-const MAX_IDLE: usize = 32;
 
 /// One call.
 #[derive(Debug)]
@@ -74,59 +119,48 @@ pub struct Reply {
     pub body: Bytes,
 }
 
-/// Why there is no answer. The texts name the peer's host and port and never a header or a body.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CallError {
-    /// No connection: nothing can have been acted on.
-    #[error("{host} cannot be reached: {why}")]
-    Unreachable {
-        /// Host and port.
-        host: String,
-        /// The reason in words.
-        why: String,
-    },
-    /// No whole answer in time; the call may have been acted on.
-    #[error("{host} did not answer within {}", humantime::format_duration(*after))]
-    Timeout {
-        /// Host and port.
-        host: String,
-        /// The deadline.
-        after: Duration,
-    },
-    /// The answer's body is larger than allowed.
-    #[error("the answer of {host} is larger than {limit} bytes")]
-    TooLarge {
-        /// Host and port.
-        host: String,
-        /// The cap.
-        limit: usize,
-    },
-    /// The connection ended before the whole answer; the call may have been acted on.
-    #[error("the connection to {host} broke: {why}")]
-    Broken {
-        /// Host and port.
-        host: String,
-        /// The reason in words.
-        why: String,
-    },
-}
-
-impl CallError {
-    /// A word for spans.
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Unreachable { .. } => "unreachable",
-            Self::Timeout { .. } => "timeout",
-            Self::TooLarge { .. } => "too_large",
-            Self::Broken { .. } => "broken",
-        }
+impl Reply {
+    /// The content coding (RFC 9110 §8.4), if there is one: none was asked for, and a few bytes may unpack to gigabytes,
+    /// so that nothing is ever unpacked.
+    pub fn coding(&self) -> Option<String> {
+        let value = self.headers.get(CONTENT_ENCODING)?;
+        let coding = String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase();
+        (!coding.is_empty() && coding != "identity").then_some(coding)
     }
 }
 
 impl Api {
-    /// Calls go out through `connector` and run on `control`.
+    /// Calls go out through `connector` and run on `control`, within the default [`Bounds`].
     pub fn new(connector: Connector, control: Handle) -> Self {
-        Self(Arc::new(Inner { connector, control, idle: Mutex::default() }))
+        Self::within(Bounds::default(), connector, control)
+    }
+
+    /// The same within these bounds, which calls to all peers share.
+    pub fn within(bounds: Bounds, connector: Connector, control: Handle) -> Self {
+        let turns = Turns::new(bounds.calls, bounds.queue, bounds.queue_timeout);
+        Self { inner: Arc::new(Inner { connector, control, turns, bounds, idle: Mutex::default() }), watched: None }
+    }
+
+    /// The same, whose calls are counted as those to `target`.
+    #[must_use]
+    pub fn counted(&self, target: CallTarget, metrics: Arc<Metrics>) -> Self {
+        Self { inner: Arc::clone(&self.inner), watched: Some(Arc::new(Watched { target, metrics })) }
+    }
+
+    /// The same, whose calls are counted as those to `target` if they are counted at all.
+    #[must_use]
+    pub fn named(&self, target: CallTarget) -> Self {
+        match &self.watched {
+            Some(watched) => self.counted(target, Arc::clone(&watched.metrics)),
+            None => self.clone(),
+        }
+    }
+
+    /// An answer was whole and is of no use all the same.
+    pub fn unusable(&self, fault: CallFault) {
+        if let Some(watched) = &self.watched {
+            watched.metrics.call_failed(watched.target, fault);
+        }
     }
 
     /// Makes the call. Runs to its end on the control runtime, whatever becomes of the caller.
@@ -140,7 +174,10 @@ impl Api {
         let outcome = self.run(call).await;
         match &outcome {
             Ok(reply) => span.answered(reply.status, 400),
-            Err(error) => span.failed(error.label()),
+            Err(error) => {
+                self.unusable(error.fault());
+                span.failed(error.fault().as_str());
+            }
         }
         span.end();
         outcome
@@ -151,8 +188,9 @@ impl Api {
         let host = target.to_string();
         let (timeout, limit) = (call.timeout, call.max_body);
         let request = request(call, &target).map_err(|why| CallError::Unreachable { host: host.clone(), why })?;
-        let inner = Arc::clone(&self.0);
-        let task = self.0.control.spawn(async move {
+        let (inner, watched) = (Arc::clone(&self.inner), self.watched.clone());
+        let task = self.inner.control.spawn(async move {
+            let _turn = inner.turns.take(watched.as_deref()).await.map_err(|none| CallError::no_turn(&target, none))?;
             match tokio::time::timeout(timeout, inner.run(&target, request, limit)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(CallError::Timeout { host: target.to_string(), after: timeout }),
@@ -184,13 +222,14 @@ fn request(call: Call<'_>, target: &Target) -> Result<Request<Full<Bytes>>, Stri
 impl Inner {
     async fn run(&self, target: &Target, mut request: Request<Full<Bytes>>, limit: usize) -> Result<Reply, CallError> {
         let host = || target.to_string();
-        while let Some(mut sender) = self.take(target) {
-            match sender.try_send_request(request).await {
-                Ok(response) => return self.finish(target, sender, response, limit).await,
+        while let Some(mut line) = self.take(target) {
+            line.meter.allow(head_allowance(self.bounds.head));
+            match line.sender.try_send_request(request).await {
+                Ok(response) => return self.finish(target, line, response, limit).await,
                 // Not sent at all: the connection had been closed, so another one may be tried.
                 Err(mut error) => match error.take_message() {
                     Some(message) => request = message,
-                    None => return Err(CallError::Broken { host: host(), why: error.into_error().to_string() }),
+                    None => return Err(self.broken(target, &line, &error.into_error())),
                 },
             }
         }
@@ -200,29 +239,37 @@ impl Inner {
                 CallError::Unreachable { host: host(), why: format!("no connection within {}", humantime::format_duration(after)) }
             }
         })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| CallError::Broken { host: host(), why: error.to_string() })?;
-        self.control.spawn(connection);
-        let response = sender.send_request(request).await.map_err(|error| CallError::Broken { host: host(), why: words(&error) })?;
-        self.finish(target, sender, response, limit).await
+        let line = Line::over(stream, self.bounds.head, &self.control).await;
+        let mut line = line.map_err(|error| CallError::Broken { host: host(), why: error.to_string() })?;
+        match line.sender.send_request(request).await {
+            Ok(response) => self.finish(target, line, response, limit).await,
+            Err(error) => Err(self.broken(target, &line, &error)),
+        }
     }
 
-    async fn finish(
-        &self,
-        target: &Target,
-        sender: SendRequest<Full<Bytes>>,
-        response: http::Response<Incoming>,
-        limit: usize,
-    ) -> Result<Reply, CallError> {
+    /// Why there is no head of an answer.
+    fn broken(&self, target: &Target, line: &Line, error: &hyper::Error) -> CallError {
+        let host = target.to_string();
+        if error.is_parse_too_large() || line.meter.has_run_out() {
+            return CallError::HeadTooLarge { host, limit: self.bounds.head };
+        }
+        CallError::Broken { host, why: words(error) }
+    }
+
+    async fn finish(&self, target: &Target, line: Line, response: http::Response<Incoming>, limit: usize) -> Result<Reply, CallError> {
         let (parts, mut incoming) = response.into_parts();
+        line.meter.allow(body_allowance(limit));
         let too_large = || CallError::TooLarge { host: target.to_string(), limit };
         if incoming.size_hint().lower() > limit as u64 {
             return Err(too_large());
         }
         let mut body = BytesMut::new();
         while let Some(frame) = incoming.frame().await {
-            let frame = frame.map_err(|error| CallError::Broken { host: target.to_string(), why: words(&error) })?;
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(_) if line.meter.has_run_out() => return Err(too_large()),
+                Err(error) => return Err(CallError::Broken { host: target.to_string(), why: words(&error) }),
+            };
             if let Some(data) = frame.data_ref() {
                 if body.len() + data.len() > limit {
                     return Err(too_large());
@@ -230,30 +277,31 @@ impl Inner {
                 body.extend_from_slice(data);
             }
         }
-        self.put(target, sender);
+        self.put(target, line);
         Ok(Reply { status: parts.status, headers: parts.headers, body: body.freeze() })
     }
 
-    fn take(&self, target: &Target) -> Option<SendRequest<Full<Bytes>>> {
+    fn take(&self, target: &Target) -> Option<Line> {
         let mut pools = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = pools.get_mut(&key(target))?;
         while let Some(idle) = pool.pop() {
-            if idle.since.elapsed() < KEEP_IDLE && idle.sender.is_ready() {
-                return Some(idle.sender);
+            if idle.since.elapsed() < KEEP_IDLE && idle.line.sender.is_ready() {
+                return Some(idle.line);
             }
         }
         None
     }
 
-    fn put(&self, target: &Target, sender: SendRequest<Full<Bytes>>) {
-        if sender.is_closed() {
+    /// Keeps a connection for the next call. There can be no more of them than calls at a time.
+    fn put(&self, target: &Target, line: Line) {
+        if line.sender.is_closed() {
             return;
         }
         let mut pools = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = pools.entry(key(target)).or_default();
-        pool.retain(|idle| idle.since.elapsed() < KEEP_IDLE && !idle.sender.is_closed());
-        if pool.len() < MAX_IDLE {
-            pool.push(Idle { sender, since: Instant::now() });
+        pool.retain(|idle| idle.since.elapsed() < KEEP_IDLE && !idle.line.sender.is_closed());
+        if pool.len() < self.bounds.calls {
+            pool.push(Idle { line, since: Instant::now() });
         }
     }
 }

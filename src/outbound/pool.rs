@@ -22,7 +22,7 @@ use crate::config;
 use crate::error::Failure;
 use crate::headers::onward::Onward;
 use crate::lifecycle::sweep::Sweep;
-use crate::metrics::{Held, Shard};
+use crate::metrics::{AnswerLimit, Held, Shard};
 use crate::peer::Peer;
 
 /// Sends requests to the workspace.
@@ -58,23 +58,25 @@ pub struct Answered {
 }
 
 impl Pool {
-    /// A pool of connections to `target`. `client_patience` is how long a client may pause within a request's body;
+    /// A pool of connections to `target`, whose answers have these `limits`. `client_patience` is how long a client may pause within a request's body;
     /// deadlines are kept by `sweep`.
     pub fn new(
         target: Target,
         connector: Connector,
-        limits: &config::Upstream,
+        upstream: &config::Upstream,
+        limits: config::AnswerLimits,
         client_patience: Duration,
         sweep: Sweep,
         shard: Arc<Shard>,
     ) -> Rc<Self> {
         let terms = Terms {
-            limits: limits.answers,
-            first_byte: Wait::new(limits.first_byte_timeout),
+            limits,
+            first_byte: Wait::new(upstream.first_byte_timeout),
             client: Wait::new(client_patience),
-            idle: Wait::new(limits.idle_timeout),
+            idle: Wait::new(upstream.idle_timeout),
+            shard: Arc::clone(&shard),
         };
-        let (keep_alive, max_idle) = (limits.keep_alive, limits.max_idle);
+        let (keep_alive, max_idle) = (upstream.keep_alive, upstream.max_idle);
         Rc::new(Self { target, connector, terms, keep_alive, max_idle, idle: RefCell::default(), retired: Cell::new(false), sweep, shard })
     }
 
@@ -181,6 +183,11 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// Notes that an answer went past a limit.
+    pub(super) fn refused(&self, limit: AnswerLimit) {
+        self.shard.answer_refused(limit);
     }
 
     /// Takes back a connection that may be used again.

@@ -74,6 +74,15 @@ pub(super) struct Pass<'a> {
     at: Instant,
 }
 
+/// Why there is no turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shut {
+    /// The limiter lets nobody in for so long.
+    Limited(Duration),
+    /// As many calls as go at a time are under way, and none of them ends.
+    Busy,
+}
+
 /// A place in the queue.
 struct Queued<'a>(&'a Gate);
 
@@ -94,8 +103,8 @@ impl Gate {
     /// Waits for a turn.
     ///
     /// # Errors
-    /// How long to stay away, when no turn can be had before `deadline`.
-    pub(super) async fn enter(&self, deadline: Instant) -> Result<Pass<'_>, Duration> {
+    /// Why no turn can be had before `deadline`.
+    pub(super) async fn enter(&self, deadline: Instant) -> Result<Pass<'_>, Shut> {
         let mut queued = None;
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -104,7 +113,8 @@ impl Gate {
             let admission = self.state().admit(now, queued.is_some());
             let Admission::Wait { until, about } = admission else { return Ok(Pass { gate: self, at: now }) };
             if now >= deadline || now + about > deadline {
-                return Err(about.max(Duration::from_secs(1)));
+                // A limiter tells until when; where there is none, the calls under way are slow.
+                return Err(if until.is_some() { Shut::Limited(about.max(Duration::from_secs(1))) } else { Shut::Busy });
             }
             queued.get_or_insert_with(|| Queued::new(self));
             tokio::select! {
@@ -303,7 +313,7 @@ mod tests {
         }
     }
 
-    async fn caller(gate: Arc<Gate>, limiter: Arc<Limiter>, patience: Duration) -> Result<(), Duration> {
+    async fn caller(gate: Arc<Gate>, limiter: Arc<Limiter>, patience: Duration) -> Result<(), Shut> {
         let deadline = Instant::now() + patience;
         loop {
             let pass = gate.enter(deadline).await?;
@@ -318,7 +328,7 @@ mod tests {
         }
     }
 
-    async fn crowd(gate: &Arc<Gate>, limiter: &Arc<Limiter>, callers: u32, patience: Duration) -> (u32, Vec<Duration>) {
+    async fn crowd(gate: &Arc<Gate>, limiter: &Arc<Limiter>, callers: u32, patience: Duration) -> (u32, Vec<Shut>) {
         let calls: Vec<_> = (0..callers).map(|_| tokio::spawn(caller(Arc::clone(gate), Arc::clone(limiter), patience))).collect();
         let (mut through, mut waits) = (0, Vec::new());
         for call in calls {
@@ -336,7 +346,10 @@ mod tests {
         let (through, waits) = crowd(&gate, &limiter, 1_000, Duration::from_secs(10)).await;
         assert_eq!(through, 10);
         assert_eq!(limiter.refused.load(Ordering::Relaxed), 0, "the headers said how many may go");
-        assert!(waits.iter().all(|wait| *wait > Duration::from_secs(50)), "those that must wait longer than they can are told");
+        assert!(
+            waits.iter().all(|shut| matches!(shut, Shut::Limited(wait) if *wait > Duration::from_secs(50))),
+            "those that must wait longer than they can are told"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -368,10 +381,23 @@ mod tests {
         let gate = Gate::new();
         gate.enter(Instant::now()).await.unwrap().refused(Some(Duration::from_secs(7)), Limits::default());
         assert!(gate.is_shut());
-        assert_eq!(gate.enter(Instant::now() + Duration::from_secs(5)).await.unwrap_err(), Duration::from_secs(7));
+        assert_eq!(gate.enter(Instant::now() + Duration::from_secs(5)).await.unwrap_err(), Shut::Limited(Duration::from_secs(7)));
         let start = Instant::now();
         drop(gate.enter(start + Duration::from_secs(10)).await.unwrap());
         assert_eq!(start.elapsed().as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_calls_are_no_limiter() {
+        let (gate, soon) = (Gate::new(), Duration::from_secs(3));
+        gate.enter(Instant::now()).await.unwrap().answered(Limits::default());
+        let mut under_way = Vec::new();
+        for _ in 0..WARM {
+            under_way.push(gate.enter(Instant::now()).await.unwrap());
+        }
+        assert_eq!(gate.enter(Instant::now() + soon).await.unwrap_err(), Shut::Busy);
+        under_way.pop();
+        gate.enter(Instant::now() + soon).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,7 +48,7 @@ use crate::secret::{Secret, SecretSource};
 
 use error::ApiError;
 use memo::Memo;
-use wire::{Ask, Endpoint, Transport, Wire};
+use wire::{Ask, Bounds, Endpoint, Transport, Wire};
 
 /// How long the version and the username rule are believed.
 const LONG: Duration = Duration::from_mins(10);
@@ -94,8 +94,9 @@ impl Client {
     fn over(config: &Config, transport: Transport, metrics: Arc<Metrics>) -> Self {
         let rocketchat = &config.rocketchat;
         let scheme = if config.server.public_url.scheme() == "https" { "https" } else { "http" };
+        let bounds = Bounds { timeout: rocketchat.timeout, max_body: rocketchat.max_body };
         let shared = Shared {
-            wire: Wire::new(transport, rocketchat.url.clone(), rocketchat.timeout, scheme, metrics),
+            wire: Wire::new(transport, rocketchat.url.clone(), bounds, scheme, metrics),
             service_id: rocketchat.user_id.clone(),
             service_token: rocketchat.auth_token.clone(),
             used_token: ArcSwapOption::empty(),

@@ -9,6 +9,9 @@ use super::{Client, Version, YOUNG, words};
 use crate::error::Refusal;
 use crate::secret::Secret;
 
+/// Bytes of a login token at most; Rocket.Chat's have 43. They are kept for as long as they live.
+const LONGEST: usize = 1024;
+
 /// Why no token was minted.
 #[derive(Clone, Debug)]
 pub enum MintError {
@@ -67,7 +70,7 @@ impl Client {
         }
         let answer = self.send(self.as_service(Endpoint::CreateToken).body(body)).await?;
         let data = answer.get("data").unwrap_or(&answer);
-        let token = data.get("authToken").and_then(Value::as_str).filter(|token| !token.is_empty());
+        let token = data.get("authToken").and_then(Value::as_str).filter(|token| (1..=LONGEST).contains(&token.len()));
         // A token of anybody else is not to be handed out, whatever went wrong there.
         let his = data.get("userId").and_then(Value::as_str).is_none_or(|id| id == user_id);
         token.filter(|_| his).map(Secret::new).ok_or_else(|| ApiError::Unavailable {

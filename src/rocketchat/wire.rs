@@ -15,13 +15,11 @@ use url::Url;
 
 use super::breaker::Breaker;
 use super::error::{ApiError, Rejection, told_wait};
-use super::gate::{Gate, Limiter, Limits};
-use crate::metrics::Metrics;
+use super::gate::{Gate, Limiter, Limits, Shut};
+use crate::metrics::{CallFault, Metrics};
 use crate::outbound::api::{Api, Call, CallError, Reply};
 use crate::secret::Secret;
 
-/// Bytes of an answer at most; a user with thousands of rooms stays far below.
-const MAX_BODY: usize = 1 << 20;
 /// Everything but RFC 3986's unreserved characters.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -155,6 +153,15 @@ pub(super) enum Transport {
 }
 
 impl Transport {
+    /// A whole answer is of no use.
+    fn unusable(&self, fault: CallFault) {
+        match self {
+            Self::Api(api) => api.unusable(fault),
+            #[cfg(test)]
+            Self::Scripted(_) => {}
+        }
+    }
+
     async fn call(&self, call: Call<'_>) -> Result<Reply, CallError> {
         match self {
             Self::Api(api) => api.call(call).await,
@@ -164,12 +171,21 @@ impl Transport {
     }
 }
 
+/// What one call may cost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Until the whole answer is there.
+    pub(super) timeout: Duration,
+    /// Bytes of its body.
+    pub(super) max_body: usize,
+}
+
 /// The way to the workspace.
 #[derive(Debug)]
 pub(super) struct Wire {
     transport: Transport,
     base: Url,
-    timeout: Duration,
+    bounds: Bounds,
     gates: [Gate; Endpoint::COUNT],
     breaker: Breaker,
     /// How browsers reach the chat: `http` or `https`.
@@ -181,11 +197,11 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(transport: Transport, base: Url, timeout: Duration, public_scheme: &'static str, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(transport: Transport, base: Url, bounds: Bounds, public_scheme: &'static str, metrics: Arc<Metrics>) -> Self {
         Self {
             transport,
             base,
-            timeout,
+            bounds,
             gates: std::array::from_fn(|_| Gate::new()),
             breaker: Breaker::new(),
             public_scheme,
@@ -239,15 +255,15 @@ impl Wire {
             if let Some(wait) = self.breaker.shut_for().filter(|_| !ask.force) {
                 return Err(shut(wait));
             }
-            let pass = self.gates[ask.endpoint as usize].enter(deadline).await.map_err(|wait| ApiError::RateLimited { wait })?;
+            let pass = self.gates[ask.endpoint as usize].enter(deadline).await.map_err(|shut| kept_out(ask.endpoint, shut))?;
             let permit = self.breaker.admit(ask.force).map_err(shut)?;
             let call = Call {
                 method: ask.endpoint.method(),
                 url: &url,
                 headers: headers.clone(),
                 body: body.clone(),
-                timeout: self.timeout,
-                max_body: MAX_BODY,
+                timeout: self.bounds.timeout,
+                max_body: self.bounds.max_body,
             };
             let began = Instant::now();
             let answer = self.transport.call(call).await;
@@ -256,6 +272,8 @@ impl Wire {
             }
             let reply = match answer {
                 Ok(reply) if !reply.status.is_server_error() => reply,
+                // Nothing was sent, which says nothing about the workspace.
+                Err(error @ CallError::Busy { .. }) => return Err(lost(ask.endpoint, Err(error))),
                 failed => {
                     permit.failed();
                     drop(pass);
@@ -279,8 +297,22 @@ impl Wire {
                 continue;
             }
             pass.answered(limits);
-            return understand(ask.endpoint, &reply);
+            return self.read(ask.endpoint, &reply);
         }
+    }
+
+    fn read(&self, endpoint: Endpoint, reply: &Reply) -> Result<Value, ApiError> {
+        if let Some(coding) = reply.coding() {
+            self.transport.unusable(CallFault::Encoded);
+            let coding: String = coding.chars().take(40).collect();
+            let why = format!("{} answered with the content coding {coding:?}, which was not asked for", endpoint.label());
+            return Err(ApiError::Unavailable { why, acted: true, retry_after: None });
+        }
+        let read = understand(endpoint, reply);
+        if matches!(read, Err(ApiError::Unavailable { .. })) {
+            self.transport.unusable(if reply.status.is_redirection() { CallFault::Redirect } else { CallFault::NotJson });
+        }
+        read
     }
 
     fn note(&self, up: bool) {
@@ -295,12 +327,22 @@ fn shut(wait: Duration) -> ApiError {
     ApiError::Unavailable { why, acted: false, retry_after: Some(wait.max(Duration::from_secs(1))) }
 }
 
+fn kept_out(endpoint: Endpoint, shut: Shut) -> ApiError {
+    match shut {
+        Shut::Limited(wait) => ApiError::RateLimited { wait },
+        Shut::Busy => {
+            let why = format!("{}: too many calls are under way, and none ended in time", endpoint.label());
+            ApiError::Unavailable { why, acted: false, retry_after: None }
+        }
+    }
+}
+
 fn lost(endpoint: Endpoint, failed: Result<Reply, CallError>) -> ApiError {
     let name = endpoint.label();
     match failed {
         Ok(reply) => ApiError::Unavailable { why: format!("{name} answered {}", reply.status), acted: true, retry_after: None },
         Err(error) => {
-            let acted = !matches!(error, CallError::Unreachable { .. });
+            let acted = !error.is_unsent();
             ApiError::Unavailable { why: format!("{name}: {error}"), acted, retry_after: None }
         }
     }

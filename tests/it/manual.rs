@@ -178,6 +178,43 @@ fn every_metric_exists_and_is_told_of() {
     assert_eq!(named.map(str::to_owned).collect::<BTreeSet<_>>(), metric_names());
 }
 
+/// Whether a key is a bound, by its name.
+fn is_limit(key: &keys::Key) -> bool {
+    let name = key.name();
+    let named = ["max_", "jwks_max", "jwks_min", "jwks_timeout"].iter().any(|start| name.starts_with(start)) || name == "timeout";
+    key.section() == "limits" || named || name.ends_with("_timeout") || name == "capacity" || name == "tokens_per_user"
+}
+
+#[test]
+fn every_limit_stands_in_the_table_with_its_default_and_what_counts_it() {
+    let metrics = Metrics::new(1);
+    metrics.expect_logins("jwt");
+    metrics.cache_entries("users", 1);
+    let scrape = metrics.exposition();
+    let mut told = BTreeSet::new();
+    for row in table("| limit | default |") {
+        let list = |cell: &str| cell.split(", ").map(str::to_owned).collect::<Vec<_>>();
+        let (paths, defaults) = (list(&row[0]), list(&row[1]));
+        assert_eq!(paths.len(), defaults.len(), "{row:?}");
+        for (path, default) in paths.into_iter().zip(defaults) {
+            let (key, _) = keys::find(&path).unwrap_or_else(|| panic!("{path} is no key"));
+            let preset = match key.preset {
+                keys::Preset::Toml(preset) => preset.trim_matches('"'),
+                other => panic!("{path} has no default: {other:?}"),
+            };
+            assert_eq!(preset, default, "{path}");
+            assert!(told.insert(path.clone()), "{path} stands twice");
+        }
+        for series in list(&row[4]) {
+            let (name, labels) = series.trim_end_matches('}').split_once('{').unwrap_or((&series, ""));
+            let counts = |line: &str| line.starts_with(name) && line[name.len()..].starts_with([' ', '{']) && line.contains(labels);
+            assert!(scrape.lines().any(counts), "nothing is counted as {series}");
+        }
+    }
+    let known: BTreeSet<String> = keys::KEYS.iter().filter(|key| is_limit(key)).map(|key| key.path.to_owned()).collect();
+    assert_eq!(known.difference(&told).collect::<Vec<_>>(), Vec::<&String>::new(), "limits that the table lacks");
+}
+
 #[test]
 fn every_refusal_stands_in_the_pager_table_with_its_status() {
     let told: BTreeMap<String, String> = table("| status | `error` |").into_iter().map(|row| (row[1].clone(), row[0].clone())).collect();

@@ -3,13 +3,12 @@
 use http::HeaderName;
 use jsonwebtoken::{Algorithm, DecodingKey};
 
+use super::limits::MAX_BODY;
 use super::reader::Reader;
 use super::rules;
 use crate::config::{Claims, ForwardAuth, HeaderIdentity, Identity, IdentitySource, Jwt, JwtFrom, JwtKeys};
 use crate::secret::SecretSource;
 
-/// The largest answer of a who-am-I endpoint that may be asked for, in bytes.
-const MAX_BODY: i64 = 16 << 20;
 const LONG_LEEWAY_SECONDS: u64 = 300;
 
 pub(super) fn identity(r: &mut Reader<'_>, no_trusted_proxies: bool) -> Option<Identity> {
@@ -45,7 +44,8 @@ fn forward_auth(r: &mut Reader<'_>, in_use: bool) -> Option<ForwardAuth> {
     }
     let timeout = r.duration("identity.forward_auth.timeout");
     let max_body = r.integer("identity.forward_auth.max_body", 1..=MAX_BODY);
-    Some(ForwardAuth { url: url?, request_headers, cookies, timeout: timeout?, max_body: max_body? })
+    let max_session = r.integer("identity.forward_auth.max_session", 256..=MAX_BODY);
+    Some(ForwardAuth { url: url?, request_headers, cookies, timeout: timeout?, max_body: max_body?, max_session: max_session? })
 }
 
 fn jwt(r: &mut Reader<'_>, in_use: bool) -> Option<Jwt> {
@@ -122,6 +122,8 @@ fn algorithms(r: &mut Reader<'_>, in_use: bool) -> Vec<Algorithm> {
 fn keys(r: &mut Reader<'_>, in_use: bool, algorithms: &[Algorithm]) -> Option<JwtKeys> {
     let url = r.parse_optional("identity.jwt.jwks_url", rules::url);
     let min_refresh = r.duration("identity.jwt.jwks_min_refresh");
+    let timeout = r.duration("identity.jwt.jwks_timeout");
+    let max_body: Option<usize> = r.integer("identity.jwt.jwks_max_body", 1_024..=MAX_BODY);
     let secret_key = if r.is_written("identity.jwt.secret_file") { "identity.jwt.secret_file" } else { "identity.jwt.secret" };
     let given: Vec<&str> = ["identity.jwt.jwks_url", "identity.jwt.key_file", secret_key]
         .into_iter()
@@ -159,7 +161,12 @@ fn keys(r: &mut Reader<'_>, in_use: bool, algorithms: &[Algorithm]) -> Option<Jw
             continue;
         }
         let found = match path {
-            "identity.jwt.jwks_url" => url.clone().zip(min_refresh).map(|(url, min_refresh)| JwtKeys::Jwks { url, min_refresh }),
+            "identity.jwt.jwks_url" => match (url.clone(), min_refresh, timeout, max_body) {
+                (Some(url), Some(min_refresh), Some(timeout), Some(max_body)) => {
+                    Some(JwtKeys::Jwks { url, min_refresh, timeout, max_body })
+                }
+                _ => None,
+            },
             "identity.jwt.key_file" => public_key(r, algorithms).map(JwtKeys::PublicKey),
             // RFC 7518 §3.2: a key at least as long as the hash.
             _ => r.secret("identity.jwt.secret", 32).map(JwtKeys::SharedSecret),

@@ -265,7 +265,7 @@ fn proxies(config: &Config, seen: &Seen, place: &str) -> Finding {
             PROXIES,
             format!(
                 "{who}, while server.trusted_proxies is empty: its X-Forwarded-For and -Proto are thrown away, all people have one address, \
-                 and Rocket.Chat's rate limits and login blocks meet them together"
+                 and Rocket.Chat's rate limits and login blocks, and limits.logins_per_client here, meet them together"
             ),
             suggestion(front),
         );

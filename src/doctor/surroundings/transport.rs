@@ -10,6 +10,12 @@ pub(super) fn advice(error: &CallError, key: &str, place: &str) -> String {
             format!("look at why it hangs: curl -m 10 -i {place} from this machine; is {key} right, and does a firewall drop it?")
         }
         CallError::TooLarge { .. } => format!("set {key} to the endpoint itself: what answers there is too large to be it"),
+        CallError::HeadTooLarge { .. } => {
+            format!(
+                "look at the headers that it sends: curl -sD - -o /dev/null {place}; take out what is large, or raise [limits] call_head"
+            )
+        }
+        CallError::Busy { .. } => "try again: too many calls of this command were under way at once".to_owned(),
         CallError::Broken { .. } => {
             format!("what listens there does not speak HTTP/1.1 as {key} says: check scheme and port; try: curl -i {place}")
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-use super::chunked::{Decoder, Piece};
+use super::chunked::{Decoder, Malformed, Piece};
 use super::exchange::Terms;
 use super::head::{Framing, Head, Keeps};
 use super::line::{AtOnce, Line};
@@ -18,7 +18,7 @@ use super::upload::Upload;
 use crate::body::BodyError;
 use crate::headers::trailers;
 use crate::lifecycle::sweep::{Overdue, Patience};
-use crate::metrics::Held;
+use crate::metrics::{AnswerLimit, Held};
 use crate::outbound::pool::Pool;
 use crate::peer::Peer;
 
@@ -232,7 +232,7 @@ impl Coming {
                 }
                 Ok(Some(Frame::data(piece)))
             }
-            Reader::Chunked(decoder) => match decoder.next(&mut self.read)? {
+            Reader::Chunked(decoder) => match decoder.next(&mut self.read).inspect_err(|why| count(*why, self.lease.as_ref()))? {
                 None => Ok(None),
                 Some(Piece::Data(data)) => Ok(Some(Frame::data(data))),
                 Some(Piece::End(mut fields)) => {
@@ -273,6 +273,18 @@ impl Coming {
         self.lease = None;
         self.peer.note_truncated();
         Poll::Ready(Some(Err(error)))
+    }
+}
+
+/// Counts what a limit has refused.
+fn count(why: Malformed, lease: Option<&Lease>) {
+    let limit = match why {
+        Malformed::Extensions => AnswerLimit::ChunkExtensions,
+        Malformed::TrailersTooLarge => AnswerLimit::Trailers,
+        Malformed::Size | Malformed::LineEnd | Malformed::Trailers => return,
+    };
+    if let Some(lease) = lease {
+        lease.pool.refused(limit);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,10 +18,11 @@ use crate::error::Failure;
 use crate::headers::hop;
 use crate::headers::onward::Onward;
 use crate::lifecycle::sweep::{Overdue, Patience};
+use crate::metrics::{AnswerLimit, Shard};
 use crate::peer::Peer;
 
 /// What an exchange goes by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Terms {
     /// Bounds on the answer.
     pub limits: Limits,
@@ -30,6 +32,8 @@ pub struct Terms {
     pub client: Wait,
     /// Between two pieces of an answer's body.
     pub idle: Wait,
+    /// Where it is counted that a limit bites.
+    pub shard: Arc<Shard>,
 }
 
 /// A length of time, and the same for the clock.
@@ -189,7 +193,7 @@ impl Exchange<'_> {
             let seen = match polled {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(Ok(seen))) => seen,
-                Poll::Ready(Ok(Err(bad))) => return Poll::Ready(Err(bad_head(&bad))),
+                Poll::Ready(Ok(Err(bad))) => return Poll::Ready(Err(self.bad_head(&bad))),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.ended(&error.to_string()))),
             };
             let (head, rest) = match seen {
@@ -199,7 +203,7 @@ impl Exchange<'_> {
                 Seen::More => match self.head_of_pieces() {
                     Ok(Some(found)) => found,
                     Ok(None) => continue,
-                    Err(bad) => return Poll::Ready(Err(bad_head(&bad))),
+                    Err(bad) => return Poll::Ready(Err(self.bad_head(&bad))),
                 },
             };
             match self.take(head, rest) {
@@ -234,7 +238,8 @@ impl Exchange<'_> {
             }
             self.interim += 1;
             if self.interim > self.terms.limits.interim {
-                let why = "it sent more interim answers than limits.answer_interim allows";
+                self.terms.shard.answer_refused(AnswerLimit::Interim);
+            let why = "it sent more interim answers than limits.answer_interim allows";
                 return Err(Broken::Failed(Failure::BadAnswer(why.into())));
             }
             if head.status != StatusCode::CONTINUE {
@@ -246,11 +251,20 @@ impl Exchange<'_> {
                 return Ok(None);
             }
             self.read.extend_from_slice(&rest);
-            match self.head_of_pieces().map_err(|bad| bad_head(&bad))? {
+            match self.head_of_pieces().map_err(|bad| self.bad_head(&bad))? {
                 Some(next) => (head, rest) = next,
                 None => return Ok(None),
             }
         }
+    }
+
+    fn bad_head(&self, bad: &BadHead) -> Broken {
+        match bad {
+            BadHead::TooLong => self.terms.shard.answer_refused(AnswerLimit::Head),
+            BadHead::TooManyFields => self.terms.shard.answer_refused(AnswerLimit::Fields),
+            BadHead::Malformed(_) | BadHead::Framing(_) => {}
+        }
+        Broken::Failed(Failure::BadAnswer(bad.to_string()))
     }
 
     fn ended(&self, why: &str) -> Broken {
@@ -287,8 +301,4 @@ enum Seen {
         head: Head,
         rest: Bytes,
     },
-}
-
-fn bad_head(bad: &BadHead) -> Broken {
-    Broken::Failed(Failure::BadAnswer(bad.to_string()))
 }

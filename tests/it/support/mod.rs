@@ -16,6 +16,7 @@ pub mod strict;
 pub mod tls;
 pub mod wire;
 pub mod world;
+pub mod wrong;
 
 use std::time::Duration;
 
