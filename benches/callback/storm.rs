@@ -1,0 +1,152 @@
+//! A storm: ten thousand different people sign in for the first time within ten seconds, each on a connection of
+//! their own, at a workspace that takes 20 ms for every REST call.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry::demo::rocketchat::{Options, RateLimit, Service};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::sources::{Set, Source};
+use crate::support::apps::STEPS;
+use crate::support::client::{login, once};
+use crate::support::kernel;
+use crate::support::program::Program;
+use crate::support::stats::{percentile, table};
+
+const USERS: usize = 10_000;
+const WITHIN: Duration = Duration::from_secs(10);
+/// What a REST call takes.
+const LATENCY: Duration = Duration::from_millis(20);
+/// After this a login counts as not answered: `login.timeout` is 30 s.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// One storm.
+#[derive(Clone, Copy, Debug)]
+struct Storm {
+    name: &'static str,
+    /// Calls in a window, where the service account has no `api-bypass-rate-limit`.
+    limit: Option<RateLimit>,
+    /// Whether whoever is told to come back does so, until they are in.
+    comes_back: bool,
+}
+
+const STORMS: [Storm; 3] = [
+    Storm { name: "the service account has api-bypass-rate-limit", limit: None, comes_back: false },
+    Storm {
+        name: "without it, 1,000 calls in 5 s: who is told to come back does",
+        limit: Some(RateLimit { calls: 1_000, window: Duration::from_secs(5) }),
+        comes_back: true,
+    },
+    Storm {
+        name: "without it, Rocket.Chat's default of 10 calls a minute",
+        limit: Some(RateLimit { calls: 10, window: Duration::from_mins(1) }),
+        comes_back: false,
+    },
+];
+
+/// How it went for one person.
+#[derive(Clone, Copy, Debug, Default)]
+struct Visit {
+    /// Each answer took so long at most.
+    longest: Duration,
+    /// From the first request to the token.
+    until_in: Option<Duration>,
+    /// How often they were told to come back.
+    told: usize,
+}
+
+pub async fn run() -> io::Result<()> {
+    println!("A storm: {USERS} people without an account sign in within {WITHIN:?}; a REST call takes {LATENCY:?}\n");
+    let mut rows = Vec::new();
+    for storm in STORMS {
+        rows.push(measure(storm).await?);
+    }
+    let head = [
+        "workspace", "signed in", "told to wait", "longest answer", "in: p50", "p99", "max", "look-ups", "creates", "mints", "worker's CPU, s",
+        "control's CPU, s", "RSS before, MiB", "peak, MiB",
+    ];
+    table(&head, &rows);
+    Ok(())
+}
+
+async fn measure(storm: Storm) -> io::Result<Vec<String>> {
+    let service = if storm.limit.is_some() { Service::default().without("api-bypass-rate-limit") } else { Service::default() };
+    let set = Set::start(Source::ForwardAuth, Options { service, rate_limit: storm.limit, latency: LATENCY, ..Options::default() }).await?;
+    let mut program = Program::start(&set.apps.env)?;
+    let requests = (0..USERS).map(|n| Ok(login(&set.browser(&format!("user{n}"), false)?))).collect::<io::Result<Vec<_>>>()?;
+    let (before, rss) = (kernel::cpu(program.id())?, kernel::memory(program.id(), "VmRSS")?);
+    let began = Instant::now();
+    let mut people = JoinSet::new();
+    for (n, request) in requests.into_iter().enumerate() {
+        let starts = began + WITHIN * u32::try_from(n).unwrap_or_default() / u32::try_from(USERS).unwrap_or(1);
+        let (addr, request) = (program.addr("listen")?, Arc::new(request));
+        people.spawn(async move {
+            sleep_until(starts).await;
+            visit(addr, &request, storm.comes_back).await
+        });
+    }
+    let (mut visits, mut broken) = (Vec::new(), Vec::new());
+    while let Some(person) = people.join_next().await {
+        match person.map_err(io::Error::other)? {
+            Ok(visit) => visits.push(visit),
+            Err(error) => broken.push(error.to_string()),
+        }
+    }
+    let after = kernel::cpu(program.id())?;
+    let peak = kernel::memory(program.id(), "VmHWM")?;
+    if !broken.is_empty() || !program.is_running() {
+        let said = program.said().notable;
+        return Err(io::Error::other(format!("{} were not answered, first {:?}; gantry wrote {said:#?}", broken.len(), broken[0])));
+    }
+    let calls = set.apps.calls(STEPS);
+    let mut until_in: Vec<Duration> = visits.iter().filter_map(|visit| visit.until_in).collect();
+    until_in.sort_unstable();
+    // Whoever is in was looked up, made and minted for once, and nobody else was.
+    if storm.limit.is_none() && (calls != [USERS; 3] || until_in.len() != USERS) {
+        return Err(io::Error::other(format!("{} were signed in with {calls:?} calls of {STEPS:?}", until_in.len())));
+    }
+    if storm.comes_back && (calls[1..] != [USERS; 2] && until_in.len() != USERS) {
+        return Err(io::Error::other(format!("{} were signed in with {calls:?} calls of {STEPS:?}", until_in.len())));
+    }
+    let seconds = |name: &str| format!("{:.2}", kernel::used(&before, &after, name).as_secs_f64());
+    let shown = |time: Duration| format!("{:.2} s", time.as_secs_f64());
+    let mut row = vec![
+        storm.name.to_owned(),
+        until_in.len().to_string(),
+        visits.iter().map(|visit| visit.told).sum::<usize>().to_string(),
+        shown(visits.iter().map(|visit| visit.longest).max().unwrap_or_default()),
+    ];
+    row.extend([percentile(&until_in, 0.5), percentile(&until_in, 0.99), until_in.last().copied().unwrap_or_default()].map(shown));
+    row.extend(calls.map(|calls| calls.to_string()));
+    row.extend([seconds("gantry-0"), seconds("gantry-control"), (rss / 1024).to_string(), (peak / 1024).to_string()]);
+    Ok(row)
+}
+
+/// Asks for a token, and does as told.
+async fn visit(addr: SocketAddr, request: &[u8], comes_back: bool) -> io::Result<Visit> {
+    let began = Instant::now();
+    let mut visit = Visit::default();
+    loop {
+        let asked = Instant::now();
+        let answer = timeout(PATIENCE, once(addr, request)).await.map_err(|_| io::Error::other("no answer"))??;
+        visit.longest = visit.longest.max(asked.elapsed());
+        if answer.status == 200 {
+            visit.until_in = Some(began.elapsed());
+            return Ok(visit);
+        }
+        let told = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
+        let limited = answer.status == 503 && answer.json()["error"] == "rate_limited";
+        let Some(wait) = told.filter(|_| limited) else {
+            return Err(io::Error::other(format!("{}\n{}", answer.head, String::from_utf8_lossy(&answer.body))));
+        };
+        visit.told += 1;
+        if !comes_back {
+            return Ok(visit);
+        }
+        sleep(Duration::from_secs(wait)).await;
+    }
+}
