@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use gantry::demo::rocketchat::Options;
 
+use crate::percentile::percentile;
 use crate::sources::{Set, Source};
 use crate::support::client::{Client, login};
 use crate::support::kernel;
 use crate::support::program::Program;
-use crate::support::stats::{percentile, table};
+use crate::support::stats::table;
 
 /// Users whose logins are asked for in turn. Their first logins and all rounds have to be over before a token
 /// is verified again, ten seconds after it was minted.
@@ -70,12 +71,12 @@ async fn measure(source: Source, logs: bool) -> io::Result<Round> {
             return Err(io::Error::other(format!("a login was refused: {}", answer.json())));
         }
     }
-    let asked = set.apps.asked();
+    let asked = set.asked();
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         rounds.push(round(&program, &requests).await?);
     }
-    let more = set.apps.asked() - asked;
+    let more = set.asked() - asked;
     if more > 0 {
         return Err(io::Error::other(format!("{more} calls were made for logins that are in memory")));
     }

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use gantry::demo::rocketchat::Options;
 use tokio::task::JoinSet;
 
+use crate::percentile::percentile;
 use crate::sources::{Set, Source};
 use crate::support::apps::STEPS;
 use crate::support::client::{Client, login};
 use crate::support::kernel;
 use crate::support::program::Program;
-use crate::support::stats::{percentile, table};
+use crate::support::stats::table;
 
 const USERS: usize = 2_000;
 const CONNECTIONS: usize = 32;

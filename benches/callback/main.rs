@@ -10,6 +10,7 @@ mod support;
 
 mod cached;
 mod cold;
+mod percentile;
 mod sources;
 mod storm;
 mod visits;

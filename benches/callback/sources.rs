@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gantry::demo::rocketchat::{Options, User};
+use gantry::demo::rocketchat::{LoggedRequest, Options, User};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PublicKeyData};
 use serde_json::json;
@@ -95,6 +95,21 @@ impl Set {
             }
             Source::Header => format!("X-Auth-Request-User: {username}\r\nX-Auth-Request-Email: {username}@app.test\r\n"),
         })
+    }
+}
+
+impl Set {
+    /// What Gantry asked both apps so far, but for its own looks at the workspace's health.
+    pub fn asked(&self) -> usize {
+        let at_chat = self.apps.chat.read(|state| {
+            let service = state.options.service.id.as_bytes();
+            let health = |request: &&LoggedRequest| {
+                let own = request.headers.get("x-user-id").is_some_and(|id| id.as_bytes() == service);
+                request.endpoint == "/api/info" || (own && request.endpoint == "me")
+            };
+            state.requests.iter().filter(|request| !health(request)).count()
+        });
+        at_chat + self.apps.app.me_calls()
     }
 }
 

@@ -10,12 +10,13 @@ use gantry::demo::rocketchat::{Options, RateLimit, Service};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::percentile::percentile;
 use crate::sources::{Set, Source};
 use crate::support::apps::STEPS;
 use crate::support::client::{login, once};
 use crate::support::kernel;
 use crate::support::program::Program;
-use crate::support::stats::{percentile, table};
+use crate::support::stats::table;
 
 const USERS: usize = 10_000;
 const WITHIN: Duration = Duration::from_secs(10);
@@ -66,8 +67,20 @@ pub async fn run() -> io::Result<()> {
         rows.push(measure(storm).await?);
     }
     let head = [
-        "workspace", "signed in", "told to wait", "longest answer", "in: p50", "p99", "max", "look-ups", "creates", "mints", "worker's CPU, s",
-        "control's CPU, s", "RSS before, MiB", "peak, MiB",
+        "workspace",
+        "signed in",
+        "told to wait",
+        "longest answer",
+        "in: p50",
+        "p99",
+        "max",
+        "look-ups",
+        "creates",
+        "mints",
+        "worker's CPU, s",
+        "control's CPU, s",
+        "RSS before, MiB",
+        "peak, MiB",
     ];
     table(&head, &rows);
     Ok(())
@@ -76,7 +89,7 @@ pub async fn run() -> io::Result<()> {
 async fn measure(storm: Storm) -> io::Result<Vec<String>> {
     let service = if storm.limit.is_some() { Service::default().without("api-bypass-rate-limit") } else { Service::default() };
     let set = Set::start(Source::ForwardAuth, Options { service, rate_limit: storm.limit, latency: LATENCY, ..Options::default() }).await?;
-    let mut program = Program::start(&set.apps.env)?;
+    let program = Program::start(&set.apps.env)?;
     let requests = (0..USERS).map(|n| Ok(login(&set.browser(&format!("user{n}"), false)?))).collect::<io::Result<Vec<_>>>()?;
     let (before, rss) = (kernel::cpu(program.id())?, kernel::memory(program.id(), "VmRSS")?);
     let began = Instant::now();
@@ -98,9 +111,14 @@ async fn measure(storm: Storm) -> io::Result<Vec<String>> {
     }
     let after = kernel::cpu(program.id())?;
     let peak = kernel::memory(program.id(), "VmHWM")?;
-    if !broken.is_empty() || !program.is_running() {
-        let said = program.said().notable;
-        return Err(io::Error::other(format!("{} were not answered, first {:?}; gantry wrote {said:#?}", broken.len(), broken[0])));
+    let (status, said) = program.end()?;
+    if !broken.is_empty() || !status.success() {
+        let said = said.notable;
+        return Err(io::Error::other(format!(
+            "{} were not answered, first {:?}; gantry ended with {status} and wrote {said:#?}",
+            broken.len(),
+            broken.first()
+        )));
     }
     let calls = set.apps.calls(STEPS);
     let mut until_in: Vec<Duration> = visits.iter().filter_map(|visit| visit.until_in).collect();

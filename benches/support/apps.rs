@@ -69,18 +69,3 @@ impl Apps {
 
 /// The calls that a login may cost.
 pub const STEPS: [&str; 3] = ["users.info", "users.create", "users.createToken"];
-
-impl Apps {
-    /// What Gantry asked both apps so far, but for its own looks at the workspace's health.
-    pub fn asked(&self) -> usize {
-        let at_chat = self.chat.read(|state| {
-            let service = state.options.service.id.as_bytes();
-            let health = |request: &&gantry::demo::rocketchat::LoggedRequest| {
-                let own = request.headers.get("x-user-id").is_some_and(|id| id.as_bytes() == service);
-                request.endpoint == "/api/info" || (own && request.endpoint == "me")
-            };
-            state.requests.iter().filter(|request| !health(request)).count()
-        });
-        at_chat + self.app.me_calls()
-    }
-}
