@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -31,12 +32,12 @@ struct Round {
     p99: Duration,
 }
 
-pub async fn run() -> io::Result<()> {
+pub async fn run(program: &Path) -> io::Result<()> {
     println!("Cached logins: {USERS} users over {CONNECTIONS} connections, the median of {ROUNDS} rounds of {ROUND:?}\n");
     let mut rows = Vec::new();
     for source in Source::ALL {
         for logs in [true, false] {
-            let round = measure(source, logs).await?;
+            let round = measure(program, source, logs).await?;
             rows.push(vec![
                 format!("{}, {}", source.name(), if logs { "with the access log and the audit" } else { "no logs" }),
                 format!("{:.0}", round.rate),
@@ -53,12 +54,12 @@ pub async fn run() -> io::Result<()> {
     Ok(())
 }
 
-async fn measure(source: Source, logs: bool) -> io::Result<Round> {
+async fn measure(program: &Path, source: Source, logs: bool) -> io::Result<Round> {
     let mut set = Set::start(source, Options::default()).await?;
     if !logs {
         set.apps = set.apps.with("LOG__ACCESS", "false").with("LOG__AUDIT", "off");
     }
-    let program = Program::start(&set.apps.env)?;
+    let program = Program::start(program, &set.apps.env)?;
     let mut requests = Vec::new();
     for n in 0..USERS {
         requests.push(login(&set.browser(&format!("user{n}"), true)?));

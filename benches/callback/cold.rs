@@ -2,6 +2,7 @@
 //! minted. The stand-ins answer at once, so this is what the work itself costs.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,12 +21,12 @@ use crate::support::stats::table;
 const USERS: usize = 2_000;
 const CONNECTIONS: usize = 32;
 
-pub async fn run() -> io::Result<()> {
+pub async fn run(program: &Path) -> io::Result<()> {
     println!("First logins of {USERS} different users over {CONNECTIONS} connections; the stand-ins answer at once\n");
     let mut rows = Vec::new();
     for source in Source::ALL {
         for settled in [true, false] {
-            rows.push(measure(source, settled).await?);
+            rows.push(measure(program, source, settled).await?);
         }
     }
     let head =
@@ -34,9 +35,9 @@ pub async fn run() -> io::Result<()> {
     Ok(())
 }
 
-async fn measure(source: Source, settled: bool) -> io::Result<Vec<String>> {
+async fn measure(program: &Path, source: Source, settled: bool) -> io::Result<Vec<String>> {
     let set = Set::start(source, Options::default()).await?;
-    let program = Program::start(&set.apps.env)?;
+    let program = Program::start(program, &set.apps.env)?;
     let requests = (0..USERS).map(|n| Ok(login(&set.browser(&format!("user{n}"), settled)?))).collect::<io::Result<Vec<_>>>()?;
     let (requests, next) = (Arc::new(requests), Arc::new(AtomicUsize::new(0)));
     let before = kernel::cpu(program.id())?;

@@ -1,4 +1,5 @@
-//! What a login costs: `cargo bench --bench callback -- [cached|cold|visits|storm]…`; all but the storm by default.
+//! What a login costs: `cargo bench --bench callback -- [cached|cold|visits|storm]… [--program FILE]`; all but the
+//! storm by default, of the program that is built beside it or of another one.
 //!
 //! The program that ships runs as a process of its own with one worker, between the stand-ins, over real sockets
 //! on loopback. CPU time is the kernel's count for its threads, so neither the stand-ins nor the load are in it.
@@ -16,8 +17,10 @@ mod storm;
 mod visits;
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use support::program::BUILT;
 use tokio::runtime::{Builder, Runtime};
 
 /// The parts that can be asked for.
@@ -40,13 +43,13 @@ impl Part {
         }
     }
 
-    fn run(self) -> io::Result<()> {
+    fn run(self, program: &Path) -> io::Result<()> {
         match self {
             // One thread for load and idle stand-ins leaves the other core to the worker.
-            Self::Cached => one_thread()?.block_on(cached::run()),
-            Self::Cold => two_threads()?.block_on(cold::run()),
-            Self::Visits => one_thread()?.block_on(visits::run()),
-            Self::Storm => two_threads()?.block_on(storm::run()),
+            Self::Cached => one_thread()?.block_on(cached::run(program)),
+            Self::Cold => two_threads()?.block_on(cold::run(program)),
+            Self::Visits => one_thread()?.block_on(visits::run(program)),
+            Self::Storm => two_threads()?.block_on(storm::run(program)),
         }
     }
 }
@@ -60,21 +63,25 @@ fn two_threads() -> io::Result<Runtime> {
 }
 
 fn main() -> ExitCode {
-    // Cargo adds `--bench`.
-    let names: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let mut program = PathBuf::from(BUILT);
     let mut parts = Vec::new();
-    for name in &names {
-        let Some(part) = Part::named(name) else {
-            eprintln!("there is no part {name:?}; there are: cached, cold, visits, storm");
+    // Cargo adds `--bench`.
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    while let Some(arg) = args.next() {
+        if arg == "--program" {
+            program = args.next().unwrap_or_default().into();
+        } else if let Some(part) = Part::named(&arg) {
+            parts.push(part);
+        } else {
+            eprintln!("there is no {arg:?}; there are cached, cold, visits, storm, and --program with the file of another build");
             return ExitCode::from(64);
-        };
-        parts.push(part);
+        }
     }
     if parts.is_empty() {
         parts.extend([Part::Cached, Part::Cold, Part::Visits]);
     }
     for part in parts {
-        if let Err(error) = part.run() {
+        if let Err(error) = part.run(&program) {
             eprintln!("{part:?}: {error}");
             return ExitCode::FAILURE;
         }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ struct Storm {
 }
 
 const STORMS: [Storm; 3] = [
-    Storm { name: "the service account has api-bypass-rate-limit", limit: None, comes_back: false },
+    Storm { name: "the service account has api-bypass-rate-limit", limit: None, comes_back: true },
     Storm {
         name: "without it, 1,000 calls in 5 s: who is told to come back does",
         limit: Some(RateLimit { calls: 1_000, window: Duration::from_secs(5) }),
@@ -60,11 +61,11 @@ struct Visit {
     told: usize,
 }
 
-pub async fn run() -> io::Result<()> {
+pub async fn run(program: &Path) -> io::Result<()> {
     println!("A storm: {USERS} people without an account sign in within {WITHIN:?}; a REST call takes {LATENCY:?}\n");
     let mut rows = Vec::new();
     for storm in STORMS {
-        rows.push(measure(storm).await?);
+        rows.push(measure(program, storm).await?);
     }
     let head = [
         "workspace",
@@ -86,10 +87,10 @@ pub async fn run() -> io::Result<()> {
     Ok(())
 }
 
-async fn measure(storm: Storm) -> io::Result<Vec<String>> {
+async fn measure(program: &Path, storm: Storm) -> io::Result<Vec<String>> {
     let service = if storm.limit.is_some() { Service::default().without("api-bypass-rate-limit") } else { Service::default() };
     let set = Set::start(Source::ForwardAuth, Options { service, rate_limit: storm.limit, latency: LATENCY, ..Options::default() }).await?;
-    let program = Program::start(&set.apps.env)?;
+    let program = Program::start(program, &set.apps.env)?;
     let requests = (0..USERS).map(|n| Ok(login(&set.browser(&format!("user{n}"), false)?))).collect::<io::Result<Vec<_>>>()?;
     let (before, rss) = (kernel::cpu(program.id())?, kernel::memory(program.id(), "VmRSS")?);
     let began = Instant::now();
@@ -113,21 +114,21 @@ async fn measure(storm: Storm) -> io::Result<Vec<String>> {
     let peak = kernel::memory(program.id(), "VmHWM")?;
     let (status, said) = program.end()?;
     if !broken.is_empty() || !status.success() {
-        let said = said.notable;
         return Err(io::Error::other(format!(
-            "{} were not answered, first {:?}; gantry ended with {status} and wrote {said:#?}",
+            "{} were not answered, first {:?}; gantry ended with {status} and wrote {:#?}",
             broken.len(),
-            broken.first()
+            broken.first(),
+            said.notable
         )));
+    }
+    for line in said.notable.iter().filter(|line| line.contains("not signed in")).take(5) {
+        println!("{line}");
     }
     let calls = set.apps.calls(STEPS);
     let mut until_in: Vec<Duration> = visits.iter().filter_map(|visit| visit.until_in).collect();
     until_in.sort_unstable();
     // Whoever is in was looked up, made and minted for once, and nobody else was.
-    if storm.limit.is_none() && (calls != [USERS; 3] || until_in.len() != USERS) {
-        return Err(io::Error::other(format!("{} were signed in with {calls:?} calls of {STEPS:?}", until_in.len())));
-    }
-    if storm.comes_back && (calls[1..] != [USERS; 2] && until_in.len() != USERS) {
+    if storm.comes_back && (calls[1..] != [USERS; 2] || until_in.len() != USERS) {
         return Err(io::Error::other(format!("{} were signed in with {calls:?} calls of {STEPS:?}", until_in.len())));
     }
     let seconds = |name: &str| format!("{:.2}", kernel::used(&before, &after, name).as_secs_f64());
@@ -157,8 +158,8 @@ async fn visit(addr: SocketAddr, request: &[u8], comes_back: bool) -> io::Result
             return Ok(visit);
         }
         let told = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
-        let limited = answer.status == 503 && answer.json()["error"] == "rate_limited";
-        let Some(wait) = told.filter(|_| limited) else {
+        // By the limiter, or because the host app or the workspace did not answer in time.
+        let Some(wait) = told.filter(|_| answer.status == 503) else {
             return Err(io::Error::other(format!("{}\n{}", answer.head, String::from_utf8_lossy(&answer.body))));
         };
         visit.told += 1;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -12,6 +13,9 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Lines worth keeping that are kept.
 const KEPT: usize = 2_000;
+
+/// The program that Cargo has built beside this one.
+pub const BUILT: &str = env!("CARGO_BIN_EXE_gantry");
 
 /// The program. It is killed with this value.
 #[derive(Debug)]
@@ -33,12 +37,13 @@ pub struct Said {
 }
 
 impl Program {
-    /// Starts `gantry run` with these variables, and waits until it listens.
+    /// Starts `run` of the program in `file` with these variables, and waits until it listens.
     ///
     /// # Errors
     /// It does not start; the words are its own.
-    pub fn start(env: &[(String, String)]) -> io::Result<Self> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
+    pub fn start(file: &Path, env: &[(String, String)]) -> io::Result<Self> {
+        // It runs elsewhere.
+        let mut command = Command::new(file.canonicalize()?);
         command.arg("run").env_clear().envs(env.iter().map(|(name, value)| (name, value))).current_dir("/");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let said = Arc::<Mutex<Said>>::default();
@@ -134,5 +139,7 @@ fn read(from: impl Read + Send + 'static, said: Arc<Mutex<Said>>, mut found: Opt
 /// Whether a line is more than one of the many at level info.
 fn is_notable(line: &str) -> bool {
     let level = line.split_ascii_whitespace().nth(1).unwrap_or_default();
-    !matches!(level, "INFO" | "DEBUG" | "TRACE") || line.contains("panicked")
+    let refused = line.contains("gantry::audit") && line.contains("not signed in");
+    let usual = ["no_session", "rate_limited"].iter().any(|outcome| line.contains(outcome));
+    !matches!(level, "INFO" | "DEBUG" | "TRACE") || line.contains("panicked") || (refused && !usual)
 }

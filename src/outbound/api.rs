@@ -43,8 +43,8 @@ struct Idle {
 
 /// Node closes idle connections after 5 s by default; leave before it does.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
-/// Unused connections kept for one peer.
-const MAX_IDLE: usize = 32;
+/// Unused connections kept for one peer: as many as a rush of logins has calls under way, 64 at each of its endpoints.
+const MAX_IDLE: usize = 256;
 
 /// One call.
 #[derive(Debug)]
@@ -251,7 +251,9 @@ impl Inner {
         }
         let mut pools = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = pools.entry(key(target)).or_default();
-        pool.retain(|idle| idle.since.elapsed() < KEEP_IDLE && !idle.sender.is_closed());
+        // The oldest are in front; those that were closed are found out when they are taken.
+        let stale = pool.iter().take_while(|idle| idle.since.elapsed() >= KEEP_IDLE || idle.sender.is_closed()).count();
+        pool.drain(..stale);
         if pool.len() < MAX_IDLE {
             pool.push(Idle { sender, since: Instant::now() });
         }

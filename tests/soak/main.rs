@@ -1,4 +1,4 @@
-//! A soak: `cargo bench --bench soak -- [--minutes 60] [--seed 1]`.
+//! A soak: `cargo bench --bench soak -- [--minutes 60] [--seed 1] [--program FILE]`.
 //!
 //! The program that ships is put under mixed traffic for an hour: HTTP/1.1 kept alive and closing, over TLS, HTTP/2,
 //! bodies of all sizes both ways, WebSockets, logins, slow clients and those that leave, while the workspace
@@ -23,6 +23,8 @@ mod watch;
 mod world;
 
 use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +40,7 @@ use origin::Origin;
 use random::Seeds;
 use support::apps::{Apps, STEPS};
 use support::kernel;
-use support::program::Program;
+use support::program::{BUILT, Program};
 use support::stats::table;
 use watch::{Metrics, Sample, files, growth};
 use world::{Files, World};
@@ -62,11 +64,12 @@ const FILES_NOISE: f64 = 12.0;
 struct Args {
     time: Duration,
     seed: u64,
+    program: PathBuf,
 }
 
 impl Args {
     fn read(args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut read = Self { time: Duration::from_mins(60), seed: 1 };
+        let mut read = Self { time: Duration::from_hours(1), seed: 1, program: BUILT.into() };
         let mut args = args.filter(|arg| arg != "--bench");
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| format!("{name} wants a value"))?;
@@ -77,7 +80,8 @@ impl Args {
                     read.time = Duration::try_from_secs_f64(minutes * 60.0).map_err(|error| bad(&error))?;
                 }
                 "--seed" => read.seed = value.parse().map_err(|error: std::num::ParseIntError| bad(&error))?,
-                _ => return Err(format!("there is no {name}; there are --minutes and --seed")),
+                "--program" => read.program = value.into(),
+                _ => return Err(format!("there is no {name}; there are --minutes, --seed and --program")),
             }
         }
         Ok(read)
@@ -106,7 +110,7 @@ async fn main() -> ExitCode {
 /// Runs it; whether all is well.
 async fn soak(args: Args) -> io::Result<bool> {
     println!("A soak of {} with seed {}", humantime::format_duration(args.time), args.seed);
-    let apps = Apps::start(Options::default()).await?;
+    let apps = Apps::start(Options { rate_limit: None, ..Options::default() }).await?;
     let origin = Origin::start(apps.chat.addr()).await?;
     let files = Files::new()?;
     let apps = apps
@@ -117,7 +121,7 @@ async fn soak(args: Args) -> io::Result<bool> {
         .with("SERVER__TLS__KEY_FILE", &files.key().display().to_string())
         .with("FRAMING__ALLOWED_ANCESTORS", "")
         .with("CONFIG", &files.config().display().to_string());
-    let program = Program::start(&apps.env)?;
+    let program = Program::start(&args.program, &apps.env)?;
     let idle_files = watch::files(program.id())?;
     let world = Arc::new(World {
         public: program.addr("listen")?,
@@ -135,10 +139,13 @@ async fn soak(args: Args) -> io::Result<bool> {
     verdict(&world, program, &samples, stuck)
 }
 
+/// One of those that go on until traffic ends, with its number among its like.
+type Lane = fn(Arc<World>, usize) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// All lanes until it is time, and what was seen of the process meanwhile.
 async fn traffic(world: &Arc<World>, pid: u32, time: Duration) -> io::Result<Vec<Sample>> {
     let mut lanes = JoinSet::new();
-    let mut begin = |lane: fn(Arc<World>, usize) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>>, count: usize| {
+    let mut begin = |lane: Lane, count: usize| {
         for n in 0..count {
             lanes.spawn(lane(Arc::clone(world), n));
         }
