@@ -299,7 +299,9 @@ impl Inner {
         }
         let mut pools = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = pools.entry(key(target)).or_default();
-        pool.retain(|idle| idle.since.elapsed() < KEEP_IDLE && !idle.line.sender.is_closed());
+        // The oldest are in front; those that were closed are found out when they are taken.
+        let stale = pool.iter().take_while(|idle| idle.since.elapsed() >= KEEP_IDLE || idle.line.sender.is_closed()).count();
+        pool.drain(..stale);
         if pool.len() < self.bounds.calls {
             pool.push(Idle { line, since: Instant::now() });
         }

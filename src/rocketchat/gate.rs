@@ -111,7 +111,11 @@ impl Gate {
             changed.as_mut().enable();
             let now = Instant::now();
             let admission = self.state().admit(now, queued.is_some());
-            let Admission::Wait { until, about } = admission else { return Ok(Pass { gate: self, at: now }) };
+            let Admission::Wait { until, about } = admission else {
+                drop(queued);
+                self.pass_on();
+                return Ok(Pass { gate: self, at: now });
+            };
             if now >= deadline || now + about > deadline {
                 // A limiter tells until when; where there is none, the calls under way are slow.
                 return Err(if until.is_some() { Shut::Limited(about.max(Duration::from_secs(1))) } else { Shut::Busy });
@@ -121,6 +125,16 @@ impl Gate {
                 () = tokio::time::sleep_until(until.unwrap_or(deadline).min(deadline)) => {}
                 () = changed => {}
             }
+        }
+    }
+
+    /// Wakes the next in the queue, if there is room for one more.
+    fn pass_on(&self) {
+        let state = self.state();
+        let more = state.waiting > 0 && state.has_room();
+        drop(state);
+        if more {
+            self.changed.notify_one();
         }
     }
 
@@ -160,6 +174,15 @@ impl State {
         self.window = self.window.max(resets_in.filter(|wait| *wait <= LONGEST));
     }
 
+    /// Whether one more call may be under way; where calls are counted that is all there is to it.
+    fn has_room(&self) -> bool {
+        match self.mode {
+            Mode::Unknown => self.in_flight < COLD,
+            Mode::Free => self.in_flight < WARM,
+            Mode::Limited { left, .. } => left > 0,
+        }
+    }
+
     fn admit(&mut self, now: Instant, queued: bool) -> Admission {
         if let Mode::Limited { limit, resets, .. } = self.mode
             && now >= resets
@@ -167,9 +190,12 @@ impl State {
             // A new window. Without a known limit one call goes first and sees.
             self.mode = Mode::Limited { left: limit.unwrap_or(1).max(1), limit, resets: now + self.window(), since: now };
         }
+        // First come, first served: whoever has waited longest is woken for each place that becomes free, and a
+        // newcomer must not take it.
+        let next = queued || self.waiting == 0;
+        let free = self.has_room();
         let room = match &mut self.mode {
-            Mode::Unknown => self.in_flight < COLD,
-            Mode::Free => self.in_flight < WARM,
+            Mode::Unknown | Mode::Free => next && free,
             Mode::Limited { left, .. } if *left > 0 => {
                 *left -= 1;
                 true
@@ -191,11 +217,23 @@ impl State {
     }
 }
 
+impl Mode {
+    /// Whether those who wait may go sooner than they knew, or at another time.
+    fn is_news_after(self, before: Self) -> bool {
+        match (before, self) {
+            (Self::Limited { left: had, resets: told, .. }, Self::Limited { left, resets, .. }) => left > had || resets != told,
+            (Self::Unknown, Self::Unknown) | (Self::Free, Self::Free) => false,
+            _ => true,
+        }
+    }
+}
+
 impl Pass<'_> {
     /// The call was answered, and not with 429.
     pub(super) fn answered(self, limits: Limits) {
         let now = Instant::now();
         let mut state = self.gate.state();
+        let before = state.mode;
         let others = state.in_flight.saturating_sub(1);
         state.told(limits.resets_in);
         match (limits.remaining, state.mode) {
@@ -222,8 +260,12 @@ impl Pass<'_> {
             (None, Mode::Limited { since, .. }) if self.at < since => {}
             (None, _) => state.mode = Mode::Free,
         }
+        let news = state.mode.is_news_after(before);
         drop(state);
-        self.gate.changed.notify_waiters();
+        // Not at every answer: of thousands that wait each would look and find that it is not its turn.
+        if news {
+            self.gate.changed.notify_waiters();
+        }
     }
 
     /// The call was refused with 429: nothing was done.
@@ -236,7 +278,13 @@ impl Pass<'_> {
             Mode::Limited { limit, .. } => limit,
             Mode::Unknown | Mode::Free => None,
         };
+        let first = !matches!(state.mode, Mode::Limited { .. });
         state.mode = Mode::Limited { left: 0, limit: limits.limit.or(known), resets: now + wait, since: now };
+        drop(state);
+        // Those who cannot wait that long are told at once.
+        if first {
+            self.gate.changed.notify_waiters();
+        }
     }
 }
 
@@ -374,6 +422,49 @@ mod tests {
         let (through, _) = crowd(&gate, &limiter, 1_000, Duration::from_secs(10)).await;
         assert_eq!(through, 1_000);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queue_is_served_in_its_order_and_an_answer_wakes_one() {
+        let gate = Gate::new();
+        let deadline = Instant::now() + Duration::from_mins(1);
+        gate.enter(deadline).await.unwrap().answered(Limits::default());
+        let mut passes = Vec::new();
+        for _ in 0..WARM {
+            passes.push(gate.enter(deadline).await.unwrap());
+        }
+        let mut queue: Vec<_> = (0..1_000).map(|_| (Box::pin(gate.enter(deadline)), Arc::<Woken>::default())).collect();
+        for (waiting, woken) in &mut queue {
+            let waker = Arc::clone(woken).into();
+            assert!(waiting.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        }
+        passes.remove(0).answered(Limits::default());
+        let woken = |queue: &[(_, Arc<Woken>)]| queue.iter().map(|(_, woken)| woken.0.load(Ordering::Relaxed)).sum::<u32>();
+        assert_eq!((woken(&queue), queue[0].1.0.load(Ordering::Relaxed)), (1, 1));
+        let _late = gate.enter(Instant::now()).await.expect_err("a newcomer takes nobody's place");
+        let (first, _) = queue.remove(0);
+        passes.push(first.await.unwrap());
+        // One that was woken and leaves gives its turn to the next.
+        passes.remove(0).answered(Limits::default());
+        drop(queue.remove(0));
+        assert_eq!(queue[0].1.0.load(Ordering::Relaxed), 1);
+        // The first 429 concerns everybody.
+        passes.remove(0).refused(Some(Duration::from_secs(90)), Limits::default());
+        assert!(queue.iter().all(|(_, woken)| woken.0.load(Ordering::Relaxed) > 0));
+        for (waiting, _) in queue {
+            let shut = waiting.await.expect_err("that is too long");
+            assert!(matches!(shut, Shut::Limited(wait) if wait > Duration::from_secs(80)), "{shut:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,9 @@ use tracing_subscriber::fmt::MakeWriter;
 const QUEUE: usize = 8192;
 /// Bytes that are written at once.
 const BATCH: usize = 64 * 1024;
+/// How long lines are gathered before they are written. To wake this thread costs whoever logs as much as the line
+/// itself, and while it gathers nobody has to.
+const GATHER: Duration = Duration::from_millis(2);
 /// How long the last lines may take when the process ends. Somebody who does not read must not keep it.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -96,6 +99,10 @@ impl Writer {
             let mut next = if ending { self.messages.try_recv().ok() } else { self.messages.recv().ok() };
             if next.is_none() {
                 return;
+            }
+            if !ending {
+                // Nobody unparks it; to come back too early does no harm.
+                std::thread::park_timeout(GATHER);
             }
             let mut lines = 0;
             while let Some(message) = next {

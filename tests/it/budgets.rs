@@ -139,3 +139,43 @@ async fn under_the_rate_limiter_people_wait_their_turn_or_are_told_when_to_come_
     let cookie = world.app.sign_in("user0");
     assert_eq!(world.token(&cookie).await.status, 503);
 }
+
+#[tokio::test]
+async fn a_thousand_different_people_at_once_cost_one_call_of_each_kind() {
+    // More than one endpoint is asked at a time for, at a workspace that takes its time.
+    let options = Options { latency: Duration::from_millis(20), ..Options::default() };
+    let world = World::with(options, &[("identity.forward_auth.timeout", "20s"), ("rocketchat.timeout", "20s")]).await;
+    let mut tasks = JoinSet::new();
+    for n in 0..1000 {
+        let (addr, cookie) = (world.proxy.addr, world.guest(&format!("user{n}")));
+        tasks.spawn(async move {
+            let mut client = Client::to(addr).await;
+            client.send(request(&format!("Cookie: {cookie}\r\n"))).await;
+            client.answer().await
+        });
+    }
+    while let Some(answer) = tasks.join_next().await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(world.chat.is_live(answer.json()["loginToken"].as_str().unwrap()));
+    }
+    assert_eq!((world.app.me_calls(), world.calls(STEPS)), (1000, [1000; 3]));
+    assert_eq!(world.chat.users().iter().filter(|user| user.sessions() == 1).count(), 1000);
+}
+
+#[tokio::test]
+async fn a_hundred_visits_of_ten_people_cost_ten_calls_of_each_kind() {
+    let world = World::start().await;
+    let cookies: Vec<String> = (0..10).map(|n| world.guest(&format!("user{n}"))).collect();
+    let mut tokens = Vec::new();
+    for visit in 0..100 {
+        tokens.push(token_of(&world.token(&cookies[visit % 10]).await));
+    }
+    assert_eq!((world.app.me_calls(), world.calls(STEPS)), (10, [10; 3]));
+    assert!((10..100).all(|visit| tokens[visit] == tokens[visit - 10]));
+    // Nothing but its own questions about the workspace and the service account comes on top, however often people
+    // come; a token that was last seen alive ten seconds ago is looked at once.
+    let others = world.calls(["settings.public", "/api/info", "login", "users.register", "logout"]);
+    assert_eq!((others[0], &others[2..]), (1, &[0, 0, 0][..]));
+    assert!(others[1] <= 2, "{others:?}");
+}

@@ -1,4 +1,4 @@
-//! `users.create`: its schema, its checks in Rocket.Chat's order, and the insert.
+//! `users.create`: its schema, its checks in Rocket.Chat's order, and the insert; and `users.register`.
 
 use regex::Regex;
 use serde_json::{Map, Value, json};
@@ -59,8 +59,8 @@ pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, ApiError> 
     check_email(state, email)?;
     check_domain(state, email)?;
     let guest = roles == ["guest"];
-    let guests = state.users().filter(|u| u.roles == ["guest"] && !u.inactive).count();
-    if guest && state.options.guests.is_some_and(|limit| guests >= limit) {
+    let guests = || state.users().filter(|u| u.roles == ["guest"] && !u.inactive).count();
+    if guest && state.options.guests.is_some_and(|limit| guests() >= limit) {
         return Err(ApiError::thrown("error-max-guests-number-reached", "Maximum number of guests reached."));
     }
     if no_seat(state) {
@@ -85,6 +85,37 @@ pub(super) fn create(state: &mut State, call: &Call) -> Result<Value, ApiError> 
         user.roles.push("admin".into());
     }
     let id = state.insert(user);
+    let shown = state.user_by_id(&id).map(|user| describe(user, true)).unwrap_or_default();
+    Ok(json!({ "user": shown }))
+}
+
+/// `POST users.register`: anybody makes an account for themselves, where the setting `Accounts_RegistrationForm`
+/// has its default, `Public`.
+pub(super) fn register(state: &mut State, call: &Call) -> Result<Value, ApiError> {
+    let body = call.object()?;
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (username, email, pass, name) = (text("username"), text("email"), text("pass"), text("name"));
+    for (field, value) in [("username", username), ("email", email), ("pass", pass), ("name", name)] {
+        if value.trim().is_empty() {
+            return Err(ApiError::params(format!("must have required property '{field}'")));
+        }
+    }
+    if call.caller.is_some() {
+        return Err(ApiError::Failure("Logged in users can not register again.".into()));
+    }
+    check_pattern(state, username)?;
+    check_username(state, username)?;
+    check_email(state, email)?;
+    check_domain(state, email)?;
+    let id = state.insert(User {
+        username: Some(username.to_owned()),
+        name: name.to_owned(),
+        emails: vec![Email { address: email.to_owned(), verified: false }],
+        roles: default_roles(state),
+        kind: UserKind::User,
+        password: pass.to_owned(),
+        ..User::default()
+    });
     let shown = state.user_by_id(&id).map(|user| describe(user, true)).unwrap_or_default();
     Ok(json!({ "user": shown }))
 }

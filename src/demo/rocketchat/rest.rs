@@ -244,13 +244,16 @@ fn count(state: &mut State, call: &Call, endpoint: &str, peer: IpAddr) -> Option
     if endpoint.starts_with('/') || !state.setting_on("API_Enable_Rate_Limiter") || call.may(state, "api-bypass-rate-limit") {
         return None;
     }
-    let rule = state.options.rate_limit?;
+    let mut rule = state.options.rate_limit?;
+    if endpoint == "users.register" {
+        rule.calls = rule.calls.min(1);
+    }
     let address = remote_address(&call.headers, peer, state.options.forwarded_count);
     Some(state.limiter.count(rule, &format!("{} {endpoint}", call.method), address, Instant::now()))
 }
 
 fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
-    let open = matches!(call.name.as_str(), "login" | "settings.public" | "/api/info");
+    let open = matches!(call.name.as_str(), "login" | "settings.public" | "users.register" | "/api/info");
     if !open {
         call.caller()?;
     }
@@ -266,6 +269,7 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         ("GET", "roles.getUsersInPublicRoles") => Ok(roles::in_public_roles(state)),
         ("GET", "users.getPersonalAccessTokens") => roles::own_tokens(state, call),
         ("POST", "users.create") => create::create(state, call),
+        ("POST", "users.register") => create::register(state, call),
         ("POST", "users.createToken") => session::create_token(state, call),
         ("POST", "users.update") => users::update(state, call),
         ("POST", "users.setActiveStatus") => users::set_active_status(state, call),
