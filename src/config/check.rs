@@ -429,7 +429,7 @@ url = "redis://:hunter2@x"
             "framing.allowed_ancestors = \"https://app.example.com\" (proxy.toml line 15): is a string: expected a list of strings, such as [\"a\", \"b\"]",
             "users.create = \"yes\" (proxy.toml line 30): is a string: expected true or false, without quotes",
             "cache.sessions.ttl = 30 (proxy.toml line 32): is a number without quotes: expected a duration with its unit, in quotes, such as \"30s\" or \"10m\"",
-            "redis (proxy.toml line 37): is not a known section; the nearest known one is [cors]",
+            "redis (proxy.toml line 37): is not a known section; the nearest known one is [limits]",
             "server.listen = \"localhost\" (proxy.toml line 3): is not an IP address and a port; write it like 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080",
             "server.public_url: is required under [server]: write a URL in quotes, such as \"https://app.example.com\" there, or set GANTRY_SERVER__PUBLIC_URL",
             "server.trusted_proxies = \"office\" (proxy.toml line 5): is neither an IP address nor a CIDR; write it like 10.0.0.0/8 or 192.0.2.7",
