@@ -226,7 +226,7 @@ mod tests {
             (frame(RST_STREAM, 0, 1, 4), 9, Flood::Reset),
             (frame(0xee, 0, 0, 100), 101, Flood::Other),
             // A request and its end, again and again.
-            ([frame(HEADERS, 5, 1, 30), frame(RST_STREAM, 0, 1, 4)].concat(), 46, Flood::Reset),
+            ([frame(HEADERS, 5, 1, 30), frame(RST_STREAM, 0, 1, 4)].concat(), 51, Flood::Reset),
         ] {
             assert_eq!(until_flood(&mut begun(100), &piece, 1000), Some((turns, kind)), "{kind:?}");
         }
