@@ -6,6 +6,7 @@
 fn main() {
     println!("cargo::rerun-if-changed=link/order.ld");
     println!("cargo::rerun-if-env-changed=LINK_ORDER");
+    #[expect(clippy::disallowed_methods, reason = "cargo tells a build script everything by variables")]
     let var = |name: &str| std::env::var(name).unwrap_or_default();
     // With another linker than the toolchain's own nobody knows whether it reads such a script. LINK_ORDER=off is for
     // whoever chose one in a way that is not seen here.

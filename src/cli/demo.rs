@@ -26,7 +26,7 @@ pub(super) fn run(port: u16) -> ExitCode {
         Ok(guard) => guard,
         Err(why) => return fail(&why),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.to_string()),
     };
@@ -42,6 +42,11 @@ pub(super) fn run(port: u16) -> ExitCode {
     }));
     match (started, running) {
         (Ok(demo), Some(running)) => {
+            // From here on the stand-ins are served beside what waits for a signal.
+            let serve = move || runtime.block_on(std::future::pending::<()>());
+            if let Err(error) = std::thread::Builder::new().name("stand-ins".into()).spawn(serve) {
+                return fail(&format!("a thread for the stand-ins cannot be started: {error}"));
+            }
             say(&format!("Open {}/ in a browser. Ctrl-C ends the demo.", demo.address()));
             if let Some(admin) = running.admin_addr() {
                 say(&format!("Gantry's status page: http://{admin}/"));

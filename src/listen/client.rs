@@ -86,6 +86,7 @@ impl ClientIo {
 
     /// The connection alone, for a tunnel: an end of writing is just that there, and the other direction goes on.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "the stream is there until this takes it, and this consumes what it takes it from")]
     pub fn into_tunnel(mut self) -> ClientTunnel {
         self.turn.leave();
         ClientTunnel { stream: self.stream.take().expect(THERE), _admitted: self.admitted.take() }
