@@ -203,6 +203,15 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_empty_path_is_a_slash() {
+        let (rules, peer, headers) = (Forwarding::with(Vec::new(), &[]), peer(), HeaderMap::new());
+        for (target, line) in [("?x=1", "GET /?x=1 HTTP/1.1\r\n"), ("/?x=1", "GET /?x=1 HTTP/1.1\r\n"), ("*", "GET * HTTP/1.1\r\n")] {
+            let request = Onward { target: target.as_bytes(), ..get(&headers, &rules, &peer) };
+            assert!(written(&request).starts_with(line), "{target}");
+        }
+    }
+
+    #[test]
     fn http_1_0_has_a_host_and_expects_nothing() {
         let (rules, peer) = (Forwarding::with(Vec::new(), &[]), peer());
         let headers = HeaderMap::from_iter([(EXPECT, HeaderValue::from_static("100-continue"))]);
