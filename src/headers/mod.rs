@@ -14,11 +14,11 @@ pub mod forwarded;
 pub mod framing;
 pub mod hop;
 pub mod local;
-mod host;
+pub(crate) mod host;
 pub mod http2;
 pub mod redact;
 pub mod request;
-mod sieve;
+pub(crate) mod sieve;
 pub mod trailers;
 pub mod watch;
 

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -101,7 +100,7 @@ impl Drop for ClientIo {
     fn drop(&mut self) {
         if self.peer.is_truncated() {
             // A reset, so that what broke off does not look like a proper end.
-            let _ = SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));
+            self.stream.reset_at_end();
         }
     }
 }

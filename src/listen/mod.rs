@@ -8,7 +8,7 @@ mod handshake;
 mod http1;
 mod http2;
 mod listener;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod stream;
 pub mod tunnel;
 
@@ -31,6 +31,8 @@ use crate::config::Http2;
 use crate::lifecycle::Stop;
 use crate::metrics::{Shard, Spoken};
 use crate::outbound::connect::tune;
+#[cfg(any(test, fuzzing))]
+use crate::outbound::memory::Pipe;
 use crate::peer::Peer;
 use handshake::Opened;
 use listener::turn_away;
@@ -163,6 +165,21 @@ impl Complaint {
 /// Errors of the connection that was being accepted, not of the listener.
 fn is_the_connections(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+/// Serves one connection in memory, in HTTP/1.1, until it ends.
+#[cfg(any(test, fuzzing))]
+pub async fn serve_in_memory<H, F, B>(pipe: Pipe, addr: SocketAddr, settings: Settings, handler: H)
+where
+    H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body + 'static,
+    B::Error: Into<BodyError>,
+{
+    let peer = Arc::new(Peer::new(addr, false, false));
+    if let Err(error) = http1::serve(stream::Stream::Memory(pipe), peer, settings, handler).await {
+        tracing::debug!(peer = %addr, %error, "connection ended");
+    }
 }
 
 async fn connection<H, F, B>(tcp: TcpStream, addr: SocketAddr, settings: Settings, handler: H)

@@ -3,6 +3,8 @@
 
 pub mod api;
 pub mod connect;
+#[cfg(any(test, fuzzing))]
+pub mod memory;
 pub mod patient;
 pub mod pool;
 pub mod tls;
