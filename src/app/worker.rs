@@ -20,10 +20,12 @@ use super::site::Site;
 use crate::body::Body;
 use crate::edge::Edge;
 use crate::lifecycle::service::Heartbeats;
+use crate::lifecycle::sweep::Sweep;
 use crate::lifecycle::{Health, Stop};
 use crate::listen::{self, Listener, ProxyPeers, Settings, TlsSettings};
 use crate::metrics::Shard;
-use crate::outbound::pool::{Pool, PooledBody};
+use crate::outbound::http1::body::PooledBody;
+use crate::outbound::pool::Pool;
 use crate::peer::Peer;
 
 /// How often unused connections are looked through.
@@ -178,6 +180,7 @@ struct Generation {
 struct Current {
     state: RefCell<State>,
     tunnels: TaskTracker,
+    sweep: Sweep,
     shard: Arc<Shard>,
     health: Arc<Health>,
     stop: Stop,
@@ -193,17 +196,18 @@ impl Current {
     fn new(worker: &Worker, tunnels: TaskTracker) -> Self {
         let Worker { site, shard, health, stop, .. } = worker;
         let mut sites = Cache::new(Arc::clone(site));
-        let generation = Generation::new(Arc::clone(sites.load()), None, &tunnels, shard, health, stop);
+        let sweep = Sweep::default();
+        let generation = Generation::new(Arc::clone(sites.load()), None, &tunnels, &sweep, shard, health, stop);
         let state = RefCell::new(State { sites, generation: Rc::new(generation) });
-        Self { state, tunnels, shard: Arc::clone(shard), health: Arc::clone(health), stop: stop.clone() }
+        Self { state, tunnels, sweep, shard: Arc::clone(shard), health: Arc::clone(health), stop: stop.clone() }
     }
 
     fn generation(&self) -> Rc<Generation> {
         let state = &mut *self.state.borrow_mut();
         let site = state.sites.load();
         if !Arc::ptr_eq(site, &state.generation.site) {
-            let (old, Self { tunnels, shard, health, stop, .. }) = (&state.generation, self);
-            let next = Generation::new(Arc::clone(site), Some(old), tunnels, shard, health, stop);
+            let (old, Self { tunnels, sweep, shard, health, stop, .. }) = (&state.generation, self);
+            let next = Generation::new(Arc::clone(site), Some(old), tunnels, sweep, shard, health, stop);
             if !Rc::ptr_eq(&next.pool, &old.pool) {
                 old.pool.retire();
             }
@@ -214,13 +218,21 @@ impl Current {
 }
 
 impl Generation {
-    fn new(site: Arc<Site>, before: Option<&Self>, tunnels: &TaskTracker, shard: &Arc<Shard>, health: &Arc<Health>, stop: &Stop) -> Self {
+    fn new(
+        site: Arc<Site>,
+        before: Option<&Self>,
+        tunnels: &TaskTracker,
+        sweep: &Sweep,
+        shard: &Arc<Shard>,
+        health: &Arc<Health>,
+        stop: &Stop,
+    ) -> Self {
         let server = &site.config.server;
         let pool = if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.site.way, &site.way)) {
             Rc::clone(&before.pool)
         } else {
             let (target, connector) = (site.way.target.clone(), site.way.connector.clone());
-            Pool::new(target, connector, site.config.upstream.clone(), server.header_timeout, Arc::clone(shard))
+            Pool::new(target, connector, &site.config.upstream, server.header_timeout, sweep.clone(), Arc::clone(shard))
         };
         let edge =
             Edge::new(Arc::clone(&site.policies), Rc::clone(&pool), tunnels.clone(), Arc::clone(shard), Arc::clone(health), stop.clone());

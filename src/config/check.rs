@@ -13,7 +13,7 @@ pub use self::rules::log_level;
 use self::reader::Reader;
 use super::raw::Raw;
 use super::{
-    AccessField, Ancestor, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem, RocketChat,
+    AccessField, Ancestor, AnswerLimits, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem, RocketChat,
     Server, Session, Upstream, UpstreamTls, Users, Warning,
 };
 
@@ -134,6 +134,7 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
     let max_idle = r.integer("upstream.max_idle", 0..=65_536);
     let ca_file = r.parse_optional("upstream.ca_file", files::certificates);
     let platform_roots = r.bool("upstream.platform_roots");
+    let answers = answers(r);
     if platform_roots == Some(false) && r.optional("upstream.ca_file").is_none() {
         r.problem("upstream.platform_roots", "is off, and there is no upstream.ca_file: no certificate could be good");
     }
@@ -145,7 +146,16 @@ fn upstream(r: &mut Reader<'_>) -> Option<Upstream> {
         max_idle: max_idle?,
         ca_file,
         platform_roots: platform_roots?,
+        answers: answers?,
     })
+}
+
+fn answers(r: &mut Reader<'_>) -> Option<AnswerLimits> {
+    let head = r.integer("limits.answer_head", 1_024..=1_048_576);
+    let fields = r.integer("limits.answer_fields", 16..=10_000);
+    let interim = r.integer("limits.answer_interim", 1..=10_000);
+    let chunk_extensions = r.integer("limits.chunk_extensions", 0..=1_048_576);
+    Some(AnswerLimits { head: head?, fields: fields?, interim: interim?, chunk_extensions: chunk_extensions? })
 }
 
 fn framing(r: &mut Reader<'_>) -> Framing {
@@ -426,7 +436,7 @@ url = "redis://:hunter2@x"
             "framing.allowed_ancestors = \"https://app.example.com\" (proxy.toml line 15): is a string: expected a list of strings, such as [\"a\", \"b\"]",
             "users.create = \"yes\" (proxy.toml line 30): is a string: expected true or false, without quotes",
             "cache.sessions.ttl = 30 (proxy.toml line 32): is a number without quotes: expected a duration with its unit, in quotes, such as \"30s\" or \"10m\"",
-            "redis (proxy.toml line 37): is not a known section; the nearest known one is [cors]",
+            "redis (proxy.toml line 37): is not a known section; the nearest known one is [limits]",
             "server.listen = \"localhost\" (proxy.toml line 3): is not an IP address and a port; write it like 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080",
             "server.public_url: is required under [server]: write a URL in quotes, such as \"https://app.example.com\" there, or set GANTRY_SERVER__PUBLIC_URL",
             "server.trusted_proxies = \"office\" (proxy.toml line 5): is neither an IP address nor a CIDR; write it like 10.0.0.0/8 or 192.0.2.7",

@@ -221,6 +221,21 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// Whether the platform's roots are trusted.
     pub platform_roots: bool,
+    /// Bounds on answers.
+    pub answers: AnswerLimits,
+}
+
+/// What the workspace's answers may make us hold: `[limits]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerLimits {
+    /// Bytes of a head, and of trailers.
+    pub head: usize,
+    /// Fields of a head, and of trailers.
+    pub fields: usize,
+    /// Interim answers before the final one.
+    pub interim: usize,
+    /// Bytes of chunk extensions of one body.
+    pub chunk_extensions: usize,
 }
 
 /// `[framing]`

@@ -1,11 +1,11 @@
 //! Forwarding: the request to the workspace, the answer back, and the tunnel when both agree on one.
 
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
@@ -14,11 +14,15 @@ use super::dev::Dev;
 use super::websocket::Handshake;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
+use crate::headers::target::Target;
 use crate::headers::{hop, redact};
 use crate::lifecycle::{Health, Stop};
 use crate::metrics::Shard;
-use crate::outbound::pool::{Pool, PooledBody};
-use crate::outbound::upload::Upload;
+use crate::outbound::connect::Stream;
+use crate::outbound::http1::body::PooledBody;
+use crate::outbound::http1::request::Outgoing;
+use crate::outbound::http1::upload::Upload;
+use crate::outbound::pool::{Answered, Pool};
 use crate::peer::Peer;
 use crate::trace::Span;
 
@@ -71,6 +75,7 @@ impl Forward {
         let under_way = self.shard.request();
         let (mut parts, body) = req.into_parts();
         let websocket = Handshake::take(&mut parts);
+        let target = parts.extensions.remove::<Target>();
         parts.extensions.clear();
         hop::strip_request(&mut parts.headers);
         if websocket.is_some() {
@@ -95,47 +100,43 @@ impl Forward {
                 parts.headers.remove(EXPECT);
             }
         }
-        parts.version = Version::HTTP_11;
         origin_form(&mut parts.uri);
-
-        let (upload, progress) = Upload::new(body, peer, &self.rules);
-        let mut sent = pin!(self.pool.send(Request::from_parts(parts, upload), &progress));
-        let answered = loop {
-            tokio::select! {
-                biased;
-                answered = &mut sent => break answered,
-                () = peer.interim.pushed() => {}
-            }
-        };
-        peer.interim.shut();
-        if !progress.done() && answered.is_err() {
-            peer.note_unread();
+        if let Some(target) = target.and_then(|Target(target)| Uri::try_from(&*target).ok()) {
+            parts.uri = target;
         }
-        let mut response = answered.inspect_err(|failure| {
+
+        let request = Outgoing::of(&parts);
+        let upload = (!body.is_end_stream() || request.is_chunked()).then(|| {
+            let length = request.length().filter(|_| !request.is_chunked());
+            Upload::new(body, length, request.waits(), peer, &self.rules)
+        });
+        let answered = self.pool.send(&request, upload, peer, under_way).await;
+        peer.interim.shut();
+        let Answered { response, switched } = answered.inspect_err(|failure| {
             if matches!(failure, Failure::Unreachable(_) | Failure::ConnectTimeout(_)) {
                 self.health.doubt();
             }
         })?;
-        response.body_mut().hold(under_way);
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(websocket, response);
+        if let Some(upstream) = switched {
+            return self.switch(websocket, response, upstream);
         }
         if let Some(websocket) = &websocket {
             websocket.declined(response.status())?;
         }
-        known_framing(response.headers())?;
-        hop::strip_response(response.headers_mut());
-        // The client is answered in the version it speaks; hyper sees to that.
-        *response.version_mut() = Version::HTTP_11;
         Ok(response)
     }
 
     /// Both sides agreed: a task of its own joins them once the client has its answer.
-    fn switch(&self, asked: Option<Handshake>, mut response: Response<PooledBody>) -> Result<Response<PooledBody>, Failure> {
+    fn switch(
+        &self,
+        asked: Option<Handshake>,
+        mut response: Response<PooledBody>,
+        upstream: (Stream, Bytes),
+    ) -> Result<Response<PooledBody>, Failure> {
         let Some(asked) = asked else {
             return Err(Failure::BadAnswer("it switched protocols without being asked".into()));
         };
-        let joint = asked.switched(&mut response)?;
+        let joint = asked.switched(&mut response, upstream)?;
         let held = self.shard.websocket();
         let (stop, dev) = (self.stop.clone(), self.dev.clone());
         self.tunnels.spawn_local(async move {
@@ -145,28 +146,6 @@ impl Forward {
             }
         });
         Ok(response)
-    }
-}
-
-/// Whether the end of an answer is said once. hyper reads a body in an unknown coding until the end of
-/// the connection; without its `Transfer-Encoding` it would be passed on as something that it is not
-/// (RFC 9112 §6.1). A length beside a coding or a list of lengths would reach the client, and mean
-/// another end to it than to us (§6.3).
-fn known_framing(headers: &HeaderMap) -> Result<(), Failure> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next() {
-        if lengths.next().is_some() || !length.as_bytes().iter().all(u8::is_ascii_digit) {
-            return Err(Failure::BadAnswer("its Content-Length is not one number".into()));
-        }
-        if headers.contains_key(TRANSFER_ENCODING) {
-            return Err(Failure::BadAnswer("it has both Transfer-Encoding and Content-Length".into()));
-        }
-    }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Failure::BadAnswer("its transfer coding is not chunked".into())),
     }
 }
 

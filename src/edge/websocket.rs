@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::dev::Dev;
@@ -20,7 +20,7 @@ use crate::headers::hop;
 use crate::headers::http2::ExtendedConnect;
 use crate::listen::client::ClientIo;
 use crate::listen::tunnel::Http2Tunnel;
-use crate::outbound::patient::Patient;
+use crate::outbound::connect::Stream;
 
 /// What both sides of a handshake append to its key (RFC 6455 §1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -76,7 +76,7 @@ impl Handshake {
     ///
     /// # Errors
     /// It switched to something else, or answered another key than ours.
-    pub(super) fn switched<B>(self, response: &mut Response<B>) -> Result<Joint, Failure> {
+    pub(super) fn switched<B>(self, response: &mut Response<B>, upstream: (Stream, Bytes)) -> Result<Joint, Failure> {
         let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
         if !is_websocket(response.headers()) || accepted.is_none() {
             return Err(Failure::BadAnswer("it switched to another protocol than the one asked for".into()));
@@ -86,7 +86,6 @@ impl Handshake {
         {
             return Err(Failure::BadAnswer("its Sec-WebSocket-Accept does not belong to the key it was sent".into()));
         }
-        let upstream = hyper::upgrade::on(&mut *response);
         let headers = response.headers_mut();
         hop::strip_response(headers);
         let http2 = match self.form {
@@ -109,7 +108,8 @@ impl Handshake {
 #[derive(Debug)]
 pub(super) struct Joint {
     client: OnUpgrade,
-    upstream: OnUpgrade,
+    /// The workspace's connection, and what was read of it already.
+    upstream: (Stream, Bytes),
     http2: bool,
 }
 
@@ -121,27 +121,20 @@ impl Joint {
     /// Whatever ended the tunnel other than an orderly end.
     pub(super) async fn run(self, leave: impl Future<Output = ()>, dev: Option<&Dev>) -> io::Result<()> {
         // An error here is the end of a connection, of which there is nothing to tell.
-        let (Ok(client), Ok(upstream)) = (self.client.await, self.upstream.await) else { return Ok(()) };
+        let Ok(client) = self.client.await else { return Ok(()) };
+        let (mut upstream, early) = self.upstream;
         if self.http2 {
-            let (mut upstream, early) = upstream_io(upstream)?;
             if let Some(dev) = dev {
                 return Box::pin(dev.join(Http2Tunnel::new(client), Bytes::new(), upstream, early)).await;
             }
             return tunnel::join(&mut Http2Tunnel::new(client), Bytes::new(), &mut upstream, early, leave).await;
         }
         let client = client.downcast::<TokioIo<ClientIo>>().map_err(|_| unknown_type())?;
-        let (mut upstream, early) = upstream_io(upstream)?;
         if let Some(dev) = dev {
             return Box::pin(dev.join(client.io.into_inner().into_tunnel(), client.read_buf, upstream, early)).await;
         }
         tunnel::join(&mut client.io.into_inner().into_tunnel(), client.read_buf, &mut upstream, early, leave).await
     }
-}
-
-/// The workspace's connection without hyper's buffers, and what was read of it already.
-fn upstream_io(upgraded: Upgraded) -> io::Result<(crate::outbound::connect::Stream, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<Patient>>().map_err(|_| unknown_type())?;
-    Ok((parts.io.into_inner().into_inner(), parts.read_buf))
 }
 
 fn unknown_type() -> io::Error {

@@ -4,6 +4,7 @@
 
 mod answers;
 mod claims;
+mod codec;
 mod cookies;
 mod forwarded;
 mod frames;
@@ -23,6 +24,7 @@ mod world;
 
 pub use answers::answers;
 pub use claims::claims;
+pub use codec::codec;
 pub use cookies::cookies;
 pub use forwarded::forwarded;
 pub use frames::frames;
@@ -43,6 +45,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("answers", answers),
     ("claims", claims),
+    ("codec", codec),
     ("cookies", cookies),
     ("forwarded", forwarded),
     ("frames", frames),

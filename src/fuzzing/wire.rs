@@ -226,9 +226,10 @@ impl Body {
                 return body.ended(End::Bad("a chunk's size"));
             }
             let extension = &rest[digits..end - 1];
-            if extension.iter().any(|b| (*b < b' ' && *b != b'\t') || *b == 0x7f) {
-                return body.ended(End::Bad("a control character in a chunk extension"));
+            if extension.contains(&b'\r') {
+                return body.ended(End::Bad("a bare CR in a chunk extension"));
             }
+            body.odd |= extension.iter().any(|b| (*b < b' ' && *b != b'\t') || *b == 0x7f);
             // "5 " and "5x" are not in the grammar; the first has one reading all the same.
             match trim(extension).first() {
                 None => body.odd |= !extension.is_empty(),

@@ -16,6 +16,7 @@ use crate::certs::HttpChallenges;
 use crate::config::{self, Config};
 use crate::edge::{Edge, Policies};
 use crate::identity::Validator;
+use crate::lifecycle::sweep::Sweep;
 use crate::lifecycle::{Health, Stop};
 use crate::listen::{self, ProxyPeers, Settings};
 use crate::login::Login;
@@ -108,7 +109,7 @@ where
             .expect("no file is named");
         let shard = metrics.shard(0);
         let target = Target::of(&config.rocketchat.url).expect("a plain address");
-        let pool = Pool::new(target, connector, config.upstream.clone(), config.server.header_timeout, Arc::clone(&shard));
+        let pool = Pool::new(target, connector, &config.upstream, config.server.header_timeout, Sweep::default(), Arc::clone(&shard));
         let stop = Stop::default();
         let edge = Edge::new(Arc::new(policies), pool, TaskTracker::new(), Arc::clone(&shard), health, stop.clone());
         let settings = Settings {

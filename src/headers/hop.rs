@@ -75,7 +75,7 @@ fn remove_named(headers: &mut HeaderMap) {
         // The everyday options name no field that is not removed anyway, so that nothing is allocated for them.
         .filter(|option| !["close", "keep-alive", "upgrade", "te"].iter().any(|known| option.eq_ignore_ascii_case(known)))
         .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
-        .filter(|name| !is_end_to_end(name))
+        .filter(|name| !is_end_to_end(name.as_str().as_bytes()))
         .collect();
     for name in named {
         headers.remove(name);
@@ -86,28 +86,46 @@ fn remove_named(headers: &mut HeaderMap) {
 /// what makes it safe. "A sender MUST NOT send a connection option corresponding to a field that is intended
 /// for all recipients of the content" (RFC 9110 §7.6.1); obeying one would let a client take away what the
 /// next hop decides by.
-fn is_end_to_end(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    matches!(
-        name,
-        "host"
-            | "content-length"
-            | "transfer-encoding"
-            | "content-type"
-            | "content-encoding"
-            | "cache-control"
-            | "authorization"
-            | "cookie"
-            | "set-cookie"
-            | "origin"
-            | "x-auth-token"
-            | "x-user-id"
-            | "x-real-ip"
-            | "forwarded"
-            | "content-security-policy"
-            | "x-frame-options"
-    ) || name.starts_with("x-forwarded-")
-        || name.starts_with("sec-fetch-")
+pub fn is_end_to_end(name: &[u8]) -> bool {
+    const FIELDS: [&str; 16] = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "content-type",
+        "content-encoding",
+        "cache-control",
+        "authorization",
+        "cookie",
+        "set-cookie",
+        "origin",
+        "x-auth-token",
+        "x-user-id",
+        "x-real-ip",
+        "forwarded",
+        "content-security-policy",
+        "x-frame-options",
+    ];
+    let starts = |start: &str| name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()));
+    FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes())) || starts("x-forwarded-") || starts("sec-fetch-")
+}
+
+/// Whether a field of an answer belongs to the connection that it came on, whatever `Connection` says.
+/// `Transfer-Encoding` does too: the server in front of the client frames the body anew.
+pub fn stays_on_connection(name: &[u8]) -> bool {
+    // Most names are told apart by their length.
+    let field = match name.len() {
+        2 => "te",
+        7 => "upgrade",
+        10 if name[0] | 0x20 == b'c' => "connection",
+        10 => "keep-alive",
+        14 => "http2-settings",
+        16 => "proxy-connection",
+        17 => "transfer-encoding",
+        18 => "proxy-authenticate",
+        19 => "proxy-authorization",
+        _ => return false,
+    };
+    name.eq_ignore_ascii_case(field.as_bytes())
 }
 
 /// Exactly one `Transfer-Encoding: chunked`.

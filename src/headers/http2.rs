@@ -1,5 +1,5 @@
 //! What HTTP/2 says in another way than HTTP/1.1 (RFC 9113 §8.2.3, §8.3.1; RFC 8441), brought into the one
-//! form that every other rule goes by. hyper and h2 have refused by then what is malformed: fields of a
+//! form that every other rule goes by. hyper and h2 have refused by then nearly all that is malformed: fields of a
 //! connection, `TE` other than `trailers`, upper-case names, pseudo fields that are missing, unknown,
 //! doubled or out of place, and a `Content-Length` that is not the body's.
 
@@ -7,16 +7,22 @@ use http::header::{COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use hyper::ext::Protocol;
 
+use super::watch::Flaw;
+
 /// Stands in the extensions of a request that opens a WebSocket by extended CONNECT (RFC 8441 §5). Its
 /// method is `GET` then, as in the HTTP/1.1 handshake that it becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtendedConnect;
 
-/// Brings a request into the form of HTTP/1.1: one `Cookie`, a `Host`, and `GET` for a WebSocket.
+/// Brings a request into the form of HTTP/1.1: one `Cookie`, a `Host`, and `GET` for a WebSocket. What h2 lets through
+/// although HTTP/1.1 cannot say it is marked, to be refused.
 ///
 /// A `CONNECT` for anything else stays what it is, to be refused. `Host` beside an `:authority` stays as
 /// well; [`super::request::check`] compares the two.
 pub fn prepare<B>(request: &mut Request<B>) {
+    if let Some(flaw) = flaw(request) {
+        request.extensions_mut().insert(flaw);
+    }
     join_cookies(request.headers_mut());
     if !request.headers().contains_key(HOST)
         && let Some(host) = authority(request.uri())
@@ -28,6 +34,15 @@ pub fn prepare<B>(request: &mut Request<B>) {
         *request.method_mut() = Method::GET;
         request.extensions_mut().insert(ExtendedConnect);
     }
+}
+
+/// A `:path` "MUST NOT be empty" and begins with a slash (RFC 9113 §8.3.1), and a field name is a token (RFC 9110
+/// §5.1), which a quotation mark is no part of; `http` takes both.
+fn flaw<B>(request: &Request<B>) -> Option<Flaw> {
+    if request.uri().path_and_query().is_some_and(|target| target.as_str().starts_with('?')) {
+        return Some(Flaw::OddTarget);
+    }
+    request.headers().keys().any(|name| name.as_str().contains('"')).then_some(Flaw::FieldName)
 }
 
 fn authority(uri: &Uri) -> Option<HeaderValue> {
@@ -74,6 +89,20 @@ mod tests {
             let request = prepared(Method::GET, "https://a.example/", None, &fields);
             let cookies: Vec<_> = request.headers().get_all(COOKIE).iter().map(|value| value.to_str().unwrap()).collect();
             assert_eq!(cookies, Vec::from_iter(whole), "{crumbs:?}");
+        }
+    }
+
+    #[test]
+    fn what_http_1_cannot_say_is_marked() {
+        for (target, field, expected) in
+            [("/", "x-a", None), ("/?x", "x-a", None), ("?x", "x-a", Some(Flaw::OddTarget)), ("/", "x\"a", Some(Flaw::FieldName))]
+        {
+            let uri = Uri::builder().scheme("https").authority("a.example").path_and_query(target).build().unwrap();
+            let mut request = Request::builder().version(Version::HTTP_2).uri(uri).body(()).unwrap();
+            let name = http::HeaderName::from_lowercase(field.as_bytes()).unwrap();
+            request.headers_mut().insert(name, HeaderValue::from_static("1"));
+            prepare(&mut request);
+            assert_eq!(request.extensions().get::<Flaw>().copied(), expected, "{target} {field}");
         }
     }
 

@@ -19,6 +19,7 @@ pub mod http2;
 pub mod redact;
 pub mod request;
 pub(crate) mod sieve;
+pub mod target;
 pub mod trailers;
 pub mod watch;
 

@@ -3,6 +3,7 @@
 pub mod reload;
 pub mod service;
 mod stop;
+pub mod sweep;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;

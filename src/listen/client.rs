@@ -1,9 +1,10 @@
 //! A client's connection, as hyper reads and writes it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::stream::Stream;
+use crate::headers::target::Original;
 use crate::headers::watch::{Flaw, Watch};
 use crate::peer::Peer;
 
@@ -21,27 +23,49 @@ const LINGER_QUIET: Duration = Duration::from_secs(3);
 /// The same over HTTP/2, in all. A client there sends by itself: window updates, answers to pings.
 const LINGER_HTTP2: Duration = Duration::from_secs(3);
 
+/// What hyper reads in place of a byte that it would refuse a target for.
+const MASK: u8 = b'!';
+
 /// What was found in the heads of a connection's requests, for whoever handles them.
 #[derive(Debug, Default)]
 pub(super) struct Flaws {
     // The connection is one task, but what it consists of has to be `Send` for hyper: the lock is never
     // waited for, and only taken once something was found.
     found: AtomicBool,
-    flaw: Mutex<Option<(u64, Flaw)>>,
+    what: Mutex<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    flaw: Option<(u64, Flaw)>,
+    originals: VecDeque<(u64, Original)>,
 }
 
 impl Flaws {
-    fn note(&self, flaw: (u64, Flaw)) {
-        *self.flaw.lock().unwrap_or_else(PoisonError::into_inner) = Some(flaw);
-        self.found.store(true, Ordering::Relaxed);
+    fn lock(&self) -> MutexGuard<'_, Found> {
+        self.what.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The flaw of the request of this number.
-    pub(super) fn of(&self, number: u64) -> Option<Flaw> {
-        if !self.found.load(Ordering::Relaxed) {
-            return None;
+    fn note(&self, watch: &mut Watch) {
+        if let Some(flaw) = watch.flaw() {
+            self.lock().flaw = Some(flaw);
+            self.found.store(true, Ordering::Relaxed);
         }
-        self.flaw.lock().unwrap_or_else(PoisonError::into_inner).filter(|(flawed, _)| *flawed == number).map(|(_, flaw)| flaw)
+        while let Some(original) = watch.original() {
+            self.lock().originals.push_back(original);
+            self.found.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The flaw of the request of this number, and its target where that was parsed to something else.
+    pub(super) fn of(&self, number: u64) -> (Option<Flaw>, Option<Original>) {
+        if !self.found.load(Ordering::Relaxed) {
+            return (None, None);
+        }
+        let mut found = self.lock();
+        let flaw = found.flaw.filter(|(flawed, _)| *flawed == number).map(|(_, flaw)| flaw);
+        let original = found.originals.pop_front_if(|(odd, _)| *odd == number).map(|(_, original)| original);
+        (flaw, original)
     }
 }
 
@@ -110,15 +134,16 @@ impl AsyncRead for ClientIo {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        let read = &buf.filled()[before..];
+        let read = &mut buf.filled_mut()[before..];
         if let Some(SecondLook { watch, flaws }) = &mut this.second_look
             && !read.is_empty()
         {
             this.peer.note_unread();
             watch.feed(read);
-            if let Some(flaw) = watch.flaw() {
-                flaws.note(flaw);
+            for &at in watch.masked() {
+                read[at] = MASK;
             }
+            flaws.note(watch);
             if watch.is_broken() {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }

@@ -36,7 +36,14 @@ where
     let io = TokioIo::new(ClientIo::http1(stream, Arc::clone(&peer), Arc::clone(&flaws)));
     let requests = Cell::new(0);
     let service = service_fn(|mut request: Request<Incoming>| {
-        if let Some(flaw) = flaws.of(requests.replace(requests.get() + 1)) {
+        let (mut flaw, original) = flaws.of(requests.replace(requests.get() + 1));
+        if let Some(original) = original {
+            match original.restore(request.uri_mut()) {
+                Ok(target) => drop(request.extensions_mut().insert(target)),
+                Err(refused) => flaw = flaw.or(Some(refused)),
+            }
+        }
+        if let Some(flaw) = flaw {
             request.extensions_mut().insert(flaw);
         }
         if request.body().is_end_stream() {

@@ -3,12 +3,11 @@
 
 pub mod api;
 pub mod connect;
+pub mod http1;
 #[cfg(any(test, fuzzing))]
 pub mod memory;
-pub mod patient;
 pub mod pool;
 pub mod tls;
-pub mod upload;
 
 /// hyper's words and those of the cause, which are the useful ones.
 fn words(error: &hyper::Error) -> String {

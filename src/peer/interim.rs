@@ -6,8 +6,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 use std::{io, mem};
 
-use tokio::sync::Notify;
-
 /// Bytes that wait at most. An upstream that says more before its answer is not listened to any further.
 const MAX_WAITING: usize = 64 * 1024;
 
@@ -25,7 +23,6 @@ pub struct Interim {
     /// Something may be written right now: looked at before each write, so that no lock is needed.
     ready: AtomicBool,
     waiting: Mutex<Vec<u8>>,
-    bell: Notify,
 }
 
 impl Interim {
@@ -45,7 +42,8 @@ impl Interim {
         }
     }
 
-    /// Takes the bytes of an interim answer; the connection is woken to write them.
+    /// Takes the bytes of an interim answer. Whoever waits for the final one does so inside the connection's task,
+    /// which writes once that has run.
     pub fn push(&self, head: &[u8]) {
         let state = self.state.load(Ordering::Relaxed);
         let mut waiting = self.waiting();
@@ -54,13 +52,6 @@ impl Interim {
         }
         waiting.extend_from_slice(head);
         self.ready.store(state == NEXT, Ordering::Relaxed);
-        self.bell.notify_one();
-    }
-
-    /// Resolves when something was pushed: whoever waits for the answer inside the connection's task waits
-    /// for this as well, and the connection writes once the task has run.
-    pub async fn pushed(&self) {
-        self.bell.notified().await;
     }
 
     /// Everything that hyper had is written.

@@ -38,12 +38,15 @@ pub async fn echo_origin() -> std::net::SocketAddr {
     addr
 }
 
-/// Answers every request with "ok".
+/// Answers every request with "ok"; a WebSocket has to come on a connection of its own.
 async fn plain(tcp: TcpStream) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (mut tcp, mut buffer) = (tcp, Vec::new());
     loop {
         while let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            if buffer.starts_with(b"GET /websocket ") {
+                return;
+            }
             buffer.drain(..end + 4);
             if tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.is_err() {
                 return;

@@ -104,7 +104,13 @@ async fn a_storm_of_interim_answers_is_survived() {
     let mut client = Client::to(proxy.addr).await;
     client.send("GET / HTTP/1.1\r\nHost: chat.test\r\n\r\n").await;
     let (mut upstream, _) = origin.next().await;
-    upstream.send(&HINTS.repeat(5000)).await;
+    upstream.send(&HINTS.repeat(100)).await;
     upstream.send(OK).await;
     assert_eq!(client.answer().await.text(), "ok");
+    // One more than `limits.answer_interim`, and what comes behind it is not waited for.
+    client.send("GET / HTTP/1.1\r\nHost: chat.test\r\n\r\n").await;
+    upstream.head().await;
+    upstream.send(&HINTS.repeat(101)).await;
+    assert_eq!(client.answer().await.status, 502);
+    upstream.closed().await;
 }

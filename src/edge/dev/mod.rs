@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::config::dev::Chosen;
 use crate::headers::local::{Elsewhere, is_local};
 use crate::login::Login;
-use crate::outbound::pool::PooledBody;
+use crate::outbound::http1::body::PooledBody;
 use crate::peer::{Peer, RequestId};
 use crate::rocketchat::Client;
 
