@@ -99,6 +99,11 @@ impl Span {
         open.tracer.open(SpanBuilder::from_name(name).with_kind(kind), &open.context)
     }
 
+    /// Whether there is a trace at all, recorded or not: then its context goes on.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// The span of a call below this one: an HTTP request that we send. `path` is without credentials.
     #[must_use]
     pub fn call(&self, method: &Method, host: &str, port: u16, path: impl FnOnce() -> String) -> Self {

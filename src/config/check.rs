@@ -13,8 +13,8 @@ pub use self::rules::log_level;
 use self::reader::Reader;
 use super::raw::Raw;
 use super::{
-    AccessField, Ancestor, AnswerLimits, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem, RocketChat,
-    Server, Session, Upstream, UpstreamTls, Users, Warning,
+    AccessField, Ancestor, AnswerLimits, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem,
+    RocketChat, Server, Session, Upstream, UpstreamTls, Users, Warning,
 };
 
 /// Rocket.Chat keeps 50 login tokens a user; past that it ends the person's own sessions. Some room is left for those.

@@ -4,8 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
@@ -14,13 +15,13 @@ use super::dev::Dev;
 use super::websocket::Handshake;
 use crate::error::Failure;
 use crate::headers::forwarded::Forwarding;
+use crate::headers::onward::Onward;
+use crate::headers::redact;
 use crate::headers::target::Target;
-use crate::headers::{hop, redact};
 use crate::lifecycle::{Health, Stop};
 use crate::metrics::Shard;
 use crate::outbound::connect::Stream;
 use crate::outbound::http1::body::PooledBody;
-use crate::outbound::http1::request::Outgoing;
 use crate::outbound::http1::upload::Upload;
 use crate::outbound::pool::{Answered, Pool};
 use crate::peer::Peer;
@@ -59,10 +60,22 @@ impl Forward {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn send(&self, req: Request<Incoming>, peer: &Arc<Peer>, span: &Span) -> Result<Response<PooledBody>, Failure> {
+    pub(super) async fn send(
+        &self,
+        parts: &Parts,
+        body: Incoming,
+        websocket: Option<Handshake>,
+        peer: &Arc<Peer>,
+        span: &Span,
+    ) -> Result<Response<PooledBody>, Failure> {
+        if !span.is_on() {
+            return self.exchange(parts, &parts.headers, body, websocket, peer).await;
+        }
         let (host, port) = self.pool.host_and_port();
-        let call = span.call(req.method(), host, port, || redact::path_and_query(req.uri().path()).into_owned());
-        let outcome = self.exchange(req, peer, &call).await;
+        let call = span.call(&parts.method, host, port, || redact::path_and_query(parts.uri.path()).into_owned());
+        let mut headers = parts.headers.clone();
+        call.inject(&mut headers);
+        let outcome = Box::pin(self.exchange(parts, &headers, body, websocket, peer)).await;
         match &outcome {
             Ok(response) => call.answered(response.status(), 400),
             Err(failure) => call.failed(failure.label()),
@@ -71,46 +84,31 @@ impl Forward {
         outcome
     }
 
-    async fn exchange(&self, req: Request<Incoming>, peer: &Arc<Peer>, call: &Span) -> Result<Response<PooledBody>, Failure> {
-        let under_way = self.shard.request();
-        let (mut parts, body) = req.into_parts();
-        let websocket = Handshake::take(&mut parts);
-        let target = parts.extensions.remove::<Target>();
-        parts.extensions.clear();
-        hop::strip_request(&mut parts.headers);
-        if websocket.is_some() {
-            hop::restore_upgrade(&mut parts.headers);
+    async fn exchange(
+        &self,
+        parts: &Parts,
+        headers: &HeaderMap,
+        body: Incoming,
+        websocket: Option<Handshake>,
+        peer: &Arc<Peer>,
+    ) -> Result<Response<PooledBody>, Failure> {
+        let version = parts.version;
+        if version == Version::HTTP_11 {
+            peer.interim.open();
         }
-        self.rules.apply(&mut parts.headers, peer);
-        call.inject(&mut parts.headers);
-        if !parts.headers.contains_key(HOST) {
-            let target = parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
-            parts.headers.insert(HOST, target.unwrap_or_else(|| self.host.clone()));
-        }
-        match parts.version {
-            Version::HTTP_11 => peer.interim.open(),
-            Version::HTTP_2 => {
-                if !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) {
-                    // The end of the stream is the end of the body there; hyper's client needs the order.
-                    parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-            }
-            // HTTP/1.0 knows no interim answers, so that it cannot wait for one (RFC 9110 §10.1.1).
-            _ => {
-                parts.headers.remove(EXPECT);
-            }
-        }
-        origin_form(&mut parts.uri);
-        if let Some(target) = target.and_then(|Target(target)| Uri::try_from(&*target).ok()) {
-            parts.uri = target;
-        }
-
-        let request = Outgoing::of(&parts);
-        let upload = (!body.is_end_stream() || request.is_chunked()).then(|| {
-            let length = request.length().filter(|_| !request.is_chunked());
-            Upload::new(body, length, request.waits(), peer, &self.rules)
-        });
-        let answered = self.pool.send(&request, upload, peer, under_way).await;
+        let request = Onward {
+            method: &parts.method,
+            target: target(parts),
+            version,
+            headers,
+            host: parts.uri.authority().map_or(self.host.as_bytes(), |authority| authority.as_str().as_bytes()),
+            has_body: !body.is_end_stream(),
+            upgrade: websocket.is_some(),
+            rules: &self.rules,
+            peer,
+        };
+        let upload = Upload::of(&request, body, peer, &self.rules);
+        let answered = self.pool.send(&request, upload, peer, self.shard.request()).await;
         peer.interim.shut();
         let Answered { response, switched } = answered.inspect_err(|failure| {
             if matches!(failure, Failure::Unreachable(_) | Failure::ConnectTimeout(_)) {
@@ -150,10 +148,9 @@ impl Forward {
 }
 
 /// Path and query, byte for byte, without the scheme and host of an absolute-form target.
-fn origin_form(uri: &mut Uri) {
-    if uri.scheme().is_none() {
-        return;
+fn target(parts: &Parts) -> &[u8] {
+    match parts.extensions.get::<Target>() {
+        Some(Target(raw)) => raw,
+        None => parts.uri.path_and_query().map_or("/", PathAndQuery::as_str).as_bytes(),
     }
-    let path = std::mem::take(uri).into_parts().path_and_query;
-    *uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
 }

@@ -22,8 +22,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CONNECTION, CONTENT_LENGTH, ORIGIN, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, UPGRADE, USER_AGENT};
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
@@ -47,7 +48,7 @@ use crate::outbound::pool::Pool;
 use crate::peer::{Peer, RequestId};
 use crate::rocketchat::Client;
 use crate::trace::{self, Span, Tracer};
-use access::{AccessLog, Kept, Line};
+use access::{AccessLog, Line};
 use callback::{Asked, Callback};
 use caught::caught;
 use dev::Dev;
@@ -55,6 +56,7 @@ use forward::Forward;
 use pages::Pages;
 use plain::PlainDoor;
 use route::{Paths, Route};
+use websocket::Handshake;
 
 /// Characters of a client's name for itself that a span keeps.
 const LONGEST_AGENT: usize = 256;
@@ -129,25 +131,20 @@ pub struct Edge {
     shard: Arc<Shard>,
 }
 
-/// What logs and decorations need of a request once it is gone.
-struct Seen {
+/// What is known of a request but for its body.
+struct Seen<'r> {
     started: Instant,
     route: Route,
     label: RouteLabel,
-    method: Method,
-    target: Option<PathAndQuery>,
-    origin: Option<HeaderValue>,
-    accept: Option<HeaderValue>,
+    parts: &'r Parts,
     client: IpAddr,
     id: RequestId,
     /// Opens a WebSocket over HTTP/2.
     connect: bool,
-    http1: bool,
     tls: bool,
     /// A preflight that is answered here: its grants stand already.
     preflight: bool,
     logout: Option<PassingLogout>,
-    kept: Kept,
     span: Span,
 }
 
@@ -200,8 +197,13 @@ impl Edge {
     }
 
     async fn pass(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
-        let seen = self.look(&request, &peer);
-        let answering = pin!(self.answer(&seen, request, &peer));
+        let (mut parts, body) = request.into_parts();
+        let connect = parts.extensions.get::<ExtendedConnect>().is_some();
+        let upgrades = connect || parts.headers.contains_key(UPGRADE);
+        let websocket = if upgrades { Handshake::take(&mut parts) } else { None };
+        let parts = &parts;
+        let seen = self.look(parts, &body, &peer, connect, upgrades);
+        let answering = pin!(self.answer(&seen, body, websocket, &peer));
         let answer = caught(answering).await.unwrap_or_else(|| {
             peer.note_unread();
             Err(Failure::Panicked)
@@ -215,51 +217,52 @@ impl Edge {
         response
     }
 
-    async fn answer(&self, seen: &Seen, request: Request<Incoming>, peer: &Arc<Peer>) -> Result<Response<Body<PooledBody>>, Failure> {
-        match (check(&request), seen.route) {
+    async fn answer(
+        &self,
+        seen: &Seen<'_>,
+        body: Incoming,
+        websocket: Option<Handshake>,
+        peer: &Arc<Peer>,
+    ) -> Result<Response<Body<PooledBody>>, Failure> {
+        let parts = seen.parts;
+        match (check(parts), seen.route) {
             // What could be read in two ways is refused before anything else looks at it.
             (Err(failure), _) => {
                 peer.note_unread();
                 Err(failure)
             }
-            (Ok(()), Route::Redirect) => Ok(seen.ours(self.policies.plain.redirect(request.uri()))),
-            (Ok(()), Route::Challenge) => Ok(seen.ours(self.policies.plain.challenge(request.method(), request.uri()))),
-            (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&request)),
-            (Ok(()), Route::Upstream) => self.forward.send(request, peer, &seen.span).await.map(|response| response.map(Body::Passed)),
+            (Ok(()), Route::Redirect) => Ok(seen.ours(self.policies.plain.redirect(&parts.uri))),
+            (Ok(()), Route::Challenge) => Ok(seen.ours(self.policies.plain.challenge(&parts.method, &parts.uri))),
+            (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&parts.headers)),
+            (Ok(()), Route::Upstream) => {
+                self.forward.send(parts, body, websocket, peer, &seen.span).await.map(|response| response.map(Body::Passed))
+            }
             (Ok(()), Route::Hidden) => Err(Failure::NotFound),
             // A success would open a tunnel that leads nowhere.
             (Ok(()), _) if seen.connect => Err(Failure::MethodNotAllowed),
             // In a box: rare, and larger than all the rest.
-            (Ok(()), _) => Ok(Box::pin(seen.span.around(self.own(seen, peer, request))).await),
+            (Ok(()), _) => Ok(Box::pin(seen.span.around(self.own(seen, peer, body))).await),
         }
     }
 
-    fn look(&self, request: &Request<Incoming>, peer: &Peer) -> Seen {
-        let path = request.uri().path();
-        let headers = request.headers();
-        let route = self.policies.plain.route(peer, request.uri(), headers).unwrap_or_else(|| self.policies.paths.route(path));
-        let connect = request.extensions().get::<ExtendedConnect>().is_some();
-        let websocket = route == Route::Upstream && (connect || headers.contains_key(UPGRADE));
-        let label = if websocket { RouteLabel::Websocket } else { route.label() };
+    fn look<'r>(&self, parts: &'r Parts, body: &Incoming, peer: &Peer, connect: bool, upgrades: bool) -> Seen<'r> {
+        let Parts { method, uri, headers, .. } = parts;
+        let route = self.policies.plain.route(peer, uri, headers).unwrap_or_else(|| self.policies.paths.route(uri.path()));
+        let label = if upgrades && route == Route::Upstream { RouteLabel::Websocket } else { route.label() };
         let client = self.policies.forwarding.client_ip(headers, peer);
-        let id = given_id(request, peer).unwrap_or_else(RequestId::random);
+        let id = given_id(headers, peer).unwrap_or_else(RequestId::random);
         Seen {
             started: Instant::now(),
             route,
             label,
-            method: request.method().clone(),
-            target: request.uri().path_and_query().cloned(),
-            origin: headers.get(ORIGIN).cloned(),
-            accept: headers.get(ACCEPT).cloned(),
+            parts,
             client,
             id,
             connect,
-            http1: request.version() < Version::HTTP_2,
             tls: peer.tls,
-            preflight: *request.method() == Method::OPTIONS && self.origins(route).preflight(headers).is_some(),
-            logout: PassingLogout::of(request),
-            kept: self.policies.access.as_ref().map(|access| access.keep(request)).unwrap_or_default(),
-            span: self.policies.tracer.as_ref().map(|tracer| begin(tracer, request, peer, label, client, &id)).unwrap_or_default(),
+            preflight: *method == Method::OPTIONS && self.origins(route).preflight(headers).is_some(),
+            logout: PassingLogout::of(parts, body),
+            span: self.policies.tracer.as_ref().map(|tracer| begin(tracer, parts, peer, label, client, &id)).unwrap_or_default(),
         }
     }
 
@@ -271,23 +274,24 @@ impl Edge {
         }
     }
 
-    fn preflight(&self, request: &Request<Incoming>) -> Response<Body<PooledBody>> {
+    fn preflight(&self, headers: &HeaderMap) -> Response<Body<PooledBody>> {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        *response.headers_mut() = self.policies.cors.preflight(request.headers()).unwrap_or_default();
+        *response.headers_mut() = self.policies.cors.preflight(headers).unwrap_or_default();
         response
     }
 
-    async fn own(&self, seen: &Seen, peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Body<PooledBody>> {
+    async fn own(&self, seen: &Seen<'_>, peer: &Arc<Peer>, body: Incoming) -> Response<Body<PooledBody>> {
         let _under_way = self.shard.request();
         let asked = Asked { route: seen.route, id: &seen.id, peer, client: seen.client };
+        let request = Request::from_parts(seen.parts.clone(), body);
         let response = self.policies.callback.answer(&asked, &self.policies.pages, request).await;
         seen.ours(response)
     }
 
     /// The one place where a failure becomes an answer.
-    fn failure(&self, seen: &Seen, failure: &Failure) -> Response<Body<PooledBody>> {
-        let mut response = self.policies.pages.error(seen.accept.as_ref(), failure.status(), failure.public(), &seen.id);
+    fn failure(&self, seen: &Seen<'_>, failure: &Failure) -> Response<Body<PooledBody>> {
+        let mut response = self.policies.pages.error(seen.parts.headers.get(ACCEPT), failure.status(), failure.public(), &seen.id);
         if matches!(failure, Failure::Unreachable(_)) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
@@ -295,13 +299,13 @@ impl Edge {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         // A stream of HTTP/2 ends by itself.
-        if failure.closes() && seen.http1 {
+        if failure.closes() && seen.parts.version < Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         seen.ours(response)
     }
 
-    fn decorate(&self, seen: &Seen, response: &mut Response<Body<PooledBody>>) {
+    fn decorate(&self, seen: &Seen<'_>, response: &mut Response<Body<PooledBody>>) {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || (seen.connect && response.status().is_success()) {
             return;
         }
@@ -313,13 +317,13 @@ impl Edge {
                 response.headers_mut().remove(STRICT_TRANSPORT_SECURITY);
             }
         }
-        self.policies.framing.apply(seen.path(), response.headers_mut());
+        self.policies.framing.apply(seen.parts.uri.path(), response.headers_mut());
         if !seen.preflight {
-            self.origins(seen.route).apply(seen.origin.as_ref(), response.headers_mut());
+            self.origins(seen.route).apply(seen.parts.headers.get(ORIGIN), response.headers_mut());
         }
     }
 
-    fn finish(&self, seen: &Seen, failed: Option<&Failure>, response: &Response<Body<PooledBody>>) {
+    fn finish(&self, seen: &Seen<'_>, failed: Option<&Failure>, response: &Response<Body<PooledBody>>) {
         let status = response.status();
         let took = seen.started.elapsed();
         self.shard.answered(seen.label, status.as_u16(), took);
@@ -342,8 +346,8 @@ impl Edge {
             seen.span.set("gantry.failure", failure.label());
         }
         seen.span.end();
-        let (id, method, client) = (&seen.id, &seen.method, seen.client);
-        let target = seen.target.as_ref().map_or("", PathAndQuery::as_str);
+        let (id, method, client) = (&seen.id, &seen.parts.method, seen.client);
+        let target = seen.parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
         if let Some(failure) = failed
             && failure.fault() != Fault::Client
         {
@@ -352,19 +356,19 @@ impl Edge {
         }
         if let Some(access) = &self.policies.access {
             let trace_id = access.has(AccessField::TraceId).then(|| seen.span.trace_id()).flatten();
-            let (route, kept, trace_id) = (seen.label.as_str(), &seen.kept, trace_id.as_deref());
-            access.write(Line { id, method, target, status: status.as_u16(), route, client, took, kept, trace_id });
+            let (route, kept, trace_id) = (seen.label.as_str(), access.keep(seen.parts), trace_id.as_deref());
+            access.write(Line { id, method, target, status: status.as_u16(), route, client, took, kept: &kept, trace_id });
         }
     }
 }
 
 /// The span of a request (OpenTelemetry's semantic conventions for HTTP servers). No header goes into it but
 /// the client's own name, and no query that was not redacted.
-fn begin(tracer: &Tracer, request: &Request<Incoming>, peer: &Peer, label: RouteLabel, client: IpAddr, id: &RequestId) -> Span {
-    let method = trace::method_name(request.method());
-    let span = tracer.request(format!("{method} {}", label.as_str()), request.headers(), peer.trusted());
+fn begin(tracer: &Tracer, request: &Parts, peer: &Peer, label: RouteLabel, client: IpAddr, id: &RequestId) -> Span {
+    let method = trace::method_name(&request.method);
+    let span = tracer.request(format!("{method} {}", label.as_str()), &request.headers, peer.trusted());
     if span.is_recording() {
-        let target = redact::path_and_query(request.uri().path_and_query().map_or("", PathAndQuery::as_str));
+        let target = redact::path_and_query(request.uri.path_and_query().map_or("", PathAndQuery::as_str));
         let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
         span.set("http.request.method", method);
         span.set("url.path", path.to_owned());
@@ -373,14 +377,14 @@ fn begin(tracer: &Tracer, request: &Request<Incoming>, peer: &Peer, label: Route
         }
         span.set("url.scheme", if peer.tls { "https" } else { "http" });
         span.set("http.route", label.as_str());
-        let version = match request.version() {
+        let version = match request.version {
             Version::HTTP_2 => "2",
             Version::HTTP_10 => "1.0",
             _ => "1.1",
         };
         span.set("network.protocol.version", version);
         span.set("client.address", client.to_string());
-        if let Some(agent) = request.headers().get(USER_AGENT) {
+        if let Some(agent) = request.headers.get(USER_AGENT) {
             let agent = String::from_utf8_lossy(agent.as_bytes());
             span.set("user_agent.original", agent.chars().take(LONGEST_AGENT).collect::<String>());
         }
@@ -389,12 +393,7 @@ fn begin(tracer: &Tracer, request: &Request<Incoming>, peer: &Peer, label: Route
     span
 }
 
-impl Seen {
-    /// The path without its query.
-    fn path(&self) -> &str {
-        self.target.as_ref().map_or("", PathAndQuery::path)
-    }
-
+impl Seen<'_> {
     /// An answer that we made carries the id under which the log has it.
     fn ours(&self, mut response: Response<Bytes>) -> Response<Body<PooledBody>> {
         if let Ok(id) = HeaderValue::from_str(self.id.as_str()) {
@@ -405,15 +404,15 @@ impl Seen {
 }
 
 impl PassingLogout {
-    fn of(request: &Request<Incoming>) -> Option<Self> {
-        let path = request.uri().path();
-        let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
+    fn of(request: &Parts, body: &Incoming) -> Option<Self> {
+        let path = request.uri.path();
+        let header = |name| request.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
         let own = || Some(Self::Own(header("x-user-id")?, header("x-auth-token")?));
         match path.rsplit_once("/api/v1/")?.1 {
             "logout" => Some(Self::One(header("x-auth-token")?)),
             "users.logoutOtherClients" | "users.removeOtherTokens" => own(),
             // Without a body it is the caller.
-            "users.logout" if request.body().is_end_stream() => own(),
+            "users.logout" if body.is_end_stream() => own(),
             "users.logout" | "users.setActiveStatus" | "users.delete" | "users.update" | "users.deactivateIdle" => Some(Self::Somebody),
             _ => None,
         }
@@ -421,19 +420,19 @@ impl PassingLogout {
 }
 
 /// The id that a trusted proxy in front has given the request, so that one id runs through all logs.
-fn given_id(request: &Request<Incoming>, peer: &Peer) -> Option<RequestId> {
+fn given_id(headers: &HeaderMap, peer: &Peer) -> Option<RequestId> {
     if !peer.trusted() {
         return None;
     }
-    RequestId::given(request.headers().get(&X_REQUEST_ID)?.to_str().ok()?)
+    RequestId::given(headers.get(&X_REQUEST_ID)?.to_str().ok()?)
 }
 
-fn check<B>(request: &Request<B>) -> Result<(), Failure> {
-    if let Some(flaw) = request.extensions().get::<Flaw>() {
+fn check(request: &Parts) -> Result<(), Failure> {
+    if let Some(flaw) = request.extensions.get::<Flaw>() {
         return Err(flaw.failure());
     }
-    if *request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_some() {
+    if request.method == Method::CONNECT && request.extensions.get::<Protocol>().is_some() {
         return Err(Failure::UnknownProtocol);
     }
-    request::check(request.method(), request.uri(), request.version(), request.headers())
+    request::check(&request.method, &request.uri, request.version, &request.headers)
 }

@@ -269,7 +269,8 @@ fn passed(asked: Asked, arrived: &Arrived, said: &Response, heard: &Response, te
         assert!(said.body.trailers.contains(trailer), "a trailer that nobody sent: {}", text());
     }
     let named = said.head.list("connection");
-    let hop = ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "upgrade", "te", "transfer-encoding"];
+    let hop =
+        ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "upgrade", "te", "transfer-encoding"];
     let ours = ["trailer", "content-length", "content-security-policy", "x-frame-options", "vary", "date"];
     let mine = |name: &str| hop.contains(&name) || ours.contains(&name) || name == "http2-settings";
     for field in said.head.fields.iter().filter(|field| !mine(&field.name) && !named.contains(&field.name)) {

@@ -69,7 +69,9 @@ fn body(bytes: &[u8], size: usize) {
             read.sort_by_key(|(name, _)| first(name));
             assert_eq!(said, read);
         }
-        (Decoded { end: None, error, .. }, End::Whole) => assert!(*error && (limited || slow.odd), "not read to its end: {whole:?}\n{slow:?}"),
+        (Decoded { end: None, error, .. }, End::Whole) => {
+            assert!(*error && (limited || slow.odd), "not read to its end: {whole:?}\n{slow:?}")
+        }
         (Decoded { end: Some(_), .. }, _) => panic!("read to an end that it has not: {whole:?}\n{slow:?}"),
         (Decoded { content, error: false, .. }, End::Partial) => assert_eq!(content, &slow.bytes.0),
         (Decoded { error, .. }, End::Bad(_)) => assert!(*error || whole.content == slow.bytes.0),

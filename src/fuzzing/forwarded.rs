@@ -85,8 +85,24 @@ pub fn forwarded(data: &[u8]) {
 
 /// What nobody may say behind a body, however the proxy came to its own list.
 const CONTROLS: &[&str] = &[
-    "connection", "keep-alive", "content-length", "transfer-encoding", "host", "trailer", "te", "upgrade", "authorization", "cookie", "set-cookie", "x-auth-token",
-    "x-user-id", "content-encoding", "content-type", "location", "x-frame-options", "content-security-policy",
+    "connection",
+    "keep-alive",
+    "content-length",
+    "transfer-encoding",
+    "host",
+    "trailer",
+    "te",
+    "upgrade",
+    "authorization",
+    "cookie",
+    "set-cookie",
+    "x-auth-token",
+    "x-user-id",
+    "content-encoding",
+    "content-type",
+    "location",
+    "x-frame-options",
+    "content-security-policy",
 ];
 
 fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h [u8]> {

@@ -25,7 +25,8 @@ const TARGETS: &[&str] = &[
     "/{\"}|^`\\",
     "",
 ];
-const VERSIONS: &[&str] = &["HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "http/1.1", "HTTP/1.1 ", "HTTP/01.1", ""];
+const VERSIONS: &[&str] =
+    &["HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "http/1.1", "HTTP/1.1 ", "HTTP/01.1", ""];
 const HOSTS: &[&str] = &[
     "Host: chat.example.com\r\n",
     "Host: chat.example.com\r\n",
@@ -80,7 +81,22 @@ const FIELDS: &[&str] = &[
     "Content-Length: 3\r\n",
     "Transfer-Encoding: chunked\r\n",
 ];
-const LENGTHS: &[&str] = &["{}", "{}", "{}", "0{}", "+{}", "{}, {}", "{} ", "0x{}", "-{}", "{}\r\nContent-Length: {}", "{}\r\nContent-Length: 0", "99", "18446744073709551616", ""];
+const LENGTHS: &[&str] = &[
+    "{}",
+    "{}",
+    "{}",
+    "0{}",
+    "+{}",
+    "{}, {}",
+    "{} ",
+    "0x{}",
+    "-{}",
+    "{}\r\nContent-Length: {}",
+    "{}\r\nContent-Length: 0",
+    "99",
+    "18446744073709551616",
+    "",
+];
 const CODINGS: &[&str] = &[
     "chunked",
     "chunked",
@@ -96,7 +112,22 @@ const CODINGS: &[&str] = &[
     "",
     "chunked\r\nContent-Length: 5",
 ];
-const SIZES: &[&str] = &["{}\r\n", "{}\r\n", "{}\r\n", "0{}\r\n", "{};ext=\"a;b\"\r\n", "{} \r\n", "{} ;x\r\n", "{}\n", "+{}\r\n", "0x{}\r\n", "{};a\nb\r\n", "{}\r\r\n", "fffffffffffffffff{}\r\n", "{}g\r\n"];
+const SIZES: &[&str] = &[
+    "{}\r\n",
+    "{}\r\n",
+    "{}\r\n",
+    "0{}\r\n",
+    "{};ext=\"a;b\"\r\n",
+    "{} \r\n",
+    "{} ;x\r\n",
+    "{}\n",
+    "+{}\r\n",
+    "0x{}\r\n",
+    "{};a\nb\r\n",
+    "{}\r\r\n",
+    "fffffffffffffffff{}\r\n",
+    "{}g\r\n",
+];
 const ENDS: &[&str] = &["\r\n", "\r\n", "\r\n", "\r\n", "\n", "", "x\r\n", "\r", "\r\n\r\n"];
 const LASTS: &[&str] = &["0\r\n", "0\r\n", "0\r\n", "000\r\n", "0;last\r\n", "0\n", "", "0 \r\n"];
 const TRAILERS: &[&str] = &[
@@ -113,7 +144,14 @@ const TRAILERS: &[&str] = &[
     " folded\r\n",
     "X-Lf: 1\n",
 ];
-const BODIES: &[&str] = &["", "abc", "hello world", "0\r\n\r\n", "GET /smuggled HTTP/1.1\r\nHost: chat.example.com\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"];
+const BODIES: &[&str] = &[
+    "",
+    "abc",
+    "hello world",
+    "0\r\n\r\n",
+    "GET /smuggled HTTP/1.1\r\nHost: chat.example.com\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+];
 const STATUS: &[&str] = &[
     "HTTP/1.1 200 OK\r\n",
     "HTTP/1.1 200 OK\r\n",

@@ -88,7 +88,9 @@ fn config(text: &str) {
         && let Some(place) = url.host()
     {
         let loopback = match place {
-            url::Host::Domain(name) => name == "localhost" || name.ends_with(".localhost") || name.trim_end_matches('.').ends_with("localhost"),
+            url::Host::Domain(name) => {
+                name == "localhost" || name.ends_with(".localhost") || name.trim_end_matches('.').ends_with("localhost")
+            }
             url::Host::Ipv4(ip) => ip.is_loopback(),
             url::Host::Ipv6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback()),
         };

@@ -10,8 +10,20 @@ use crate::headers::redact;
 
 const MARK: &str = "S3cr3tMark";
 const HIDDEN: &[&str] = &["/api/v1/users.createToken", "/api/v1/method.call/createToken", "/api/v1/method.callAnon/createToken"];
-const SECRET_PATHS: &[&str] = &["/login-token/", "/reset-password/", "/verify-email/", "/enroll-account/", "/invite/", "/visitor/", "/hooks/id/"];
-const SECRET_NAMES: &[&str] = &["resumeToken", "rc_token", "access_token", "code", "password", "X-Auth-Token", "user[password]", "state", "sessionid", "client_secret"];
+const SECRET_PATHS: &[&str] =
+    &["/login-token/", "/reset-password/", "/verify-email/", "/enroll-account/", "/invite/", "/visitor/", "/hooks/id/"];
+const SECRET_NAMES: &[&str] = &[
+    "resumeToken",
+    "rc_token",
+    "access_token",
+    "code",
+    "password",
+    "X-Auth-Token",
+    "user[password]",
+    "state",
+    "sessionid",
+    "client_secret",
+];
 
 thread_local! {
     static PATHS: Paths = {

@@ -8,15 +8,14 @@ use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::forwarded::hides;
+use super::grammar;
 use super::pieces::{Pieces, cut};
 use super::wire::{self, End, Field, Reading, Request, Response};
 use super::world::{self, Ended, Heard};
-use super::grammar;
 use crate::outbound::memory::Pipe;
 
 /// Fields that no proxy passes on.
-const HOP_BY_HOP: &[&str] =
-    &["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "upgrade", "http2-settings"];
+const HOP_BY_HOP: &[&str] = &["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "upgrade", "http2-settings"];
 /// Fields that the proxy sets itself, or whose form is its own.
 const OURS: &[&str] = &[
     "connection",
@@ -32,8 +31,20 @@ const OURS: &[&str] = &[
 ];
 /// Fields that cannot be taken away by naming them in `Connection`.
 const END_TO_END: &[&str] = &[
-    "host", "content-length", "transfer-encoding", "content-type", "content-encoding", "cache-control", "authorization", "cookie", "set-cookie",
-    "origin", "x-auth-token", "x-user-id", "content-security-policy", "x-frame-options",
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "content-type",
+    "content-encoding",
+    "cache-control",
+    "authorization",
+    "cookie",
+    "set-cookie",
+    "origin",
+    "x-auth-token",
+    "x-user-id",
+    "content-security-policy",
+    "x-frame-options",
 ];
 const ME: &[u8] = b"192.0.2.7";
 
@@ -222,8 +233,8 @@ enum Fate {
 #[derive(Debug)]
 struct Meant {
     requests: Vec<(Request, Fate)>,
-    /// Behind the last one stands something that may be answered, too: a head that is not whole, or refused.
-    tail: bool,
+    /// Behind the last one stands something that may be answered, too: a head that is not whole, or refused. Its method.
+    tail: Option<Vec<u8>>,
 }
 
 impl Meant {
@@ -231,7 +242,10 @@ impl Meant {
         let (mut requests, mut at) = (Vec::new(), 0);
         let (mut unsure, mut closed) = (false, false);
         while bytes[at..].iter().any(|b| !matches!(b, b'\r' | b'\n')) {
-            let Reading::One(request) = wire::request(&bytes[at..]) else { return Self { requests, tail: true } };
+            let Reading::One(request) = wire::request(&bytes[at..]) else {
+                let method = bytes[at..].trim_ascii_start().split(|b| *b == b' ').next().unwrap_or_default();
+                return Self { requests, tail: Some(method.to_vec()) };
+            };
             let fate = match fate(&request) {
                 _ if closed => Fate::Never,
                 Fate::Must if unsure => Fate::May,
@@ -246,11 +260,12 @@ impl Meant {
             let end = request.body.end;
             requests.push((request, fate));
             if end != End::Whole {
-                return Self { requests, tail: false };
+                return Self { requests, tail: None };
             }
         }
         // Blank bytes alone begin a request that never comes.
-        Self { requests, tail: at < bytes.len() }
+        let tail = (at < bytes.len()).then(|| b"GET".to_vec());
+        Self { requests, tail }
     }
 }
 
@@ -328,13 +343,28 @@ fn difference(meant: &Request, seen: &Seen) -> Option<String> {
 /// The target in the form that goes to an origin (RFC 9112 §3.2).
 fn target_is(meant: &[u8], saw: &[u8]) -> bool {
     let text = String::from_utf8_lossy(meant).into_owned();
-    let Some((scheme, rest)) = text.split_once("://").filter(|_| !text.starts_with('/')) else { return meant == saw };
+    let Some((scheme, rest)) = text.split_once("://").filter(|_| !text.starts_with('/')) else {
+        return meant == saw || encoded(meant) == saw;
+    };
     if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
         return false;
     }
     let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     path.as_bytes() == saw || (path == "/" && saw == b"*")
+}
+
+/// What a URI cannot have, percent-encoded, as a browser would send it: no other reading of the same target.
+fn encoded(target: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for byte in target {
+        if *byte >= 0x80 || b"\"<>`".contains(byte) {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        } else {
+            out.push(*byte);
+        }
+    }
+    out
 }
 
 fn fields(meant: &Request, saw: &[Field]) -> Option<String> {
@@ -372,8 +402,12 @@ fn fields(meant: &Request, saw: &[Field]) -> Option<String> {
     if host.len() != 1 || (!hosts.is_empty() && host != hosts) {
         return Some("Host".to_owned());
     }
-    let expected: [(&str, &[u8]); 4] =
-        [("x-real-ip", ME), ("x-forwarded-for", ME), ("x-forwarded-proto", b"http"), ("x-forwarded-host", hosts.first().map_or(b"", Vec::as_slice))];
+    let expected: [(&str, &[u8]); 4] = [
+        ("x-real-ip", ME),
+        ("x-forwarded-for", ME),
+        ("x-forwarded-proto", b"http"),
+        ("x-forwarded-host", hosts.first().map_or(b"", Vec::as_slice)),
+    ];
     for (name, value) in expected {
         let found = values(saw, name);
         let no_host = name == "x-forwarded-host" && hosts.is_empty();
@@ -397,8 +431,8 @@ fn judge(meant: &Meant, seen: &[Seen], matched: &[Option<usize>], heard: &Heard,
     let (mut at, mut answered) = (0, 0);
     while at < heard.bytes.len() {
         let asked = meant.requests.get(answered);
-        assert!(asked.is_some() || (answered == meant.requests.len() && meant.tail), "more answers than requests: {}", text());
-        let method = asked.map_or(&b"GET"[..], |(request, _)| &request.method);
+        assert!(asked.is_some() || (answered == meant.requests.len() && meant.tail.is_some()), "more answers than requests: {}", text());
+        let method = asked.map_or(meant.tail.as_deref().unwrap_or(b"GET"), |(request, _)| &request.method);
         let response = match wire::response(&heard.bytes[at..], method, heard.end == Ended::Orderly) {
             Reading::One(response) => response,
             Reading::Partial => {
@@ -409,7 +443,13 @@ fn judge(meant: &Meant, seen: &[Seen], matched: &[Option<usize>], heard: &Heard,
         };
         let whole = asked.is_none_or(|(request, _)| request.body.end == End::Whole);
         assert!(response.body.end == End::Whole || !whole || leaves, "an answer broke off: {}", text());
-        answer(&response, asked.map(|(request, _)| request), matched.get(answered).copied().flatten(), seen, response.body.end == End::Whole);
+        answer(
+            &response,
+            asked.map(|(request, _)| request),
+            matched.get(answered).copied().flatten(),
+            seen,
+            response.body.end == End::Whole,
+        );
         at += response.len;
         answered += 1;
     }

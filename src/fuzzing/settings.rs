@@ -54,5 +54,8 @@ fn only_in_secrets(file: &str) -> bool {
     let is_secret = |line: &str| {
         line.split_once('=').is_some_and(|(name, value)| SECRETS.contains(&name.trim()) && !name.contains(MARK) && value.contains(MARK))
     };
-    file.contains(MARK) && !file.contains("\"\"\"") && !file.contains("'''") && file.lines().filter(|line| line.contains(MARK)).all(is_secret)
+    file.contains(MARK)
+        && !file.contains("\"\"\"")
+        && !file.contains("'''")
+        && file.lines().filter(|line| line.contains(MARK)).all(is_secret)
 }

@@ -178,13 +178,13 @@ fn fields(bytes: &[u8]) -> Reading<(Vec<Field>, bool, usize)> {
     }
 }
 
-/// A head. A server ignores empty lines in front of one (§2.2), a client does not.
+/// A head. A server ignores empty lines in front of one (§2.2), a client may.
 fn head(bytes: &[u8], server: bool) -> Reading<Head> {
     let (mut at, mut odd) = (0, false);
     loop {
         match line(&bytes[at..]) {
-            Reading::One((text, bare, len)) if text.is_empty() && server => {
-                odd |= bare;
+            Reading::One((text, bare, len)) if text.is_empty() => {
+                odd |= bare || !server;
                 at += len;
             }
             Reading::One((text, bare, len)) => {
@@ -222,7 +222,8 @@ impl Body {
                 return body.ended(End::Partial);
             };
             let digits = rest.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-            if digits == 0 || digits > 16 || !rest[..end].ends_with(b"\r") {
+            body.odd |= digits > 16;
+            if digits == 0 || !rest[..end].ends_with(b"\r") {
                 return body.ended(End::Bad("a chunk's size"));
             }
             let extension = &rest[digits..end - 1];
@@ -230,10 +231,11 @@ impl Body {
                 return body.ended(End::Bad("a bare CR in a chunk extension"));
             }
             body.odd |= extension.iter().any(|b| (*b < b' ' && *b != b'\t') || *b == 0x7f);
-            // "5 " and "5x" are not in the grammar; the first has one reading all the same.
+            // "5 ", "5 x" and "5x" are not in the grammar; the last one has no reading.
             match trim(extension).first() {
                 None => body.odd |= !extension.is_empty(),
                 Some(b';') => body.odd |= extension[0] != b';',
+                Some(_) if matches!(extension[0], b' ' | b'\t') => body.odd = true,
                 Some(_) => return body.ended(End::Bad("a chunk's size goes on")),
             }
             let size = std::str::from_utf8(&rest[..digits]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());

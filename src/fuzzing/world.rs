@@ -3,13 +3,14 @@
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 use tokio_util::task::TaskTracker;
 
 use crate::certs::HttpChallenges;
@@ -81,7 +82,7 @@ thread_local! {
 /// their order. The client reads until the connection ends, and ends its own side only if `leaves` says so.
 ///
 /// # Panics
-/// The connection never ends.
+/// The connection never ends, or `origin` panics.
 pub(super) fn play<O, F>(pieces: Vec<Vec<u8>>, leaves: bool, origin: O) -> Heard
 where
     O: Fn(usize, Pipe) -> F + 'static,
@@ -92,21 +93,21 @@ where
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime without sockets");
     LocalSet::new().block_on(&runtime, async move {
         let (network, mut connections) = memory::Origin::new(ROOM);
+        let tasks: Rc<RefCell<Vec<JoinHandle<()>>>> = Rc::default();
+        let origins = Rc::clone(&tasks);
         tokio::task::spawn_local(async move {
-            let mut number = 0;
             while let Some(pipe) = connections.recv().await {
-                tokio::task::spawn_local(origin(number, pipe));
-                number += 1;
+                let number = origins.borrow().len();
+                origins.borrow_mut().push(tokio::task::spawn_local(origin(number, pipe)));
             }
         });
         let connector = Connector::in_memory(config.upstream.connect_timeout, network);
         let api = Api::new(connector.clone(), nowhere.handle().clone());
         let workspace = Workspace::new(config, api.clone(), Arc::clone(metrics));
-        let login =
-            Login::new(config, Validator::new(&config.identity, api), workspace, Arc::clone(metrics), nowhere.handle().clone());
+        let login = Login::new(config, Validator::new(&config.identity, api), workspace, Arc::clone(metrics), nowhere.handle().clone());
         let health = Health::new(&[]);
-        let policies = Policies::new(config, login, Arc::clone(metrics), Arc::clone(&health), HttpChallenges::default())
-            .expect("no file is named");
+        let policies =
+            Policies::new(config, login, Arc::clone(metrics), Arc::clone(&health), HttpChallenges::default()).expect("no file is named");
         let shard = metrics.shard(0);
         let target = Target::of(&config.rocketchat.url).expect("a plain address");
         let pool = Pool::new(target, connector, &config.upstream, config.server.header_timeout, Sweep::default(), Arc::clone(&shard));
@@ -126,8 +127,16 @@ where
             async move { edge.handle(request, peer).await }
         };
         let (client, server) = memory::pair(ROOM);
-        tokio::task::spawn_local(listen::serve_in_memory(server, client_addr(), settings, handler));
-        tokio::time::timeout(STUCK, talk(client, pieces, leaves)).await.expect("a connection is stuck")
+        let serving = tokio::task::spawn_local(listen::serve_in_memory(server, client_addr(), settings, handler));
+        let heard = tokio::time::timeout(STUCK, talk(client, pieces, leaves)).await.expect("a connection is stuck");
+        let ended: Vec<JoinHandle<()>> = tasks.take().into_iter().chain([serving]).filter(JoinHandle::is_finished).collect();
+        for task in ended {
+            // What goes wrong at the origin is seen there.
+            if let Err(error) = task.await {
+                resume_unwind(error.into_panic());
+            }
+        }
+        heard
     })
 }
 

@@ -6,11 +6,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::local::Elsewhere;
+use super::onward::field;
 use super::sieve::Sieve;
 use super::{host, single, trim};
 use crate::config::{Config, IdentitySource};
@@ -20,6 +20,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+/// What [`Forwarding::tell`] writes.
+const TOLD: [HeaderName; 4] = [X_REAL_IP, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST];
 
 /// The rules for forwarded and identity headers, prepared once.
 #[derive(Clone, Debug)]
@@ -43,42 +45,47 @@ impl Forwarding {
         Self { elsewhere, ..Self::with(config.server.trusted_proxies.clone(), &configured) }
     }
 
-    fn with(trusted: Vec<IpNet>, configured: &[&HeaderName]) -> Self {
+    pub(super) fn with(trusted: Vec<IpNet>, configured: &[&HeaderName]) -> Self {
         Self { trusted, sieve: Sieve::new(configured), elsewhere: None }
     }
 
-    /// Rewrites the headers of a request on its way to the workspace. `Host` must be in place before.
+    /// Writes what the workspace is told of the client, whose request came with `headers` and this `Host`.
     ///
-    /// From a peer that is not trusted `X-Real-IP` and `X-Forwarded-For`, `-Proto`, `-Host` are overwritten
-    /// with what we see, and the rest of the family is removed. From a trusted one the peer is appended to
-    /// `X-Forwarded-For`, `X-Real-IP` becomes [`Self::client_ip`], and proto and host stay where they are
-    /// single and well-formed. Identity headers are removed from every peer, spelled with `-`, `_` or `.`.
-    pub fn apply(&self, headers: &mut HeaderMap, peer: &Peer) {
-        let (forwarded_for, real_ip) = if peer.trusted() {
-            let client = self.client_ip(headers, peer);
-            let real_ip = if client == peer.ip() { peer.ip_value.clone() } else { ip_value(client) };
-            (appended(headers, &peer.ip_value), real_ip)
-        } else {
-            (peer.ip_value.clone(), peer.ip_value.clone())
-        };
-        let believed = |name: &HeaderName| single(headers, name).filter(|_| peer.trusted());
-        let proto = believed(&X_FORWARDED_PROTO)
-            .filter(|v| ["http", "https"].iter().any(|scheme| v.as_bytes().eq_ignore_ascii_case(scheme.as_bytes())))
-            .cloned();
-        let host = believed(&X_FORWARDED_HOST).filter(|v| host::is_valid(v.as_bytes())).or_else(|| headers.get(HOST)).cloned();
-
-        self.sift(headers, peer.trusted());
-
-        headers.insert(X_REAL_IP, real_ip);
-        headers.insert(X_FORWARDED_FOR, forwarded_for);
-        headers.insert(X_FORWARDED_PROTO, proto.unwrap_or_else(|| HeaderValue::from_static(if peer.tls { "https" } else { "http" })));
-        match host {
-            Some(host) => headers.insert(X_FORWARDED_HOST, host),
-            None => headers.remove(X_FORWARDED_HOST),
-        };
-        if let Some(elsewhere) = &self.elsewhere {
-            elsewhere.towards(headers);
+    /// From a peer that is not trusted `X-Real-IP` and `X-Forwarded-For`, `-Proto`, `-Host` are what we see, and
+    /// whatever came of the family is [kept back](Self::keeps_back). From a trusted one the peer is appended to
+    /// `X-Forwarded-For`, `X-Real-IP` becomes [`Self::client_ip`], and proto and host stay what they were where they
+    /// are single and well-formed.
+    pub(super) fn tell(&self, out: &mut Vec<u8>, headers: &HeaderMap, host: Option<&HeaderValue>, peer: &Peer) {
+        let seen_proto = if peer.tls { "https" } else { "http" };
+        if !peer.trusted() {
+            field(out, X_REAL_IP.as_str(), peer.ip_value.as_bytes());
+            field(out, X_FORWARDED_FOR.as_str(), peer.ip_value.as_bytes());
+            field(out, X_FORWARDED_PROTO.as_str(), seen_proto.as_bytes());
+            if let Some(host) = host {
+                field(out, X_FORWARDED_HOST.as_str(), host.as_bytes());
+            }
+            return;
         }
+        field(out, X_REAL_IP.as_str(), self.client_ip(headers, peer).to_string().as_bytes());
+        field(out, X_FORWARDED_FOR.as_str(), &appended(headers, &peer.ip_value));
+        let proto = single(headers, &X_FORWARDED_PROTO)
+            .map(HeaderValue::as_bytes)
+            .filter(|proto| ["http", "https"].iter().any(|scheme| proto.eq_ignore_ascii_case(scheme.as_bytes())));
+        field(out, X_FORWARDED_PROTO.as_str(), proto.unwrap_or(seen_proto.as_bytes()));
+        if let Some(host) = single(headers, &X_FORWARDED_HOST).filter(|host| host::is_valid(host.as_bytes())).or(host) {
+            field(out, X_FORWARDED_HOST.as_str(), host.as_bytes());
+        }
+    }
+
+    /// Whether a field of a request stays here: one that could pass for an identity, spelled with `-`, `_` or `.`, from
+    /// every peer; one that only we or a trusted peer may send; and those of the connection.
+    pub(super) fn keeps_back(&self, name: &HeaderName, trusted: bool) -> bool {
+        self.sieve.removes(name.as_str(), trusted) || (trusted && TOLD.contains(name))
+    }
+
+    /// Where the workspace believes to be: `gantry dev` alone.
+    pub(super) fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_ref()
     }
 
     /// The client's address, for the login and its audit line: the peer's own, or, behind trusted proxies,
@@ -105,14 +112,6 @@ impl Forwarding {
     pub(super) fn hides(&self, name: &HeaderName) -> bool {
         self.sieve.removes(name.as_str(), false)
     }
-
-    fn sift(&self, headers: &mut HeaderMap, trusted: bool) {
-        // Nearly always empty, and then not allocated.
-        let found: Vec<HeaderName> = headers.keys().filter(|name| self.sieve.removes(name.as_str(), trusted)).cloned().collect();
-        for name in found {
-            headers.remove(name);
-        }
-    }
 }
 
 /// Whether a trusted peer says that its own client came by https.
@@ -120,12 +119,8 @@ pub fn says_https(headers: &HeaderMap, peer: &Peer) -> bool {
     peer.trusted() && single(headers, &X_FORWARDED_PROTO).is_some_and(|proto| trim(proto.as_bytes()).eq_ignore_ascii_case(b"https"))
 }
 
-fn ip_value(ip: IpAddr) -> HeaderValue {
-    HeaderValue::try_from(ip.to_string()).expect("an address is made of digits, letters, dots and colons")
-}
-
 /// All `X-Forwarded-For` fields as one, and the peer behind them.
-fn appended(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
+fn appended(headers: &HeaderMap, peer: &HeaderValue) -> Vec<u8> {
     let mut joined = Vec::new();
     for field in headers.get_all(X_FORWARDED_FOR) {
         let field = trim(field.as_bytes());
@@ -135,7 +130,7 @@ fn appended(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
         }
     }
     joined.extend_from_slice(peer.as_bytes());
-    HeaderValue::from_bytes(&joined).expect("made of header values")
+    joined
 }
 
 /// An address, as proxies write it: bare, in brackets, with a port.
@@ -151,8 +146,10 @@ fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use http::header::HOST;
     use proptest::prelude::*;
 
+    use super::super::onward::tests::{arrives, get};
     use super::*;
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
@@ -174,9 +171,19 @@ mod tests {
         Peer::new(addr, trusted, tls)
     }
 
+    /// What arrives at the workspace of a request with these fields.
+    fn arrived(headers: &HeaderMap, peer: &Peer) -> HeaderMap {
+        let rules = forwarding();
+        let mut arrived = arrives(&get(headers, &rules, peer));
+        if !headers.contains_key(HOST) {
+            arrived.remove(HOST);
+        }
+        arrived
+    }
+
     #[test]
     fn an_untrusted_peer_is_told_by_what_we_see() {
-        let mut headers = map(&[
+        let headers = map(&[
             ("host", "chat.example.com"),
             ("x-forwarded-for", "1.1.1.1"),
             ("x-forwarded-for", "10.0.0.1"),
@@ -189,7 +196,7 @@ mod tests {
             ("x-scheme", "https"),
             ("accept", "*/*"),
         ]);
-        forwarding().apply(&mut headers, &peer("192.0.2.7", false));
+        let headers = arrived(&headers, &peer("192.0.2.7", false));
         let expected = map(&[
             ("host", "chat.example.com"),
             ("x-forwarded-for", "192.0.2.7"),
@@ -203,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_trusted_peer_is_believed_and_appended() {
-        let mut headers = map(&[
+        let headers = map(&[
             ("host", "internal:8080"),
             ("x-forwarded-for", "203.0.113.9"),
             ("x-forwarded-for", "10.0.0.9"),
@@ -217,7 +224,7 @@ mod tests {
             ("x_forwarded_port", "1"),
             ("x-forwarded-user", "root"),
         ]);
-        forwarding().apply(&mut headers, &peer("10.0.0.1", false));
+        let headers = arrived(&headers, &peer("10.0.0.1", false));
         let expected = map(&[
             ("host", "internal:8080"),
             ("x-forwarded-for", "203.0.113.9, 10.0.0.9, 10.0.0.1"),
@@ -244,13 +251,13 @@ mod tests {
         ] {
             let mut headers = map(fields);
             headers.insert(HOST, HeaderValue::from_static("a"));
-            forwarding().apply(&mut headers, &peer("10.0.0.1", true));
+            let headers = arrived(&headers, &peer("10.0.0.1", true));
             assert_eq!(headers.get(X_FORWARDED_PROTO).unwrap(), proto, "{fields:?}");
             assert_eq!(headers.get(X_FORWARDED_HOST).map(|h| h.to_str().unwrap()), host, "{fields:?}");
         }
         // HTTP/1.0 may come without Host.
-        let mut headers = map(&[("x-forwarded-host", "evil.example")]);
-        forwarding().apply(&mut headers, &peer("192.0.2.7", false));
+        let headers = map(&[("x-forwarded-host", "evil.example")]);
+        let headers = arrived(&headers, &peer("192.0.2.7", false));
         assert!(!headers.contains_key(X_FORWARDED_HOST));
     }
 
@@ -315,8 +322,8 @@ mod tests {
             "x_company_login",
         ] {
             for from in ["10.0.0.1", "192.0.2.7"] {
-                let mut headers = map(&[("host", "a"), (name, "root")]);
-                forwarding().apply(&mut headers, &peer(from, false));
+                let headers = map(&[("host", "a"), (name, "root")]);
+                let headers = arrived(&headers, &peer(from, false));
                 assert!(!headers.values().any(|v| v == "root"), "{name} from {from}");
             }
         }
@@ -341,8 +348,8 @@ mod tests {
             "Forwarded",
         ] {
             for from in ["10.0.0.1", "192.0.2.7"] {
-                let mut headers = map(&[("host", "a"), (name, "6.6.6.6")]);
-                forwarding().apply(&mut headers, &peer(from, false));
+                let headers = map(&[("host", "a"), (name, "6.6.6.6")]);
+                let headers = arrived(&headers, &peer(from, false));
                 assert!(!headers.values().any(|v| v == "6.6.6.6"), "{name} from {from}");
             }
         }
@@ -376,8 +383,8 @@ mod tests {
             "x-xsrf-token",
         ];
         let fields: Vec<_> = names.iter().map(|name| (*name, "kept")).collect();
-        let mut headers = map(&fields);
-        forwarding().apply(&mut headers, &peer("192.0.2.7", false));
+        let headers = map(&fields);
+        let headers = arrived(&headers, &peer("192.0.2.7", false));
         for name in names {
             assert_eq!(headers.get(name).unwrap(), "kept", "{name}");
         }
@@ -395,7 +402,7 @@ mod tests {
             for (name, value) in &fields {
                 headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
             }
-            forwarding().apply(&mut headers, &peer("192.0.2.7", true));
+            let headers = arrived(&headers, &peer("192.0.2.7", true));
             let ours = [("host", "a"), ("x-real-ip", "192.0.2.7"), ("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "a")];
             prop_assert_eq!(headers, map(&ours));
         }

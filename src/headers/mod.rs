@@ -3,9 +3,8 @@
 //! Every rule is a plain function, or a policy object that is prepared once at start and then only read.
 //! They run on each proxied request, so that a request which needs no change is not copied.
 //!
-//! Towards the workspace, in this order: [`http2::prepare`] for a request in HTTP/2, [`request::check`], [`hop::strip_request`],
-//! [`forwarded::Forwarding::apply`], and [`hop::restore_upgrade`] for a WebSocket. On the way back:
-//! [`hop::strip_response`], [`framing::FramingPolicy::apply`], [`cors::CorsPolicy::apply`].
+//! Towards the workspace, in this order: [`http2::prepare`] for a request in HTTP/2, [`request::check`],
+//! [`onward::Onward::write`]. On the way back: [`hop::stays_on_connection`] while the answer is read, [`framing::FramingPolicy::apply`], [`cors::CorsPolicy::apply`].
 
 pub mod cookies;
 pub mod cors;
@@ -16,6 +15,7 @@ pub mod hop;
 pub mod local;
 pub(crate) mod host;
 pub mod http2;
+pub mod onward;
 pub mod redact;
 pub mod request;
 pub(crate) mod sieve;

@@ -1,4 +1,5 @@
-//! The names of headers that nobody's word is taken for, or only a trusted peer's, and a quick way to find them.
+//! The names of headers that do not go on: nobody's word is taken for them, or only a trusted peer's, or they are the
+//! connection's own. And a quick way to find them.
 
 use http::HeaderName;
 
@@ -89,6 +90,20 @@ pub(crate) const ALIASES: &[&str] = &[
     "x-http-destinationurl",
 ];
 
+/// Fields of the connection that a request came on (RFC 9110 §7.6.1), which the next one has its own of. The coding of
+/// the body is among them: it is coded anew.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "upgrade",
+    "http2-settings",
+    "te",
+    "transfer-encoding",
+];
+
 /// What only a trusted peer may say.
 pub(crate) const TRUSTED_ONLY: &[&str] = &["x-forwarded-*", "x-real-ip", "x-scheme"];
 
@@ -150,7 +165,7 @@ impl Sieve {
                 sieve.add(Pattern::new(name.as_str(), Whose::Anybody));
             }
         }
-        for text in IDENTITY.iter().chain(ALIASES) {
+        for text in IDENTITY.iter().chain(ALIASES).chain(HOP_BY_HOP) {
             sieve.add(Pattern::new(text, Whose::Anybody));
         }
         for text in TRUSTED_ONLY {
@@ -174,8 +189,8 @@ impl Sieve {
             return false;
         }
         // Another spelling of a header that counts is nobody's honest doing.
-        let odd = name.bytes().any(|b| fold(b) != b);
-        bucket.patterns.iter().any(|p| (p.whose == Whose::Anybody || !trusted || odd) && p.matches(name))
+        let odd = || name.bytes().any(|b| fold(b) != b);
+        bucket.patterns.iter().any(|p| p.matches(name) && (p.whose == Whose::Anybody || !trusted || odd()))
     }
 }
 

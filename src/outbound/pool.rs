@@ -17,10 +17,10 @@ use super::http1::body::{Lease, PooledBody};
 use super::http1::exchange::{Answer, Broken, Terms, Wait, exchange};
 use super::http1::head::Keeps;
 use super::http1::line::Line;
-use super::http1::request::Outgoing;
 use super::http1::upload::Upload;
 use crate::config;
 use crate::error::Failure;
+use crate::headers::onward::Onward;
 use crate::lifecycle::sweep::Sweep;
 use crate::metrics::{Held, Shard};
 use crate::peer::Peer;
@@ -110,7 +110,7 @@ impl Pool {
     /// No connection, no answer in time, or an answer that is not HTTP.
     pub async fn send(
         self: &Rc<Self>,
-        request: &Outgoing<'_>,
+        request: &Onward<'_>,
         mut upload: Option<Box<Upload>>,
         peer: &Arc<Peer>,
         under_way: Held,

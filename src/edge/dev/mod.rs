@@ -95,8 +95,11 @@ impl Dev {
         let path = request.uri().path();
         let own = path.strip_prefix(self.prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         // What could be read in two ways is refused by the edge.
-        if own && super::check(&request).is_ok() {
-            let path = path.to_owned();
+        let path = path.to_owned();
+        let (parts, body) = request.into_parts();
+        let sound = super::check(&parts).is_ok();
+        let request = Request::from_parts(parts, body);
+        if own && sound {
             let mut response = marked(self.page(request, &host, &peer, &id).await);
             edge.policies.framing.apply(&path, response.headers_mut());
             return response.map(Body::full);

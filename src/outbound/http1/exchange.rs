@@ -12,10 +12,10 @@ use http::StatusCode;
 use super::Limits;
 use super::head::{BadHead, Head};
 use super::line::Line;
-use super::request::Outgoing;
 use super::upload::Upload;
 use crate::error::Failure;
 use crate::headers::hop;
+use crate::headers::onward::Onward;
 use crate::lifecycle::sweep::{Overdue, Patience};
 use crate::peer::Peer;
 
@@ -78,7 +78,7 @@ pub struct Answer {
 /// See [`Broken`].
 pub async fn exchange(
     line: &mut Line,
-    request: &Outgoing<'_>,
+    request: &Onward<'_>,
     upload: &mut Option<Box<Upload>>,
     peer: &Peer,
     terms: &Terms,
@@ -107,7 +107,7 @@ enum Phase {
 struct Exchange<'e> {
     line: &'e mut Line,
     overdue: Overdue,
-    request: &'e Outgoing<'e>,
+    request: &'e Onward<'e>,
     upload: &'e mut Option<Box<Upload>>,
     peer: &'e Peer,
     terms: &'e Terms,
@@ -255,7 +255,8 @@ impl Exchange<'_> {
 
     fn ended(&self, why: &str) -> Broken {
         let failure = Failure::BadAnswer(why.to_owned());
-        if self.line.used { Broken::Stale(failure) } else { Broken::Failed(failure) }
+        // A byte of an answer is an answer.
+        if self.line.used && self.read.is_empty() && self.interim == 0 { Broken::Stale(failure) } else { Broken::Failed(failure) }
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<Result<Answer, Broken>> {

@@ -4,7 +4,7 @@
 //! the block that was read. A connection has no task of its own: whoever forwards a request drives it, and in the pool
 //! it holds no buffer.
 //!
-//! [`request`] writes heads and [`upload`] bodies; [`head`] and [`chunked`] read answers; [`exchange`] does one
+//! [`Onward`](crate::headers::onward::Onward) writes heads and [`upload`] bodies; [`head`] and [`chunked`] read answers; [`exchange`] does one
 //! after the other on a [`line`], until the head of the answer is there, and [`body`] does the rest.
 
 pub mod body;
@@ -12,7 +12,6 @@ pub mod chunked;
 pub mod exchange;
 pub mod head;
 pub mod line;
-pub mod request;
 pub mod upload;
 
 /// Bounds on what an upstream may make us hold.

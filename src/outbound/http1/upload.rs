@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 use super::chunked::SizeLine;
 use super::line::Line;
 use crate::headers::forwarded::Forwarding;
+use crate::headers::onward::{BodyLength, Onward};
 use crate::headers::trailers;
 use crate::peer::Peer;
 
@@ -94,20 +95,25 @@ impl Queue {
 }
 
 impl Upload {
-    /// The body that `peer` sends: of `length` bytes, or chunked. With `gated` it waits for the upstream's
-    /// `100 Continue`.
-    pub fn new(incoming: Incoming, length: Option<u64>, gated: bool, peer: &Arc<Peer>, rules: &Arc<Forwarding>) -> Box<Self> {
-        Box::new(Self {
+    /// The body of `request`, which `peer` sends; none where it has none. It waits for the upstream's `100 Continue`
+    /// where its client does.
+    pub fn of(request: &Onward<'_>, incoming: Incoming, peer: &Arc<Peer>, rules: &Arc<Forwarding>) -> Option<Box<Self>> {
+        let framing = match request.body_length() {
+            BodyLength::None => return None,
+            BodyLength::Known(length) => Framing::Length(length),
+            BodyLength::Chunked => Framing::Chunked,
+        };
+        Some(Box::new(Self {
             incoming,
-            framing: length.map_or(Framing::Chunked, Framing::Length),
+            framing,
             rules: Arc::clone(rules),
             peer: Arc::clone(peer),
             queue: Queue::default(),
-            gate: gated.then(|| Gate(Box::pin(tokio::time::sleep(CONTINUE_WAIT)))),
+            gate: request.waits().then(|| Gate(Box::pin(tokio::time::sleep(CONTINUE_WAIT)))),
             state: State::Open,
             waits_for_client: false,
             moved: false,
-        })
+        }))
     }
 
     /// Whether all of it is on its way to the upstream.
