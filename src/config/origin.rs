@@ -110,9 +110,19 @@ mod tests {
 
     #[test]
     fn what_is_no_origin_is_refused() {
-        for written in
-            ["app.example.com", "https://app.example.com/chat", "https://*.example.com", "ftp://x", "*", "", "null", "https://u:p@x", "https://x;y", "https://x,y", "https://x'y"]
-        {
+        for written in [
+            "app.example.com",
+            "https://app.example.com/chat",
+            "https://*.example.com",
+            "ftp://x",
+            "*",
+            "",
+            "null",
+            "https://u:p@x",
+            "https://x;y",
+            "https://x,y",
+            "https://x'y",
+        ] {
             assert!(written.parse::<Origin>().is_err(), "{written}");
         }
     }
@@ -121,7 +131,15 @@ mod tests {
     fn ancestors_know_wildcards() {
         assert_eq!("https://*.Example.com:8443".parse::<Ancestor>().unwrap().as_str(), "https://*.example.com:8443");
         assert_eq!("*".parse::<Ancestor>().unwrap(), Ancestor::Anyone);
-        for written in ["https://*", "https://a.*.example.com", "*.example.com", "'self'", "https://x; script-src *", "https://x;script-src", "https://*.x,y"] {
+        for written in [
+            "https://*",
+            "https://a.*.example.com",
+            "*.example.com",
+            "'self'",
+            "https://x; script-src *",
+            "https://x;script-src",
+            "https://*.x,y",
+        ] {
             assert!(written.parse::<Ancestor>().is_err(), "{written}");
         }
     }

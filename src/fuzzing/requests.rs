@@ -344,7 +344,7 @@ fn difference(meant: &Request, seen: &Seen) -> Option<String> {
 fn target_is(meant: &[u8], saw: &[u8]) -> bool {
     let text = String::from_utf8_lossy(meant).into_owned();
     let Some((scheme, rest)) = text.split_once("://").filter(|_| !text.starts_with('/')) else {
-        return meant == saw || encoded(meant) == saw;
+        return meant == saw;
     };
     if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
         return false;
@@ -352,19 +352,6 @@ fn target_is(meant: &[u8], saw: &[u8]) -> bool {
     let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     path.as_bytes() == saw || (path == "/" && saw == b"*")
-}
-
-/// What a URI cannot have, percent-encoded, as a browser would send it: no other reading of the same target.
-fn encoded(target: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for byte in target {
-        if *byte >= 0x80 || b"\"<>`".contains(byte) {
-            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
-        } else {
-            out.push(*byte);
-        }
-    }
-    out
 }
 
 fn fields(meant: &Request, saw: &[Field]) -> Option<String> {

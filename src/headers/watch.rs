@@ -429,7 +429,10 @@ mod tests {
         }
         for (zeros, broken) in [(46, false), (47, true), (100, true)] {
             let mut watch = Watch::default();
-            watch.feed(format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{}5\r\nhello\r\n0\r\n\r\n{BOTH}", "0".repeat(zeros)).as_bytes());
+            watch.feed(
+                format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{}5\r\nhello\r\n0\r\n\r\n{BOTH}", "0".repeat(zeros))
+                    .as_bytes(),
+            );
             assert_eq!((watch.is_broken(), watch.flaw().is_some()), (broken, !broken), "{zeros} zeros");
         }
     }
