@@ -242,6 +242,8 @@ fn server_config(state: &State, resolver: &Arc<Resolver>, tickets: Arc<dyn Produ
     // Tickets alone: nothing to keep here, and one key for all workers.
     config.ticketer = tickets;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    // One for each full handshake, as a browser needs to come back; each more costs a twentieth of the handshake.
+    config.send_tls13_tickets = 1;
     // Early data could be replayed.
     config.max_early_data_size = 0;
     config

@@ -1,5 +1,6 @@
 //! Which certificate is shown to whom.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -44,7 +45,10 @@ impl Table {
 
     /// The pair for a client that asks for this name and verifies these signatures.
     pub(super) fn find(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Arc<Pair>> {
-        let name = name.map(str::to_ascii_lowercase);
+        // rustls hands it over in lower case.
+        let name = name.map(|name| {
+            if name.bytes().any(|byte| byte.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { Cow::Borrowed(name) }
+        });
         let name = name.as_deref().map(|name| name.strip_suffix('.').unwrap_or(name));
         let exact = name.and_then(|name| self.exact.get(name));
         let wildcard = name.and_then(|name| self.wildcard.get(name.split_once('.')?.1));

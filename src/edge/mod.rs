@@ -405,15 +405,20 @@ impl Seen<'_> {
 
 impl PassingLogout {
     fn of(request: &Parts, body: &Incoming) -> Option<Self> {
-        let path = request.uri.path();
+        // The last segment tells nearly every path apart.
+        let path = request.uri.path().as_bytes();
+        let (before, call) = path.split_at(memchr::memrchr(b'/', path)? + 1);
+        if !(call == b"logout" || call.starts_with(b"users.")) || !before.ends_with(b"/api/v1/") {
+            return None;
+        }
         let header = |name| request.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
         let own = || Some(Self::Own(header("x-user-id")?, header("x-auth-token")?));
-        match path.rsplit_once("/api/v1/")?.1 {
-            "logout" => Some(Self::One(header("x-auth-token")?)),
-            "users.logoutOtherClients" | "users.removeOtherTokens" => own(),
+        match call {
+            b"logout" => Some(Self::One(header("x-auth-token")?)),
+            b"users.logoutOtherClients" | b"users.removeOtherTokens" => own(),
             // Without a body it is the caller.
-            "users.logout" if body.is_end_stream() => own(),
-            "users.logout" | "users.setActiveStatus" | "users.delete" | "users.update" | "users.deactivateIdle" => Some(Self::Somebody),
+            b"users.logout" if body.is_end_stream() => own(),
+            b"users.logout" | b"users.setActiveStatus" | b"users.delete" | b"users.update" | b"users.deactivateIdle" => Some(Self::Somebody),
             _ => None,
         }
     }

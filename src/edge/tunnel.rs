@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::frames::Frames;
 
@@ -194,51 +195,98 @@ impl Direction {
 /// passed what that side has said. When `leave` resolves, the client is told that we go away, and has
 /// [`CLOSE_PATIENCE`] to end the WebSocket in order.
 ///
-/// # Errors
-/// Whatever ended the tunnel other than an orderly end.
-pub async fn join<C, U>(
-    client: &mut C,
-    early_client: Bytes,
-    upstream: &mut U,
-    early_upstream: Bytes,
-    leave: impl Future<Output = ()>,
-) -> io::Result<()>
+/// Resolves with whatever ended the tunnel other than an orderly end.
+pub fn join<C, U, L>(client: C, early_client: Bytes, upstream: U, early_upstream: Bytes, leave: L) -> Tunnel<C, U, L>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
+    L: Future<Output = ()> + Unpin,
 {
-    let mut up = Direction::new(early_client);
-    let mut down = Direction::with_frames(early_upstream);
-    let gone = tokio::select! {
-        biased;
-        gone = both(&mut up, &mut down, client, upstream) => gone?,
-        () = leave => {
-            down.go_away();
-            let ended = tokio::time::timeout(CLOSE_PATIENCE, both(&mut up, &mut down, client, upstream)).await;
-            if let Ok(gone) = ended {
-                gone?
-            } else {
-                // Whoever has not answered by now is left without a word more.
-                let _ = tokio::time::timeout(LAST_WORDS, client.shutdown()).await;
-                return Ok(());
-            }
-        }
-    };
-    let Some(error) = gone else { return Ok(()) };
-    let clock = tokio::time::sleep(LAST_WORDS);
-    tokio::pin!(clock);
-    std::future::poll_fn(|cx| if up.poll(cx, client, upstream).is_ready() { Poll::Ready(()) } else { clock.as_mut().poll(cx) }).await;
-    Err(error)
+    let (up, down) = (Direction::new(early_client), Direction::with_frames(early_upstream));
+    Tunnel { client, upstream, up, down, leave, stage: Stage::Open }
 }
 
-/// Moves bytes until both directions have ended, or until the upstream is gone and has said its last: then
-/// why it is.
-async fn both<C, U>(up: &mut Direction, down: &mut Direction, client: &mut C, upstream: &mut U) -> io::Result<Option<io::Error>>
+/// Two joined connections; see [`join`].
+///
+/// A future written by hand, since there are thousands of them and nearly all are idle: one that the compiler makes of
+/// an `async fn` has room for every clock and every move of its arguments, five times as much.
+#[derive(Debug)]
+pub struct Tunnel<C, U, L> {
+    client: C,
+    upstream: U,
+    up: Direction,
+    down: Direction,
+    leave: L,
+    stage: Stage,
+}
+
+/// How far a tunnel has come. A clock is made when it is needed.
+#[derive(Debug)]
+enum Stage {
+    /// Bytes pass.
+    Open,
+    /// The client is being told that we go away, until then.
+    Leaving(Pin<Box<Sleep>>),
+    /// Whoever has not answered by now is left without a word more.
+    Left(Pin<Box<Sleep>>),
+    /// The upstream is gone, for this reason; the client has until then to see its last words.
+    LastWords(Option<io::Error>, Pin<Box<Sleep>>),
+}
+
+impl<C, U, L> Future for Tunnel<C, U, L>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+    L: Future<Output = ()> + Unpin,
+{
+    type Output = io::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            this.stage = match &mut this.stage {
+                Stage::Open => match this.pass(cx)? {
+                    Poll::Ready(None) => return Poll::Ready(Ok(())),
+                    Poll::Ready(gone) => Stage::LastWords(gone, clock(LAST_WORDS)),
+                    Poll::Pending => {
+                        ready!(Pin::new(&mut this.leave).poll(cx));
+                        this.down.go_away();
+                        Stage::Leaving(clock(CLOSE_PATIENCE))
+                    }
+                },
+                Stage::Leaving(until) => {
+                    let over = until.as_mut().poll(cx).is_ready();
+                    match this.pass(cx)? {
+                        Poll::Ready(None) => return Poll::Ready(Ok(())),
+                        Poll::Ready(gone) => Stage::LastWords(gone, clock(LAST_WORDS)),
+                        Poll::Pending if over => Stage::Left(clock(LAST_WORDS)),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                Stage::Left(until) => {
+                    let shut = Pin::new(&mut this.client).poll_shutdown(cx).is_ready();
+                    return if shut { Poll::Ready(Ok(())) } else { until.as_mut().poll(cx).map(Ok) };
+                }
+                Stage::LastWords(why, until) => {
+                    if this.up.poll(cx, &mut this.client, &mut this.upstream).is_pending() {
+                        ready!(until.as_mut().poll(cx));
+                    }
+                    return Poll::Ready(why.take().map_or(Ok(()), Err));
+                }
+            };
+        }
+    }
+}
+
+impl<C, U, L> Tunnel<C, U, L>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    std::future::poll_fn(|cx| {
+    /// Moves bytes until both directions have ended, or until the upstream is gone and has said its last: then
+    /// why it is.
+    fn pass(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<io::Error>>> {
+        let Self { client, upstream, up, down, .. } = self;
         let up_ended = up.poll(cx, client, upstream)?.is_ready();
         let down_ended = down.poll(cx, upstream, client)?.is_ready();
         match (up.broken.take(), down.broken.take()) {
@@ -249,8 +297,11 @@ where
             (broken_up, broken_down) => (up.broken, down.broken) = (broken_up, broken_down),
         }
         if up_ended && down_ended { Poll::Ready(Ok(None)) } else { Poll::Pending }
-    })
-    .await
+    }
+}
+
+fn clock(length: Duration) -> Pin<Box<Sleep>> {
+    Box::pin(tokio::time::sleep(length))
 }
 
 #[cfg(test)]
@@ -260,6 +311,12 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+
+    #[test]
+    fn an_idle_tunnel_is_small() {
+        type Real = Tunnel<crate::listen::client::ClientTunnel, crate::outbound::connect::Stream, crate::lifecycle::TurnToLeave>;
+        assert!(size_of::<Real>() <= 320, "{} bytes", size_of::<Real>());
+    }
 
     #[tokio::test]
     async fn early_bytes_come_first_and_half_close_is_passed_on() {
@@ -342,12 +399,12 @@ mod tests {
         let (mut upstream, server) = duplex(size);
         let (leave, left) = tokio::sync::oneshot::channel();
         let joined = tokio::spawn(async move {
-            let left = async {
+            let left = Box::pin(async {
                 // A test that has dropped the sender does not mean it.
                 if left.await.is_err() {
                     pending::<()>().await;
                 }
-            };
+            });
             join(&mut client, Bytes::new(), &mut upstream, Bytes::new(), left).await
         });
         (browser, server, leave, joined)

@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::header::{CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -18,6 +19,7 @@ use super::tunnel;
 use crate::error::Failure;
 use crate::headers::hop;
 use crate::headers::http2::ExtendedConnect;
+use crate::lifecycle::TurnToLeave;
 use crate::listen::client::ClientIo;
 use crate::listen::tunnel::Http2Tunnel;
 use crate::outbound::connect::Stream;
@@ -119,21 +121,27 @@ impl Joint {
     ///
     /// # Errors
     /// Whatever ended the tunnel other than an orderly end.
-    pub(super) async fn run(self, leave: impl Future<Output = ()>, dev: Option<&Dev>) -> io::Result<()> {
+    pub(super) async fn run(self, leave: TurnToLeave, dev: Option<&Dev>) -> io::Result<()> {
         // An error here is the end of a connection, of which there is nothing to tell.
         let Ok(client) = self.client.await else { return Ok(()) };
-        let (mut upstream, early) = self.upstream;
-        if self.http2 {
+        let (upstream, early) = self.upstream;
+        // What lives as long as the tunnel is made now and apart: it takes the place of what the handshake needed, and
+        // this future, which was made in between, stays small.
+        let tunnel: Either<_, _> = if self.http2 {
+            let client = Http2Tunnel::new(client);
             if let Some(dev) = dev {
-                return Box::pin(dev.join(Http2Tunnel::new(client), Bytes::new(), upstream, early)).await;
+                return Box::pin(dev.join(client, Bytes::new(), upstream, early)).await;
             }
-            return tunnel::join(&mut Http2Tunnel::new(client), Bytes::new(), &mut upstream, early, leave).await;
-        }
-        let client = client.downcast::<TokioIo<ClientIo>>().map_err(|_| unknown_type())?;
-        if let Some(dev) = dev {
-            return Box::pin(dev.join(client.io.into_inner().into_tunnel(), client.read_buf, upstream, early)).await;
-        }
-        tunnel::join(&mut client.io.into_inner().into_tunnel(), client.read_buf, &mut upstream, early, leave).await
+            Either::Left(Box::pin(tunnel::join(client, Bytes::new(), upstream, early, leave)))
+        } else {
+            let client = client.downcast::<TokioIo<ClientIo>>().map_err(|_| unknown_type())?;
+            let (client, early_client) = (client.io.into_inner().into_tunnel(), client.read_buf);
+            if let Some(dev) = dev {
+                return Box::pin(dev.join(client, early_client, upstream, early)).await;
+            }
+            Either::Right(Box::pin(tunnel::join(client, early_client, upstream, early, leave)))
+        };
+        tunnel.await
     }
 }
 

@@ -49,13 +49,25 @@ fn is_ip_literal(host: &[u8]) -> bool {
         .is_some_and(|h| h.parse::<Ipv6Addr>().is_ok())
 }
 
+/// What a name is made of, but for percent-encoded bytes.
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=');
+        byte += 1;
+    }
+    table
+};
+
 fn is_reg_name(host: &[u8]) -> bool {
     let mut rest = host;
     loop {
-        rest = match rest {
+        let plain = rest.iter().position(|&b| !NAME[usize::from(b)]).unwrap_or(rest.len());
+        rest = match &rest[plain..] {
             [] => return !host.is_empty(),
             [b'%', a, b, rest @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => rest,
-            [b, rest @ ..] if b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(b) => rest,
             _ => return false,
         };
     }

@@ -87,6 +87,10 @@ impl Onward<'_> {
     fn write_head(&self, out: &mut Vec<u8>, tells: bool) {
         out.extend_from_slice(self.method.as_str().as_bytes());
         out.push(b' ');
+        if self.target.first() == Some(&b'?') {
+            // The path of `http://host?query` is empty, which is "/" (RFC 9112 §3.2.1).
+            out.push(b'/');
+        }
         out.extend_from_slice(self.target);
         out.extend_from_slice(b" HTTP/1.1\r\n");
         let named = hop::named_fields(self.headers);

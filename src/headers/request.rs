@@ -1,8 +1,8 @@
 //! What a proxy must refuse although an HTTP parser lets it through: messages that somebody behind us
 //! could read differently (RFC 9112 §11.2, request smuggling).
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Method, Uri, Version};
 
 use super::{hop, host, tokens};
 use crate::error::Failure;
@@ -17,33 +17,70 @@ pub fn check(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) 
     if matches!(*method, Method::CONNECT | Method::TRACE) {
         return Err(Failure::MethodNotAllowed);
     }
-    framing(version, headers)?;
-    target(method, uri, version, headers)?;
+    let said = Said::by(headers);
+    framing(version, &said, headers)?;
+    target(method, uri, version, &said)?;
     // Only one expectation is defined (RFC 9110 §10.1.1).
-    if headers.contains_key(EXPECT) && !tokens(headers, EXPECT).all(|e| e.eq_ignore_ascii_case("100-continue")) {
+    if said.expects && !tokens(headers, EXPECT).all(|e| e.eq_ignore_ascii_case("100-continue")) {
         return Err(Failure::ExpectationFailed);
     }
     // Bytes of a body would stand where the tunnelled protocol begins.
-    if hop::asks_for_websocket(headers) && has_body(headers) {
+    if said.upgrades && hop::asks_for_websocket(headers) && said.has_body() {
         return Err(Failure::BadRequest("an upgrade request has a body"));
     }
     Ok(())
 }
 
+/// The fields that the rules are about, found in one pass: nearly all requests have one or two of them.
+#[derive(Default)]
+struct Said<'h> {
+    host: Option<&'h [u8]>,
+    hosts: usize,
+    length: Option<&'h [u8]>,
+    lengths: usize,
+    coded: bool,
+    expects: bool,
+    upgrades: bool,
+}
+
+impl<'h> Said<'h> {
+    fn by(headers: &'h HeaderMap) -> Self {
+        let mut said = Self::default();
+        for (name, value) in headers {
+            if *name == HOST {
+                said.host = said.host.or(Some(value.as_bytes()));
+                said.hosts += 1;
+            } else if *name == CONTENT_LENGTH {
+                said.length = said.length.or(Some(value.as_bytes()));
+                said.lengths += 1;
+            } else if *name == TRANSFER_ENCODING {
+                said.coded = true;
+            } else if *name == EXPECT {
+                said.expects = true;
+            } else if *name == UPGRADE {
+                said.upgrades = true;
+            }
+        }
+        said
+    }
+
+    fn has_body(&self) -> bool {
+        self.coded || self.length.is_some_and(|length| length.iter().any(|&b| b != b'0'))
+    }
+}
+
 /// Where the body ends must be said once, and in one way (RFC 9112 §6.3).
-fn framing(version: Version, headers: &HeaderMap) -> Result<(), Failure> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() {
+fn framing(version: Version, said: &Said<'_>, headers: &HeaderMap) -> Result<(), Failure> {
+    if said.lengths > 1 {
         return Err(Failure::BadRequest("more than one Content-Length"));
     }
-    if length.is_some_and(|v| v.is_empty() || !v.as_bytes().iter().all(u8::is_ascii_digit)) {
+    if said.length.is_some_and(|length| length.is_empty() || !length.iter().all(u8::is_ascii_digit)) {
         return Err(Failure::BadRequest("Content-Length is not one number"));
     }
-    if !headers.contains_key(TRANSFER_ENCODING) {
+    if !said.coded {
         return Ok(());
     }
-    if length.is_some() {
+    if said.length.is_some() {
         return Err(Failure::BadRequest("both Transfer-Encoding and Content-Length"));
     }
     if version != Version::HTTP_11 {
@@ -70,10 +107,9 @@ fn transfer_coding(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 /// The four forms of a target (RFC 9112 §3.2) and the `Host` that goes with them.
-fn target(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Failure> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().map(HeaderValue::as_bytes);
-    if hosts.next().is_some() {
+fn target(method: &Method, uri: &Uri, version: Version, said: &Said<'_>) -> Result<(), Failure> {
+    let host = said.host;
+    if said.hosts > 1 {
         return Err(Failure::BadRequest("more than one Host"));
     }
     match host {
@@ -105,13 +141,9 @@ fn target(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> 
     }
 }
 
-fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|v| v.as_bytes().iter().any(|&b| b != b'0'))
-}
-
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, StatusCode};
+    use http::{HeaderName, HeaderValue, StatusCode};
 
     use super::*;
 

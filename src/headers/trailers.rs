@@ -4,6 +4,7 @@
 use http::{HeaderMap, HeaderName};
 
 use super::forwarded::Forwarding;
+use super::is_token;
 
 /// Fields that frame, route, authenticate or modify; `*` stands for any rest.
 const CONTROLS: &[&str] = &[
@@ -61,7 +62,8 @@ fn is_control(name: &HeaderName) -> bool {
 /// Takes out of the trailers of a request what the workspace could act on. No peer is trusted to say who
 /// the client is this late.
 pub fn strip_request(rules: &Forwarding, trailers: &mut HeaderMap) {
-    remove(trailers, |name| is_control(name) || rules.hides(name));
+    // From HTTP/2 there may be names that are none in HTTP/1.1.
+    remove(trailers, |name| is_control(name) || rules.hides(name) || !is_token(name.as_str().as_bytes()));
 }
 
 /// Takes out of the trailers of an answer what a browser could act on.

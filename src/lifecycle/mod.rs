@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
-pub use stop::{Stop, WindDown};
+pub use stop::{Stop, TurnToLeave, WindDown};
 
 /// One part that readiness is told about.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! How the process ends: it says so, then it drains, then it is cut off.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Before the first step it is 0.
 const ANNOUNCED: u8 = 1;
@@ -84,26 +84,29 @@ impl Stop {
     /// locks for a look that all threads share, so that it is looked at once, and again when there is news.
     async fn reached(&self, phase: u8, token: &CancellationToken) {
         let mut cancelled = pin!(token.cancelled());
-        let mut waits: Option<Waker> = None;
-        std::future::poll_fn(|cx| {
-            let waited_for = waits.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-            if waited_for && self.0.phase.load(Ordering::Acquire) < phase {
-                return Poll::Pending;
-            }
-            waits = Some(cx.waker().clone());
-            cancelled.as_mut().poll(cx)
-        })
-        .await;
+        let mut waits = None;
+        std::future::poll_fn(|cx| self.poll_reached(phase, cancelled.as_mut(), &mut waits, cx)).await;
+    }
+
+    fn poll_reached(
+        &self,
+        phase: u8,
+        cancelled: Pin<&mut impl Future<Output = ()>>,
+        waits: &mut Option<Waker>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let waited_for = waits.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if waited_for && self.0.phase.load(Ordering::Acquire) < phase {
+            return Poll::Pending;
+        }
+        *waits = Some(cx.waker().clone());
+        cancelled.poll(cx)
     }
 
     /// Resolves when it is a tunnel's turn to leave: at a moment of its own after the second step, so that
     /// thousands of clients do not come back all at once.
-    pub async fn turn_to_leave(&self) {
-        self.drained().await;
-        let window = self.0.window.get().copied().unwrap_or_default();
-        if !window.is_zero() {
-            tokio::time::sleep(window.mul_f64(share())).await;
-        }
+    pub fn turn_to_leave(&self) -> TurnToLeave {
+        TurnToLeave { waits: None, turn: Turn::Undrained(Box::pin(self.0.soft.clone().cancelled_owned())), stop: self.clone() }
     }
 
     /// Takes the three steps in their time. Resolves with the third, which it leaves to `last`: whoever
@@ -117,6 +120,41 @@ impl Stop {
         tokio::time::sleep_until(end).await;
         last();
         self.abort();
+    }
+}
+
+/// See [`Stop::turn_to_leave`]. Small, since every tunnel holds one.
+#[derive(Debug)]
+pub struct TurnToLeave {
+    stop: Stop,
+    waits: Option<Waker>,
+    turn: Turn,
+}
+
+#[derive(Debug)]
+enum Turn {
+    Undrained(Pin<Box<WaitForCancellationFutureOwned>>),
+    At(Pin<Box<Sleep>>),
+}
+
+impl Future for TurnToLeave {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.turn {
+                Turn::Undrained(drained) => {
+                    ready!(this.stop.poll_reached(DRAINS, drained.as_mut(), &mut this.waits, cx));
+                    let window = this.stop.0.window.get().copied().unwrap_or_default();
+                    if window.is_zero() {
+                        return Poll::Ready(());
+                    }
+                    this.turn = Turn::At(Box::pin(tokio::time::sleep(window.mul_f64(share()))));
+                }
+                Turn::At(moment) => return moment.as_mut().poll(cx),
+            }
+        }
     }
 }
 

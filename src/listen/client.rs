@@ -73,12 +73,12 @@ impl Flaws {
 /// closing with unread bytes resets the connection and the client may lose our answer.
 #[derive(Debug)]
 pub struct ClientIo {
-    stream: Stream,
+    /// There until it becomes a tunnel's.
+    stream: Option<Stream>,
     peer: Arc<Peer>,
     /// The second look at requests; HTTP/2 frames need none.
     second_look: Option<SecondLook>,
     lingering: Option<Lingering>,
-    tunnel: bool,
 }
 
 #[derive(Debug)]
@@ -97,34 +97,64 @@ impl ClientIo {
     /// A connection that speaks HTTP/1.1.
     pub(super) fn http1(stream: Stream, peer: Arc<Peer>, flaws: Arc<Flaws>) -> Self {
         let second_look = Some(SecondLook { watch: Watch::default(), flaws });
-        Self { stream, peer, second_look, lingering: None, tunnel: false }
+        Self { stream: Some(stream), peer, second_look, lingering: None }
     }
 
     /// A connection that speaks HTTP/2. What is unread or broken off there concerns a stream, never `peer`.
     pub(super) fn http2(stream: Stream, peer: Arc<Peer>) -> Self {
-        Self { stream, peer, second_look: None, lingering: None, tunnel: false }
+        Self { stream: Some(stream), peer, second_look: None, lingering: None }
     }
 
     /// Writes the interim answers that wait; what hyper writes comes behind them.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = &mut self.stream;
-        self.peer.interim.write(|bytes| Pin::new(&mut *stream).poll_write(cx, bytes))
+        self.peer.interim.write(|bytes| there(stream).poll_write(cx, bytes))
     }
 
-    /// From now on an end of writing is just that: the other direction goes on.
+    /// The connection alone, for a tunnel: an end of writing is just that there, and the other direction goes on.
     #[must_use]
-    pub fn into_tunnel(mut self) -> Self {
-        self.tunnel = true;
-        self.second_look = None;
-        self
+    pub fn into_tunnel(mut self) -> ClientTunnel {
+        ClientTunnel(self.stream.take().expect(THERE))
+    }
+}
+
+const THERE: &str = "only into_tunnel takes the stream out, and what it takes it out of is gone then";
+
+fn there(stream: &mut Option<Stream>) -> Pin<&mut Stream> {
+    Pin::new(stream.as_mut().expect(THERE))
+}
+
+/// A client's connection that has become a tunnel. Nothing of the request that began it is held by it.
+#[derive(Debug)]
+pub struct ClientTunnel(Stream);
+
+impl AsyncRead for ClientTunnel {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientTunnel {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
     }
 }
 
 impl Drop for ClientIo {
     fn drop(&mut self) {
-        if self.peer.is_truncated() {
+        if let Some(stream) = &self.stream
+            && self.peer.is_truncated()
+        {
             // A reset, so that what broke off does not look like a proper end.
-            self.stream.reset_at_end();
+            stream.reset_at_end();
         }
     }
 }
@@ -133,7 +163,7 @@ impl AsyncRead for ClientIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        ready!(there(&mut this.stream).poll_read(cx, buf))?;
         let read = &mut buf.filled_mut()[before..];
         if let Some(SecondLook { watch, flaws }) = &mut this.second_look
             && !read.is_empty()
@@ -156,17 +186,17 @@ impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.stream).poll_write(cx, buf)
+        there(&mut this.stream).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+        there(&mut this.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(Stream::is_write_vectored)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -174,16 +204,13 @@ impl AsyncWrite for ClientIo {
         // hyper flushes once it has nothing left to write.
         this.peer.interim.flushed();
         ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.stream).poll_flush(cx)
+        there(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.tunnel {
-            return Pin::new(&mut this.stream).poll_shutdown(cx);
-        }
         if this.lingering.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            ready!(there(&mut this.stream).poll_shutdown(cx))?;
         }
         let http1 = this.second_look.is_some();
         let longest = if http1 { LINGER } else { LINGER_HTTP2 };
@@ -193,7 +220,7 @@ impl AsyncWrite for ClientIo {
         let mut scratch = [0; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
+            match there(&mut this.stream).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     if http1 {
                         this.peer.note_unread();

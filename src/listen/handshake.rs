@@ -73,7 +73,8 @@ async fn shake_hands(mut tcp: TcpStream, tls: &TlsSettings) -> Result<Stream, (H
     match tcp.peek(&mut first).await {
         // A TLS record of a handshake begins with 22, every method of HTTP with a letter.
         Ok(1..) if first[0].is_ascii_uppercase() => {
-            say_https(&mut tcp).await;
+            // Apart: its buffer is not to be part of every connection.
+            Box::pin(say_https(&mut tcp)).await;
             return Err((Handshake::PlainHttp, io::Error::other("the client speaks plain HTTP")));
         }
         Ok(1..) => {}

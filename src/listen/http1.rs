@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -49,8 +50,8 @@ where
         if request.body().is_end_stream() {
             peer.note_read();
         }
-        let answer = handler(request, Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(answer.await) }
+        // Not an async block, which would hold the future twice: hyper keeps room for it as long as the connection lives.
+        handler(request, Arc::clone(&peer)).map(Ok::<_, Infallible>)
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

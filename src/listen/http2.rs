@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -51,8 +52,8 @@ where
     let io = TokioIo::new(ClientIo::http2(stream, Arc::clone(&peer)));
     let service = service_fn(|mut request: Request<Incoming>| {
         prepare(&mut request);
-        let answer = handler(request, Arc::new(peer.stream()));
-        async move { Ok::<_, Infallible>(answer.await) }
+        // Not an async block, which would hold the future twice; nor below.
+        handler(request, Arc::new(peer.stream())).map(Ok::<_, Infallible>)
     });
     let serving = Builder::new(tasks.clone())
         .timer(TokioTimer::new())
@@ -134,10 +135,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, future: F) {
         self.0.change(self.0.count.get() + 1);
         let counted = Counted(Rc::clone(&self.0));
-        tokio::task::spawn_local(async move {
-            let _counted = counted;
-            future.await;
-        });
+        tokio::task::spawn_local(future.map(move |()| drop(counted)));
     }
 }
 

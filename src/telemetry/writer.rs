@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that may wait for a slow reader; beyond it they are dropped and counted.
+/// Lines that may wait for a slow reader; beyond it they are dropped and counted. The channel itself has no bound: one
+/// that has makes room for all of them at once, a quarter of a megabyte that is never used.
 const QUEUE: usize = 8192;
 /// Bytes that are written at once.
 const BATCH: usize = 64 * 1024;
@@ -28,7 +29,7 @@ enum Message {
 /// Ends the writing thread once everything queued is written, or nobody takes it.
 #[derive(Debug)]
 pub(super) struct Last {
-    sender: SyncSender<Message>,
+    sender: Sender<Message>,
     ending: Arc<AtomicBool>,
     /// Closes when the thread has ended.
     ended: Receiver<()>,
@@ -37,8 +38,8 @@ pub(super) struct Last {
 impl Drop for Last {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Release);
-        // A full queue needs nobody to wake the thread.
-        let _ = self.sender.try_send(Message::Wake);
+        // A thread that has gone needs nobody to wake it.
+        let _ = self.sender.send(Message::Wake);
         let _ = self.ended.recv_timeout(LAST_LINES);
     }
 }
@@ -46,7 +47,8 @@ impl Drop for Last {
 /// Hands lines to the writing thread.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    sender: SyncSender<Message>,
+    sender: Sender<Message>,
+    waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -58,10 +60,10 @@ pub(super) fn to_stdout(dropped: Arc<AtomicU64>) -> (Queue, Last) {
 }
 
 fn to<W: Write + Send + 'static>(out: Option<W>, dropped: Arc<AtomicU64>) -> (Queue, Last) {
-    let (sender, messages) = sync_channel(QUEUE);
-    let (done, ended) = sync_channel(0);
-    let ending = Arc::new(AtomicBool::new(false));
-    let writer = Writer { messages, dropped: Arc::clone(&dropped), ending: Arc::clone(&ending), told: 0 };
+    let (sender, messages) = channel();
+    let (done, ended) = channel::<()>();
+    let (ending, waiting) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let writer = Writer { messages, waiting: Arc::clone(&waiting), dropped: Arc::clone(&dropped), ending: Arc::clone(&ending), told: 0 };
     let write = move || {
         match out {
             Some(out) => writer.run(out),
@@ -73,12 +75,13 @@ fn to<W: Write + Send + 'static>(out: Option<W>, dropped: Arc<AtomicU64>) -> (Qu
         // Nothing else can tell it; the lines are counted as lost.
         let _ = writeln!(io::stderr(), "gantry: there will be no log, since its thread cannot be started: {error}");
     }
-    (Queue { sender: sender.clone(), dropped }, Last { sender, ending, ended })
+    (Queue { sender: sender.clone(), waiting, dropped }, Last { sender, ending, ended })
 }
 
 /// The writing thread.
 struct Writer {
     messages: Receiver<Message>,
+    waiting: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
     ending: Arc<AtomicBool>,
     /// Lost lines that the log itself has told of.
@@ -97,6 +100,7 @@ impl Writer {
             let mut lines = 0;
             while let Some(message) = next {
                 if let Message::Line(line) = message {
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
                     batch.extend_from_slice(&line);
                     lines += 1;
                 }
@@ -126,7 +130,10 @@ impl Writer {
 
 impl Write for &Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.sender.try_send(Message::Line(line.to_vec())).is_err() {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        } else if self.sender.send(Message::Line(line.to_vec())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -224,7 +231,8 @@ mod tests {
         for _ in 0..3 * QUEUE {
             say(&queue, "a line that is long enough to be one\n");
         }
-        assert!(dropped.load(Ordering::Relaxed) >= QUEUE as u64);
+        // What waits is bounded: the queue, and what the thread has taken out of it.
+        assert!((QUEUE as u64..=2 * QUEUE as u64).contains(&dropped.load(Ordering::Relaxed)));
         drop(last);
         assert_eq!(out.text(), "");
         out.set(|state| state.shut = false);

@@ -8,6 +8,7 @@ mod commands;
 mod compose;
 mod dev;
 mod doctor;
+mod lean;
 mod life;
 mod logs;
 mod reload;

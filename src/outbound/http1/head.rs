@@ -114,11 +114,15 @@ impl Head {
         let code = answer.code.unwrap_or_default();
         let status = StatusCode::from_u16(code).map_err(|_| BadHead::Malformed(httparse::Error::Status))?;
         let newer = answer.version == Some(1);
+        let interim = status.is_informational();
         let mut said = Said::default();
         for field in &*answer.headers {
-            said.hear(field)?;
+            match said.hear(field) {
+                // Interim answers have no body, whatever they say about it (RFC 9112 §6.3).
+                Err(_) if interim => {}
+                heard => heard?,
+            }
         }
-        let interim = status.is_informational();
         let named = said.named_fields();
         let mut headers = HeaderMap::with_capacity(answer.headers.len() + 4);
         for field in &*answer.headers {
@@ -293,6 +297,8 @@ mod tests {
         let fields: Vec<_> = head.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         assert_eq!(fields, ["content-type: text/plain", "set-cookie: a", "set-cookie: b", "trailer: x-sum", "x-empty: "]);
         assert_eq!(head.keeps, Keeps::For(Duration::from_secs(4)));
+        let hints = self::head("103 Early Hints\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nLink: a");
+        assert_eq!((hints.framing, hints.headers.get("link").unwrap().as_bytes()), (Framing::Length(0), &b"a"[..]));
         let switched = head_of_switch();
         assert_eq!(switched.headers.get("upgrade").unwrap(), "websocket");
     }

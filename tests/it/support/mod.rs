@@ -12,6 +12,7 @@ pub mod origin;
 pub mod pebble;
 pub mod proxy;
 pub mod stage;
+pub mod strict;
 pub mod tls;
 pub mod wire;
 pub mod world;
