@@ -260,7 +260,9 @@ impl Meant {
             let end = request.body.end;
             requests.push((request, fate));
             if end != End::Whole {
-                return Self { requests, tail: None };
+                // An answer may be given before a body's mistake is found, which is then told as well.
+                let tail = matches!(end, End::Bad(_)).then(|| b"GET".to_vec());
+                return Self { requests, tail };
             }
         }
         // Blank bytes alone begin a request that never comes.
