@@ -21,6 +21,7 @@
 //! * [`demo`]: stand-ins for both apps, which are also the tests' doubles
 //! * [`dev`]: the local dev proxy
 //! * [`cli`]: the command line
+//! * `fuzzing`: what the fuzz targets check; built for them and for unit tests alone
 
 pub mod secret;
 pub mod error;
@@ -48,3 +49,5 @@ pub mod doctor;
 pub mod demo;
 pub mod dev;
 pub mod cli;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;

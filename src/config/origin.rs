@@ -37,8 +37,14 @@ impl FromStr for Origin {
         if !bare {
             return Err("has more than scheme, host and port; write it like https://app.example.com".into());
         }
-        if url.host().is_some_and(|host| matches!(host, Host::Domain(name) if name.contains('*'))) {
-            return Err("has a wildcard; origins are exact here".into());
+        if let Some(Host::Domain(name)) = url.host() {
+            if name.contains('*') {
+                return Err("has a wildcard; origins are exact here".into());
+            }
+            // A URL may have `;` and `,` there, which end a source and a whole policy.
+            if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+                return Err("has a host name with characters that no name has; write it like https://app.example.com".into());
+            }
         }
         Self::of(&url).ok_or_else(|| "is neither http:// nor https://".into())
     }
@@ -104,9 +110,19 @@ mod tests {
 
     #[test]
     fn what_is_no_origin_is_refused() {
-        for written in
-            ["app.example.com", "https://app.example.com/chat", "https://*.example.com", "ftp://x", "*", "", "null", "https://u:p@x"]
-        {
+        for written in [
+            "app.example.com",
+            "https://app.example.com/chat",
+            "https://*.example.com",
+            "ftp://x",
+            "*",
+            "",
+            "null",
+            "https://u:p@x",
+            "https://x;y",
+            "https://x,y",
+            "https://x'y",
+        ] {
             assert!(written.parse::<Origin>().is_err(), "{written}");
         }
     }
@@ -115,7 +131,15 @@ mod tests {
     fn ancestors_know_wildcards() {
         assert_eq!("https://*.Example.com:8443".parse::<Ancestor>().unwrap().as_str(), "https://*.example.com:8443");
         assert_eq!("*".parse::<Ancestor>().unwrap(), Ancestor::Anyone);
-        for written in ["https://*", "https://a.*.example.com", "*.example.com", "'self'", "https://x; script-src *"] {
+        for written in [
+            "https://*",
+            "https://a.*.example.com",
+            "*.example.com",
+            "'self'",
+            "https://x; script-src *",
+            "https://x;script-src",
+            "https://*.x,y",
+        ] {
             assert!(written.parse::<Ancestor>().is_err(), "{written}");
         }
     }

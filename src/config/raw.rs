@@ -135,7 +135,9 @@ impl Layer {
         self.entries.insert(path, entry);
     }
 
-    pub(super) fn complain(&mut self, line: usize, problem: Problem) {
+    pub(super) fn complain(&mut self, line: usize, mut problem: Problem) {
+        // The name of a variable, or of a key in quotes, may be anything.
+        problem.key = shown(&problem.key);
         self.problems.push((line, problem));
     }
 

@@ -3,7 +3,7 @@
 
 /// Follows one direction of a WebSocket, in whatever pieces it comes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     at: At,
     /// A close frame has begun: no other frame may come behind it (§5.5.1).
     closed: bool,
@@ -24,17 +24,17 @@ enum At {
 
 impl Frames {
     /// Whether another frame may begin here.
-    pub(super) fn at_boundary(&self) -> bool {
+    pub(crate) fn at_boundary(&self) -> bool {
         self.at == At::Boundary
     }
 
     /// Whether the side that speaks has said its last frame, or is saying it.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
 
     /// Takes note of what passes.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             bytes = &bytes[self.step(bytes)..];
         }
@@ -42,7 +42,7 @@ impl Frames {
 
     /// Takes note of what passes up to the end of the frame that is under way; how much that is, if the
     /// frame ends within `bytes`.
-    pub(super) fn feed_to_boundary(&mut self, bytes: &[u8]) -> Option<usize> {
+    pub(crate) fn feed_to_boundary(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut taken = 0;
         while taken < bytes.len() {
             taken += self.step(&bytes[taken..]);

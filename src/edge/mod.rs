@@ -7,7 +7,7 @@ pub mod callback;
 mod caught;
 pub mod dev;
 pub mod forward;
-mod frames;
+pub(crate) mod frames;
 pub mod pages;
 pub mod plain;
 pub mod route;

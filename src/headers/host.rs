@@ -4,14 +4,14 @@ use std::net::Ipv6Addr;
 
 /// Whether `value` is a host with an optional port. Stricter than the grammar in two points: a comma is
 /// refused, since a list would be taken apart by some, and so is an `IPvFuture` literal, which nobody uses.
-pub(super) fn is_valid(value: &[u8]) -> bool {
+pub(crate) fn is_valid(value: &[u8]) -> bool {
     let Some((host, port)) = split(value) else { return false };
     is_port(port) && (is_ip_literal(host) || is_reg_name(host))
 }
 
 /// Whether two valid values name the same place under `scheme`: case does not matter, and neither does
 /// whether the scheme's default port is spelled out (RFC 9110 §4.2.3).
-pub(super) fn same(a: &[u8], b: &[u8], scheme: &str) -> bool {
+pub(crate) fn same(a: &[u8], b: &[u8], scheme: &str) -> bool {
     let default: &[u8] = if scheme.eq_ignore_ascii_case("https") { b"443" } else { b"80" };
     match (split(a), split(b)) {
         (Some((host_a, port_a)), Some((host_b, port_b))) => {

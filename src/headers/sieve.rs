@@ -6,7 +6,7 @@ use http::HeaderName;
 /// Headers that proxies and sign-in gateways tell an application the user by; `*` stands for any rest.
 /// Nobody's word on this reaches the workspace. Rocket.Chat's own (`X-User-Id`, `X-Auth-Token`, `X-2fa-*`,
 /// `x-visitor-token`) are credentials of its clients and never in here.
-const IDENTITY: &[&str] = &[
+pub(crate) const IDENTITY: &[&str] = &[
     // oauth2-proxy, Traefik and nginx recipes
     "x-forwarded-user",
     "x-forwarded-email",
@@ -64,7 +64,7 @@ const IDENTITY: &[&str] = &[
 /// Other words for the client's address or for another target. Only `X-Forwarded-*` of a trusted peer is
 /// believed; a trusted peer that does not know one of these would pass on the client's, so that they go
 /// whoever sends them.
-const ALIASES: &[&str] = &[
+pub(crate) const ALIASES: &[&str] = &[
     // Two accounts of one path could differ: the X-Forwarded family is kept, RFC 7239's is not, from any peer.
     "forwarded",
     "x-client-ip",
@@ -105,7 +105,7 @@ const HOP_BY_HOP: &[&str] = &[
 ];
 
 /// What only a trusted peer may say.
-const TRUSTED_ONLY: &[&str] = &["x-forwarded-*", "x-real-ip", "x-scheme"];
+pub(crate) const TRUSTED_ONLY: &[&str] = &["x-forwarded-*", "x-real-ip", "x-scheme"];
 
 /// Headers that are never taken for an identity, although the config may name them as its source: the
 /// workspace's clients could not work without them.

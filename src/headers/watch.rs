@@ -21,6 +21,8 @@ pub enum Flaw {
     TwoLengths,
     /// More than one `Content-Length`.
     LengthTwice,
+    /// A `Content-Length` padded to more than any number takes.
+    LongLength,
     /// A fragment in the target.
     Fragment,
     /// The target has bytes that a URI cannot have, where they do not stand for themselves.
@@ -38,6 +40,7 @@ impl Flaw {
         Failure::BadRequest(match self {
             Self::TwoLengths => "both Transfer-Encoding and Content-Length",
             Self::LengthTwice => "more than one Content-Length",
+            Self::LongLength => "the Content-Length is longer than any number",
             Self::Fragment => "the target has a fragment",
             Self::OddTarget => "the target is no URI",
             Self::FieldName => "the name of a field has characters that no name has",
@@ -153,7 +156,7 @@ impl Watch {
         self.state == State::Field || (self.state == State::Start && self.len > 0)
     }
 
-    /// Whether trailers end in a way that could be read in two.
+    /// Whether trailers end in a way that could be read in two, or a chunk in one that cannot be followed.
     pub fn is_broken(&self) -> bool {
         self.broken
     }
@@ -252,8 +255,12 @@ impl Watch {
         if starts_with(kept, CODING) {
             self.coding = true;
         } else if starts_with(kept, LENGTH) {
-            // One that is no number is refused by the parser.
-            let length = number(kept[LENGTH.len()..].trim_ascii(), 10).filter(|_| self.len <= KEPT).unwrap_or(u64::MAX);
+            // One that is no number is refused by the parser. It takes any number of blanks and zeros, though, and what is
+            // not followed here would hide the requests behind it.
+            let length = number(kept[LENGTH.len()..].trim_ascii(), 10).unwrap_or(u64::MAX);
+            if self.len > KEPT {
+                self.in_head = self.in_head.or(Some(Flaw::LongLength));
+            }
             if self.length.replace(length).is_some() {
                 self.in_head = self.in_head.or(Some(Flaw::LengthTwice));
             }
@@ -283,6 +290,11 @@ impl Watch {
     fn chunk(&mut self) -> State {
         let kept = self.kept();
         let digits = kept.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        if digits == KEPT {
+            // Zeros, of which the parser takes any number: where the chunk ends is not known here.
+            self.broken = true;
+            return State::Lost;
+        }
         match number(&kept[..digits], 16) {
             Some(0) => State::Trailer,
             // The line end behind the data belongs to it.
@@ -429,6 +441,24 @@ mod tests {
         }
         let endless = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(100_000));
         assert_eq!(flaw(endless.as_bytes(), 1000), None);
+    }
+
+    #[test]
+    fn nothing_hides_behind_what_is_padded() {
+        for padding in [" ", "0", "\t"] {
+            for (times, expected) in [(31, (1, Flaw::TwoLengths)), (32, (0, Flaw::LongLength)), (100, (0, Flaw::LongLength))] {
+                let padded = format!("POST / HTTP/1.1\r\nContent-Length:{}2\r\n\r\nab", padding.repeat(times));
+                assert_eq!(flaw(format!("{padded}{BOTH}").as_bytes(), 1000), Some(expected), "{times} times {padding:?}");
+            }
+        }
+        for (zeros, broken) in [(46, false), (47, true), (100, true)] {
+            let mut watch = Watch::default();
+            watch.feed(
+                format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{}5\r\nhello\r\n0\r\n\r\n{BOTH}", "0".repeat(zeros))
+                    .as_bytes(),
+            );
+            assert_eq!((watch.is_broken(), watch.flaw().is_some()), (broken, !broken), "{zeros} zeros");
+        }
     }
 
     proptest! {

@@ -14,9 +14,9 @@ const LONGEST: usize = 512;
 
 /// A claim that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ClaimError {
+pub(crate) struct ClaimError {
     /// The claim as the config names it.
-    pub(super) claim: &'static str,
+    pub(crate) claim: &'static str,
     /// Where it was looked for.
     pub(super) pointer: String,
     /// What is wrong with it.
@@ -76,7 +76,7 @@ impl From<ClaimError> for Refusal {
 /// The identity that `said` holds.
 ///
 /// An empty pointer means: the id stands in (`username`), or the field is not used (all but `id`).
-pub(super) fn identity(said: &Value, claims: &config::Claims) -> Result<Identity, ClaimError> {
+pub(crate) fn identity(said: &Value, claims: &config::Claims) -> Result<Identity, ClaimError> {
     let id = read("id", &claims.id, |pointer| stable_id(required(said, pointer)?))?;
     let username = if claims.username.is_empty() {
         id.clone()

@@ -12,32 +12,32 @@ use super::keys::{Keys, algorithm};
 use super::{shown, unique_json};
 
 /// The longest token that is looked at.
-pub(super) const LONGEST: usize = 16 * 1024;
+pub(crate) const LONGEST: usize = 16 * 1024;
 /// The last second of the year 9999. What is later is a mistake, such as milliseconds.
 const LAST_SECOND: f64 = 253_402_300_799.0;
 
 /// What a token has to satisfy beside its signature.
 #[derive(Clone, Debug)]
-pub(super) struct Rules {
-    pub(super) algorithms: Vec<Algorithm>,
-    pub(super) issuer: Option<String>,
+pub(crate) struct Rules {
+    pub(crate) algorithms: Vec<Algorithm>,
+    pub(crate) issuer: Option<String>,
     /// One of them; when empty, any audience or none will do.
-    pub(super) audience: Vec<String>,
-    pub(super) leeway: Duration,
+    pub(crate) audience: Vec<String>,
+    pub(crate) leeway: Duration,
 }
 
 /// A good token.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Good {
+pub(crate) struct Good {
     /// Its claims: an object.
-    pub(super) claims: Value,
+    pub(crate) claims: Value,
     /// Its `exp`.
-    pub(super) expires: SystemTime,
+    pub(crate) expires: SystemTime,
 }
 
 /// Why a token is not good, for the log: never the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Bad {
+pub(crate) enum Bad {
     /// No key at hand is the one that it names; another set of keys might have it.
     UnknownKey(String),
     /// None of the keys that it may be signed with signed it.
@@ -48,7 +48,7 @@ pub(super) enum Bad {
 
 /// Checks `token`. The algorithm must be one of the rules' before any key is looked for. `jwk`, `jku`,
 /// `x5u` and `x5c` of the header are never looked at, so a token cannot bring its own key.
-pub(super) fn verify(token: &str, keys: &Keys, rules: &Rules, now: SystemTime) -> Result<Good, Bad> {
+pub(crate) fn verify(token: &str, keys: &Keys, rules: &Rules, now: SystemTime) -> Result<Good, Bad> {
     let bad = |why: &str| Bad::Token(why.to_owned());
     if token.len() > LONGEST {
         return Err(Bad::Token(format!("the token is longer than {LONGEST} bytes")));

@@ -30,7 +30,7 @@ pub(super) fn algorithm(name: &str) -> Option<Algorithm> {
 
 /// One key.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(crate) struct Key {
     kid: Option<String>,
     /// What the key is made for.
     algorithms: &'static [Algorithm],
@@ -54,7 +54,7 @@ impl Key {
     ///
     /// # Errors
     /// Why it cannot be one, in words.
-    pub(super) fn shared_secret(secret: &str) -> Result<Self, &'static str> {
+    pub(crate) fn shared_secret(secret: &str) -> Result<Self, &'static str> {
         if secret.is_empty() {
             return Err("the shared secret is empty");
         }
@@ -165,11 +165,11 @@ fn curve_of(point: &[u8]) -> Result<&'static [Algorithm], &'static str> {
 
 /// The keys that a token may be signed with.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keys(Vec<Key>);
+pub(crate) struct Keys(Vec<Key>);
 
 impl Keys {
     /// Just this one, whatever `kid` a token names.
-    pub(super) fn one(key: Key) -> Self {
+    pub(crate) fn one(key: Key) -> Self {
         Self(vec![key])
     }
 
@@ -177,7 +177,7 @@ impl Keys {
     ///
     /// # Errors
     /// It is no key set, in words.
-    pub(super) fn jwks(set: &[u8]) -> Result<(Self, Vec<&'static str>), String> {
+    pub(crate) fn jwks(set: &[u8]) -> Result<(Self, Vec<&'static str>), String> {
         let set: Value = serde_json::from_slice(set).map_err(|error| format!("is not JSON ({error})"))?;
         let list = set.get("keys").and_then(Value::as_array).ok_or("is not a JSON Web Key Set: it has no list \"keys\"")?;
         let mut usable = Vec::new();

@@ -6,17 +6,17 @@
 //! without a call, and [`Validator::identify`] finds out whose it is.
 
 mod chosen;
-mod claims;
+pub(crate) mod claims;
 mod forward_auth;
 pub mod inspect;
 mod jwks;
-mod jws;
+pub(crate) mod jws;
 mod jwt;
-mod keys;
+pub(crate) mod keys;
 #[cfg(test)]
 mod testing;
 mod trusted_header;
-mod unique_json;
+pub(crate) mod unique_json;
 
 use std::fmt;
 use std::net::IpAddr;

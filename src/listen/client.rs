@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -294,7 +293,7 @@ impl Drop for ClientIo {
             && self.peer.is_truncated()
         {
             // A reset, so that what broke off does not look like a proper end.
-            let _ = SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
+            stream.reset_at_end();
         }
     }
 }

@@ -11,7 +11,7 @@ mod handshake;
 mod http1;
 mod http2;
 mod listener;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod refusal;
 mod stream;
 pub mod tunnel;
@@ -39,6 +39,8 @@ use crate::lifecycle::Stop;
 use crate::lifecycle::sweep::Sweep;
 use crate::metrics::{Crowd, Shard, Spoken};
 use crate::outbound::connect::tune;
+#[cfg(any(test, fuzzing))]
+use crate::outbound::memory::Pipe;
 use crate::peer::Peer;
 pub use admission::Admission;
 use admission::Admitted;
@@ -183,6 +185,22 @@ impl Complaint {
 /// Errors of the connection that was being accepted, not of the listener.
 fn is_the_connections(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+/// Serves one connection in memory, in HTTP/1.1, until it ends.
+#[cfg(any(test, fuzzing))]
+pub async fn serve_in_memory<H, F, B>(pipe: Pipe, addr: SocketAddr, settings: Settings, handler: H)
+where
+    H: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    let peer = Arc::new(Peer::new(addr, false, false));
+    let Ok(admitted) = settings.admission.enter(&settings.limits) else { return };
+    if let Err(error) = http1::serve(stream::Stream::Memory(pipe), peer, admitted, Rc::new(settings), handler).await {
+        tracing::debug!(peer = %addr, %error, "connection ended");
+    }
 }
 
 /// Begins a connection, unless there are too many.

@@ -30,7 +30,7 @@ pub struct ProxyPeers {
 
 /// Why a connection that has to begin with a header is closed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HeaderError {
+pub(crate) enum HeaderError {
     /// It begins with something else.
     #[error("the connection does not begin with a PROXY protocol header")]
     Missing,
@@ -106,7 +106,12 @@ async fn text(tcp: &mut TcpStream, start: &[u8]) -> Result<Option<SocketAddr>, H
         tcp.read_exact(&mut line[len..len + taken]).await?;
         len += taken;
     }
-    Ok(match v1::Header::try_from(&line[..len])?.addresses {
+    told_in_text(&line[..len])
+}
+
+/// What a whole header of version 1 tells, its line end included.
+pub(crate) fn told_in_text(line: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
+    Ok(match v1::Header::try_from(line)?.addresses {
         v1::Addresses::Tcp4(ends) => Some((IpAddr::from(ends.source_address), ends.source_port).into()),
         v1::Addresses::Tcp6(ends) => Some((IpAddr::from(ends.source_address), ends.source_port).into()),
         v1::Addresses::Unknown => None,
@@ -124,12 +129,17 @@ async fn binary(tcp: &mut TcpStream, start: &[u8]) -> Result<Option<SocketAddr>,
     }
     header.resize(fixed + rest, 0);
     tcp.read_exact(&mut header[fixed..]).await?;
+    told_in_binary(&header)
+}
+
+/// What a whole header of version 2 tells.
+pub(crate) fn told_in_binary(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
     // "The receiver must accept this connection as valid and must use the real connection endpoints and discard
     // the protocol block including the family which is ignored" (§2.2, LOCAL).
     if header[SIGNATURE.len()] == 0x20 {
         return Ok(None);
     }
-    Ok(match v2::Header::try_from(header.as_slice())?.addresses {
+    Ok(match v2::Header::try_from(header)?.addresses {
         v2::Addresses::IPv4(ends) => Some((IpAddr::from(ends.source_address), ends.source_port).into()),
         v2::Addresses::IPv6(ends) => Some((IpAddr::from(ends.source_address), ends.source_port).into()),
         v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,

@@ -3,10 +3,15 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+#[cfg(any(test, fuzzing))]
+use crate::outbound::memory::Pipe;
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -15,6 +20,9 @@ pub(super) enum Stream {
     Plain(TcpStream),
     /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
+    /// Bytes in memory.
+    #[cfg(any(test, fuzzing))]
+    Memory(Pipe),
 }
 
 /// What is spoken on a connection.
@@ -29,12 +37,15 @@ pub(super) enum Speaks {
 }
 
 impl Stream {
-    /// The TCP connection underneath.
-    pub(super) fn tcp(&self) -> &TcpStream {
-        match self {
+    /// From now on the other side sees a reset instead of an orderly end.
+    pub(super) fn reset_at_end(&self) {
+        let tcp = match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
-        }
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(pipe) => return pipe.reset(),
+        };
+        let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
     }
 
     /// Whether it is TLS.
@@ -46,6 +57,8 @@ impl Stream {
     pub(super) fn speaks(&self) -> Speaks {
         match self {
             Self::Plain(_) => Speaks::Http1,
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(_) => Speaks::Http1,
             Self::Tls(tls) => match tls.get_ref().1.alpn_protocol() {
                 Some(b"h2") => Speaks::Http2,
                 Some(b"acme-tls/1") => Speaks::Nothing,
@@ -60,6 +73,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -69,6 +84,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -76,6 +93,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -83,6 +102,8 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => io.is_write_vectored(),
         }
     }
 
@@ -90,6 +111,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -97,6 +120,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

@@ -16,6 +16,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use url::Url;
 
+#[cfg(any(test, fuzzing))]
+use super::memory::{Origin, Pipe};
 use super::tls::{BadFile, ClientTls, Keys, Trust, words};
 use crate::config::{Upstream, UpstreamTls};
 
@@ -92,6 +94,9 @@ pub struct Connector {
     /// The name that certificates are checked against, and that is asked for, instead of the target's.
     server_name: Option<ServerName<'static>>,
     timeout: Duration,
+    /// In place of the network.
+    #[cfg(any(test, fuzzing))]
+    memory: Option<Origin>,
 }
 
 impl fmt::Debug for Connector {
@@ -139,17 +144,33 @@ impl Connector {
     pub fn for_workspace(&self, tls: &UpstreamTls) -> Result<Self, BadFile> {
         let named = tls.server_name.clone().map(ServerName::try_from).transpose();
         let server_name = named.map_err(|error| BadFile { key: "rocketchat.tls.server_name", why: error.to_string() })?;
-        Self { tls: Arc::new(self.tls.with(tls.client_pair.clone(), WORKSPACE)), server_name, timeout: self.timeout }.ready()
+        Self { tls: Arc::new(self.tls.with(tls.client_pair.clone(), WORKSPACE)), server_name, ..self.clone() }.ready()
     }
 
     /// A connector that takes any certificate for good: for a developer's own machine and nowhere else.
     pub fn unverified(timeout: Duration) -> Self {
-        Self { tls: Arc::new(ClientTls::new(Trust::Blind, None, OTHERS)), server_name: None, timeout }
+        Self::over(ClientTls::new(Trust::Blind, None, OTHERS), timeout)
+    }
+
+    /// A connector to an origin in memory, whatever the target; nothing is encrypted.
+    #[cfg(any(test, fuzzing))]
+    pub fn in_memory(timeout: Duration, origin: Origin) -> Self {
+        Self { memory: Some(origin), ..Self::unverified(timeout) }
     }
 
     fn trusting(timeout: Duration, platform: bool, ca_file: Option<&Path>, keys: Keys) -> Result<Self, BadFile> {
         let trust = Trust::Roots { platform, ca_file: ca_file.map(Path::to_owned) };
-        Self { tls: Arc::new(ClientTls::new(trust, None, keys)), server_name: None, timeout }.ready()
+        Self::over(ClientTls::new(trust, None, keys), timeout).ready()
+    }
+
+    fn over(tls: ClientTls, timeout: Duration) -> Self {
+        Self {
+            tls: Arc::new(tls),
+            server_name: None,
+            timeout,
+            #[cfg(any(test, fuzzing))]
+            memory: None,
+        }
     }
 
     fn ready(self) -> Result<Self, BadFile> {
@@ -172,6 +193,10 @@ impl Connector {
     }
 
     async fn open(&self, target: &Target) -> Result<Stream, String> {
+        #[cfg(any(test, fuzzing))]
+        if let Some(origin) = &self.memory {
+            return origin.connect().map(Stream::Memory);
+        }
         let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|error| error.to_string())?;
         tune(&tcp);
         let Some(name) = &target.tls else { return Ok(Stream::Plain(tcp)) };
@@ -199,6 +224,9 @@ pub enum Stream {
     Plain(TcpStream),
     /// TLS over TCP.
     Tls(Box<TlsUpstream>),
+    /// Bytes in memory.
+    #[cfg(any(test, fuzzing))]
+    Memory(Pipe),
 }
 
 /// A TLS connection that says in words why the other side ended it.
@@ -225,6 +253,8 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.stream.get_ref().0,
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(_) => panic!("there is no TCP below a connection in memory"),
         }
     }
 
@@ -232,6 +262,8 @@ impl Stream {
     pub fn peer_certificates(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
         match self {
             Self::Plain(_) => Vec::new(),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(_) => Vec::new(),
             Self::Tls(tls) => {
                 tls.stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|der| der.clone().into_owned()).collect()
             }
@@ -244,6 +276,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(&mut io.stream).poll_read(cx, buf).map_err(|error| io.explain(error)),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
@@ -253,6 +287,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tls(io) => Pin::new(&mut io.stream).poll_write(cx, buf),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -260,6 +296,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Tls(io) => Pin::new(&mut io.stream).poll_write_vectored(cx, bufs),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -267,6 +305,8 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Tls(io) => io.stream.is_write_vectored(),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => io.is_write_vectored(),
         }
     }
 
@@ -274,6 +314,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Tls(io) => Pin::new(&mut io.stream).poll_flush(cx),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -281,6 +323,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(&mut io.stream).poll_shutdown(cx),
+            #[cfg(any(test, fuzzing))]
+            Self::Memory(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

@@ -4,6 +4,8 @@
 pub mod api;
 pub mod connect;
 pub mod http1;
+#[cfg(any(test, fuzzing))]
+pub mod memory;
 pub mod pool;
 pub mod tls;
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// Why a call did not do what it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ApiError {
+pub(crate) enum ApiError {
     /// No usable answer. `acted`: the call may have been acted on all the same.
     #[error("{why}")]
     Unavailable { why: String, acted: bool, retry_after: Option<Duration> },
@@ -26,7 +26,7 @@ pub(super) enum ApiError {
 /// How the workspace said no.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status}{}{kind}: {text}", if kind.is_empty() { "" } else { " " })]
-pub(super) struct Rejection {
+pub(crate) struct Rejection {
     /// The status.
     pub(super) status: StatusCode,
     /// `errorType`, or the code in brackets at the end of the text; empty when there is neither.
@@ -132,7 +132,7 @@ impl ApiError {
 }
 
 /// The wait that a 429 tells in words: "You must wait N seconds before trying this endpoint again."
-pub(super) fn told_wait(text: &str) -> Option<Duration> {
+pub(crate) fn told_wait(text: &str) -> Option<Duration> {
     let after = text.split_once("must wait ")?.1;
     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok().map(Duration::from_secs)

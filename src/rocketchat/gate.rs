@@ -21,7 +21,7 @@ const WARM: u32 = 64;
 
 /// What an answer's headers say about the limiter; all absent when the caller bypasses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// `X-RateLimit-Limit`: calls a window.
     pub(super) limit: Option<u32>,
     /// `X-RateLimit-Remaining`: calls left in this window.

@@ -7,20 +7,20 @@
 mod breaker;
 mod create;
 mod diagnose;
-mod error;
+pub(crate) mod error;
 #[cfg(test)]
 pub(crate) mod fake;
-mod gate;
+pub(crate) mod gate;
 mod listing;
 mod memo;
 mod survey;
 #[cfg(test)]
 mod tests;
 mod token;
-mod user;
+pub(crate) mod user;
 mod usernames;
-mod version;
-mod wire;
+pub(crate) mod version;
+pub(crate) mod wire;
 mod words;
 
 use std::sync::Arc;

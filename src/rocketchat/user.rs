@@ -27,7 +27,7 @@ pub struct User {
 
 impl User {
     /// Reads a user object.
-    pub(super) fn read(user: &Value) -> Option<Self> {
+    pub(crate) fn read(user: &Value) -> Option<Self> {
         let text = |key: &str| user.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
         let username = text("username");
         let federated = user.get("federated").and_then(Value::as_bool).unwrap_or(false)

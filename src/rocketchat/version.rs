@@ -35,7 +35,7 @@ impl Version {
     }
 
     /// From the answer of `/api/info`: `version`, or `info.version` where the caller may see statistics.
-    pub(super) fn of_info(answer: &Value) -> Option<Self> {
+    pub(crate) fn of_info(answer: &Value) -> Option<Self> {
         let text = answer.get("version").or_else(|| answer.pointer("/info/version"))?;
         Self::parse(text.as_str()?)
     }

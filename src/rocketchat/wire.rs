@@ -25,7 +25,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 
 /// The endpoints that are called, each with a gate of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Endpoint {
+pub(crate) enum Endpoint {
     Info,
     Settings,
     UsersInfo,
@@ -382,7 +382,7 @@ fn headers(ask: &Ask<'_>, public_scheme: &'static str) -> Result<HeaderMap, ApiE
     Ok(headers)
 }
 
-fn limits(headers: &HeaderMap) -> Limits {
+pub(crate) fn limits(headers: &HeaderMap) -> Limits {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     let small = |name: &str| number(name).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     let resets_in = number("x-ratelimit-reset").and_then(|at| {
@@ -393,7 +393,7 @@ fn limits(headers: &HeaderMap) -> Limits {
 }
 
 /// What an answer below 500 says.
-fn understand(endpoint: Endpoint, reply: &Reply) -> Result<Value, ApiError> {
+pub(crate) fn understand(endpoint: Endpoint, reply: &Reply) -> Result<Value, ApiError> {
     let answer: Option<Value> = serde_json::from_slice(&reply.body).ok().filter(Value::is_object);
     let said_no = |answer: &Value| answer.get("success") == Some(&Value::Bool(false)) || answer.get("status") == Some(&"error".into());
     match answer {

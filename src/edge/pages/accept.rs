@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 /// What an error is told in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// For people: only where `text/html` or `text/*` is named.
     Html,
     /// For programs, and where nothing is said.
@@ -25,7 +25,7 @@ struct Want {
 impl Form {
     /// What `Accept` asks for. Browsers' page loads get HTML; `*/*`, as of `fetch` and curl, gets JSON.
     /// Of two equally wanted types the one that is named closer, then the one named first, wins.
-    pub(super) fn wanted(accept: Option<&HeaderValue>) -> Self {
+    pub(crate) fn wanted(accept: Option<&HeaderValue>) -> Self {
         let Some(accept) = accept.and_then(|value| value.to_str().ok()) else { return Self::Json };
         let (mut html, mut json) = (Want::default(), Want::default());
         for (place, range) in split(accept, ',').enumerate() {

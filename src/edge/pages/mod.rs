@@ -22,7 +22,7 @@
 //! `footer` are shown and hidden; `stuck` is removed once the script runs. Each may be missing. The root
 //! element's `data-state` is `working`, `stopped` or `done`. Images have to be `data:` URLs.
 
-mod accept;
+pub(crate) mod accept;
 mod brand;
 mod template;
 
