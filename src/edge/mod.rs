@@ -420,7 +420,9 @@ impl PassingLogout {
             b"users.logoutOtherClients" | b"users.removeOtherTokens" => own(),
             // Without a body it is the caller.
             b"users.logout" if body.is_end_stream() => own(),
-            b"users.logout" | b"users.setActiveStatus" | b"users.delete" | b"users.update" | b"users.deactivateIdle" => Some(Self::Somebody),
+            b"users.logout" | b"users.setActiveStatus" | b"users.delete" | b"users.update" | b"users.deactivateIdle" => {
+                Some(Self::Somebody)
+            }
             _ => None,
         }
     }

@@ -111,8 +111,7 @@ where
         let shard = metrics.shard(0);
         let target = Target::of(&config.rocketchat.url).expect("a plain address");
         let (sweep, patience) = (Sweep::default(), config.server.header_timeout);
-        let pool =
-            Pool::new(target, connector, &config.upstream, config.limits.answers, patience, sweep.clone(), Arc::clone(&shard));
+        let pool = Pool::new(target, connector, &config.upstream, config.limits.answers, patience, sweep.clone(), Arc::clone(&shard));
         let stop = Stop::default();
         let edge = Edge::new(Arc::new(policies), pool, TaskTracker::new(), Arc::clone(&shard), health, stop.clone());
         let settings = Settings {

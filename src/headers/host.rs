@@ -13,6 +13,10 @@ pub(crate) fn is_valid(value: &[u8]) -> bool {
 /// whether the scheme's default port is spelled out (RFC 9110 §4.2.3).
 pub(crate) fn same(a: &[u8], b: &[u8], scheme: &str) -> bool {
     let default: &[u8] = if scheme.eq_ignore_ascii_case("https") { b"443" } else { b"80" };
+    // Nearly always they are spelled the same.
+    if a == b {
+        return split(a).is_some();
+    }
     match (split(a), split(b)) {
         (Some((host_a, port_a)), Some((host_b, port_b))) => {
             let port_a = if port_a.is_empty() { default } else { port_a };
@@ -39,7 +43,11 @@ fn split(value: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn is_port(port: &[u8]) -> bool {
     // `host:` with nothing behind the colon is in the grammar. Digits only: `parse` would take a `+`.
-    port.is_empty() || (port.iter().all(u8::is_ascii_digit) && std::str::from_utf8(port).is_ok_and(|p| p.parse::<u16>().is_ok()))
+    let number = port.iter().try_fold(0_u32, |number, &b| {
+        let digit = char::from(b).to_digit(10)?;
+        Some(number.saturating_mul(10).saturating_add(digit))
+    });
+    number.is_some_and(|number| number <= u32::from(u16::MAX))
 }
 
 fn is_ip_literal(host: &[u8]) -> bool {

@@ -173,12 +173,14 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Tasks {
         self.0.change(self.0.count.get() + 1);
         let counted = Counted(Rc::clone(&self.0));
         let pace = self.0.next.take();
+        // In a box at once: it is large, and as a task it would be moved six times.
+        let mut future = Box::pin(future);
         tokio::task::spawn_local(async move {
             let counted = counted;
             let Some(pace) = pace else { return future.await };
             tokio::select! {
                 biased;
-                () = future => {}
+                () = &mut future => {}
                 // Dropping the answer resets its stream.
                 () = poll_fn(|cx| pace.poll_stalled(cx)) => counted.0.shard.stalled(Stalled::Reader),
             }

@@ -95,7 +95,14 @@ impl PooledBody {
     }
 
     /// The body of `answer`, whose request counts as under way until this is done.
-    pub fn new(answer: &Head, rest: Bytes, mut lease: Lease, mut upload: Option<Box<Upload>>, terms: &Terms, under: (&Arc<Peer>, Held)) -> Self {
+    pub fn new(
+        answer: &Head,
+        rest: Bytes,
+        mut lease: Lease,
+        mut upload: Option<Box<Upload>>,
+        terms: &Terms,
+        under: (&Arc<Peer>, Held),
+    ) -> Self {
         let (peer, under_way) = under;
         if upload.as_ref().is_some_and(|upload| upload.is_held_back()) {
             // Nobody has asked for it, and now nobody will.

@@ -306,7 +306,9 @@ mod tests {
 
     #[test]
     fn a_body_that_breaks_off_has_no_end() {
-        for input in ["", "5", "5\r\n", "5\r\nhell", "5\r\nhello", "5\r\nhello\r\n", "0\r\n", "0\r\n\r", "0\r\na: b\r\n", "ffffffffffffffff\r\nx"] {
+        for input in
+            ["", "5", "5\r\n", "5\r\nhell", "5\r\nhello", "5\r\nhello\r\n", "0\r\n", "0\r\n\r", "0\r\na: b\r\n", "ffffffffffffffff\r\nx"]
+        {
             assert_eq!(decode(input.as_bytes(), 100).unwrap().1, None, "{input:?}");
         }
     }

@@ -239,7 +239,7 @@ impl Exchange<'_> {
             self.interim += 1;
             if self.interim > self.terms.limits.interim {
                 self.terms.shard.answer_refused(AnswerLimit::Interim);
-            let why = "it sent more interim answers than limits.answer_interim allows";
+                let why = "it sent more interim answers than limits.answer_interim allows";
                 return Err(Broken::Failed(Failure::BadAnswer(why.into())));
             }
             if head.status != StatusCode::CONTINUE {
