@@ -21,9 +21,9 @@ struct Decoded {
 
 fn decode<'b>(pieces: impl Iterator<Item = &'b [u8]>) -> Decoded {
     let mut decoder = Decoder::new(LIMITS);
-    let mut decoded = Decoded { content: Vec::new(), end: None, error: false };
+    let mut made = Decoded { content: Vec::new(), end: None, error: false };
     for piece in pieces {
-        if let Some((_, behind)) = &mut decoded.end {
+        if let Some((_, behind)) = &mut made.end {
             behind.extend_from_slice(piece);
             continue;
         }
@@ -32,22 +32,22 @@ fn decode<'b>(pieces: impl Iterator<Item = &'b [u8]>) -> Decoded {
             match decoder.next(&mut input) {
                 Ok(Some(Piece::Data(data))) => {
                     assert!(!data.is_empty(), "an empty piece");
-                    decoded.content.extend_from_slice(&data);
+                    made.content.extend_from_slice(&data);
                 }
                 Ok(Some(Piece::End(trailers))) => {
                     assert!(decoder.is_at_end());
-                    decoded.end = Some((trailers, input.to_vec()));
+                    made.end = Some((trailers, input.to_vec()));
                     break;
                 }
                 Ok(None) => break,
                 Err(_) => {
-                    decoded.error = true;
-                    return decoded;
+                    made.error = true;
+                    return made;
                 }
             }
         }
     }
-    decoded
+    made
 }
 
 fn body(bytes: &[u8], size: usize) {
@@ -69,7 +69,7 @@ fn body(bytes: &[u8], size: usize) {
             assert_eq!(said, read);
         }
         (Decoded { end: None, error, .. }, End::Whole) => {
-            assert!(*error && (limited || slow.odd), "not read to its end: {whole:?}\n{slow:?}")
+            assert!(*error && (limited || slow.odd), "not read to its end: {whole:?}\n{slow:?}");
         }
         (Decoded { end: Some(_), .. }, _) => panic!("read to an end that it has not: {whole:?}\n{slow:?}"),
         (Decoded { content, error: false, .. }, End::Partial) => assert_eq!(content, &slow.bytes.0),

@@ -5,8 +5,11 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::headers::cookies;
 
+/// Name, value, and both as they stand.
+type Pair = (Vec<u8>, Option<Vec<u8>>, Vec<u8>);
+
 /// Names and values of all fields; a pair without `=` has no value.
-fn pairs(fields: &[Vec<u8>]) -> Vec<(Vec<u8>, Option<Vec<u8>>, Vec<u8>)> {
+fn pairs(fields: &[Vec<u8>]) -> Vec<Pair> {
     let blank = |b: &u8| matches!(b, b' ' | b'\t');
     let trim = |bytes: &[u8]| -> Vec<u8> {
         let start = bytes.iter().position(|b| !blank(b)).unwrap_or(bytes.len());

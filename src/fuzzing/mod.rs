@@ -101,6 +101,7 @@ mod tests {
     /// Blind changes of the checked-in inputs, the same ones each time: less than a fuzzer finds, and on every
     /// machine. `FUZZ_RUNS` and `FUZZ_SEED` make it more and others; `FUZZ_TARGET` picks one.
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test that is asked for more is no command")]
     fn changed_inputs_hold() {
         let set = |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
         let (runs, only) = (set("FUZZ_RUNS", 100), std::env::var("FUZZ_TARGET").ok());

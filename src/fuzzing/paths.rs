@@ -1,5 +1,7 @@
 //! Paths, queries and `Accept`: what may stand in a log, what is kept from the public, what is HTML.
 
+use std::fmt::Write as _;
+
 use http::HeaderValue;
 
 use super::pieces::Pieces;
@@ -43,8 +45,8 @@ fn spelled(path: &str, choices: &mut Pieces<'_>) -> String {
             ('/', 4) => out.push_str("%2f"),
             ('/', 5) => out.push('\\'),
             ('/', 6) => out.push_str(";a=b/"),
-            (_, 7) => out.push_str(&format!("%{:02X}", u32::from(c))),
-            (_, 8) => out.push_str(&format!("%25{:02x}", u32::from(c))),
+            (_, 7) => drop(write!(out, "%{:02X}", u32::from(c))),
+            (_, 8) => drop(write!(out, "%25{:02x}", u32::from(c))),
             (c, 9) => out.extend(c.to_uppercase()),
             (c, 10) => out.extend(c.to_lowercase()),
             (c, _) => out.push(c),
@@ -100,7 +102,7 @@ fn spelled_name(name: &str, choices: &mut Pieces<'_>) -> String {
     let mut out = String::new();
     for c in name.chars() {
         match choices.below(8) {
-            7 => out.push_str(&format!("%{:02x}", u32::from(c))),
+            7 => drop(write!(out, "%{:02x}", u32::from(c))),
             6 => out.extend(c.to_uppercase()),
             _ => out.push(c),
         }

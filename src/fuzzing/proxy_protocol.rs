@@ -35,7 +35,6 @@ fn binary(header: &[u8]) -> Told {
     }
     let port = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
     match (start[12], start[13]) {
-        (0x20, _) => Some(None),
         (0x21, 0x10..=0x12) if rest.len() >= 12 => {
             let ip: [u8; 4] = rest[..4].try_into().ok()?;
             Some(Some((IpAddr::from(ip), port(8)).into()))
@@ -44,8 +43,8 @@ fn binary(header: &[u8]) -> Told {
             let ip: [u8; 16] = rest[..16].try_into().ok()?;
             Some(Some((IpAddr::from(ip), port(32)).into()))
         }
-        (0x21, 0x00..=0x02) => Some(None),
-        (0x21, 0x30..=0x32) if rest.len() >= 216 => Some(None),
+        (0x20, _) | (0x21, 0x00..=0x02) => Some(None),
+        (0x21, 0x30..=0x32) => (rest.len() >= 216).then_some(None),
         _ => None,
     }
 }

@@ -362,7 +362,8 @@ fn fields(meant: &Request, saw: &[Field]) -> Option<String> {
     };
     let named = meant.head.list("connection");
     for name in HOP_BY_HOP {
-        if !values(saw, name).is_empty() && !(*name == "upgrade" && meant.head.has("upgrade")) {
+        let stays = *name == "upgrade" && meant.head.has("upgrade");
+        if !stays && !values(saw, name).is_empty() {
             return Some(format!("{name} went on"));
         }
     }

@@ -183,7 +183,7 @@ fn head(bytes: &[u8], server: bool) -> Reading<Head> {
     let (mut at, mut odd) = (0, false);
     loop {
         match line(&bytes[at..]) {
-            Reading::One((text, bare, len)) if text.is_empty() => {
+            Reading::One(([], bare, len)) => {
                 odd |= bare || !server;
                 at += len;
             }

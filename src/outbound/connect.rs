@@ -249,6 +249,9 @@ impl TlsUpstream {
 
 impl Stream {
     /// The TCP connection underneath.
+    ///
+    /// # Panics
+    /// There is none below a connection in memory, which only tests and fuzz targets have.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
