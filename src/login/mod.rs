@@ -35,6 +35,8 @@ use flights::{Flights, UnderWay};
 use host::{Host, Presented, Sessions};
 use rates::Rates;
 
+/// How much sooner than the login itself the wait for the limiter ends, so that people are told what they wait for.
+const TELLING: Duration = Duration::from_millis(250);
 /// How long it is remembered that all sessions of an identity were ended, for logins that are under way.
 const ENDED_FOR: Duration = Duration::from_mins(2);
 
@@ -208,7 +210,8 @@ impl Login {
         let who = Arc::new(OnceLock::new());
         let mark = Arc::clone(&who);
         let deadline = began + self.0.timeout;
-        let task = self.0.control.spawn(trace::carried(async move { inner.sign_in(&presented, fresh, deadline, &mark).await }));
+        let patience = deadline - TELLING.min(self.0.timeout / 10);
+        let task = self.0.control.spawn(trace::carried(async move { inner.sign_in(&presented, fresh, patience, &mark).await }));
         let outcome = match tokio::time::timeout_at(deadline, task).await {
             Ok(outcome) => outcome.unwrap_or_else(|error| Err(broken(&error))),
             Err(_) => Err(too_slow(who.get().is_some())),

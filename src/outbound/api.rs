@@ -9,7 +9,7 @@ mod line;
 mod turns;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -78,8 +78,16 @@ struct Inner {
     turns: Turns,
     bounds: Bounds,
     /// Unused connections by authority. Held for a push or a pop, never across a wait, and not on the
-    /// path of a forwarded request.
-    idle: Mutex<HashMap<String, Vec<Idle>>>,
+    /// path of a forwarded request. An authority without any is not in it.
+    idle: Mutex<HashMap<String, Peer>>,
+}
+
+/// The unused connections of one authority, the oldest in front.
+#[derive(Debug, Default)]
+struct Peer {
+    idle: Vec<Idle>,
+    /// A task looks after them, and ends when there are none.
+    watched: bool,
 }
 
 #[derive(Debug)]
@@ -220,7 +228,7 @@ fn request(call: Call<'_>, target: &Target) -> Result<Request<Full<Bytes>>, Stri
 }
 
 impl Inner {
-    async fn run(&self, target: &Target, mut request: Request<Full<Bytes>>, limit: usize) -> Result<Reply, CallError> {
+    async fn run(self: &Arc<Self>, target: &Target, mut request: Request<Full<Bytes>>, limit: usize) -> Result<Reply, CallError> {
         let host = || target.to_string();
         while let Some(mut line) = self.take(target) {
             line.meter.allow(head_allowance(self.bounds.head));
@@ -256,7 +264,13 @@ impl Inner {
         CallError::Broken { host, why: words(error) }
     }
 
-    async fn finish(&self, target: &Target, line: Line, response: http::Response<Incoming>, limit: usize) -> Result<Reply, CallError> {
+    async fn finish(
+        self: &Arc<Self>,
+        target: &Target,
+        line: Line,
+        response: http::Response<Incoming>,
+        limit: usize,
+    ) -> Result<Reply, CallError> {
         let (parts, mut incoming) = response.into_parts();
         line.meter.allow(body_allowance(limit));
         let too_large = || CallError::TooLarge { host: target.to_string(), limit };
@@ -282,10 +296,10 @@ impl Inner {
     }
 
     fn take(&self, target: &Target) -> Option<Line> {
-        let mut pools = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let pool = pools.get_mut(&key(target))?;
-        while let Some(idle) = pool.pop() {
-            if idle.since.elapsed() < KEEP_IDLE && idle.line.sender.is_ready() {
+        let mut pools = self.pools();
+        let peer = pools.get_mut(&key(target))?;
+        while let Some(idle) = peer.idle.pop() {
+            if idle.is_good() {
                 return Some(idle.line);
             }
         }
@@ -293,17 +307,44 @@ impl Inner {
     }
 
     /// Keeps a connection for the next call. There can be no more of them than calls at a time.
-    fn put(&self, target: &Target, line: Line) {
+    fn put(self: &Arc<Self>, target: &Target, line: Line) {
         if line.sender.is_closed() {
             return;
         }
-        let mut pools = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let pool = pools.entry(key(target)).or_default();
-        // The oldest are in front; those that were closed are found out when they are taken.
-        let stale = pool.iter().take_while(|idle| idle.since.elapsed() >= KEEP_IDLE || idle.line.sender.is_closed()).count();
-        pool.drain(..stale);
-        if pool.len() < self.bounds.calls {
-            pool.push(Idle { line, since: Instant::now() });
+        let key = key(target);
+        let mut pools = self.pools();
+        let peer = pools.entry(key.clone()).or_default();
+        if peer.idle.len() < self.bounds.calls {
+            peer.idle.push(Idle { line, since: Instant::now() });
+        }
+        if !peer.watched {
+            peer.watched = true;
+            self.control.spawn(let_go(Arc::downgrade(self), key));
+        }
+    }
+
+    fn pools(&self) -> MutexGuard<'_, HashMap<String, Peer>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Idle {
+    fn is_good(&self) -> bool {
+        self.since.elapsed() < KEEP_IDLE && self.line.sender.is_ready()
+    }
+}
+
+/// Ends connections to one authority that nobody has used for a while, until there are none.
+async fn let_go(inner: Weak<Inner>, key: String) {
+    loop {
+        tokio::time::sleep(KEEP_IDLE).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let mut pools = inner.pools();
+        let Some(peer) = pools.get_mut(&key) else { return };
+        peer.idle.retain(Idle::is_good);
+        if peer.idle.is_empty() {
+            pools.remove(&key);
+            return;
         }
     }
 }
@@ -311,4 +352,39 @@ impl Inner {
 /// Plain and TLS connections to one host and port are not interchangeable.
 fn key(target: &Target) -> String {
     format!("{}{target}", if target.is_tls() { "https://" } else { "http://" })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_is_ended_by_us() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        let api = Api::new(Connector::new(Duration::from_secs(5), None).unwrap(), Handle::current());
+        let peer = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            for _ in 0..2 {
+                while !head.ends_with(b"\r\n\r\n") {
+                    assert!(tcp.read_buf(&mut head).await.unwrap() > 0, "the connection is used again");
+                }
+                head.clear();
+                tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            }
+            tcp.read_buf(&mut head).await.unwrap()
+        });
+        for _ in 0..2 {
+            let headers = HeaderMap::new();
+            let call = Call { method: Method::GET, url: &url, headers, body: None, timeout: Duration::from_secs(20), max_body: 100 };
+            assert_eq!(api.call(call).await.unwrap().body, "ok");
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(30), peer).await.expect("it is ended").unwrap();
+        assert_eq!(ended, 0, "in order");
+        assert!(api.inner.pools().is_empty());
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long after the workspace is back a forwarded request may still fail: connections that stood are found dead.
 const AFTERMATH: Duration = Duration::from_secs(2);
-/// The same for a login: the breaker may wait up to eight seconds after an outage of a few before it tries again.
+/// The same for a login: after an outage of a few seconds the breaker waits for up to eight before it tries again, and
+/// a login that it then lets in may be one that waited.
 const BREAKER: Duration = Duration::from_secs(12);
 /// Wrong answers whose words are kept.
 const KEPT: usize = 50;
@@ -40,6 +41,7 @@ pub enum Seen {
 #[derive(Debug)]
 pub struct Ledger {
     began: Instant,
+    began_at: SystemTime,
     state: Mutex<State>,
 }
 
@@ -60,7 +62,12 @@ pub struct Counts {
 
 impl Ledger {
     pub fn new() -> Self {
-        Self { began: Instant::now(), state: Mutex::default() }
+        Self { began: Instant::now(), began_at: SystemTime::now(), state: Mutex::default() }
+    }
+
+    /// The time of day that all times count from, as it stands in logs.
+    pub fn began_at(&self) -> String {
+        humantime::format_rfc3339_seconds(self.began_at).to_string()
     }
 
     /// The workspace is about to go.

@@ -306,6 +306,11 @@ fn verdict(world: &World, program: Program, samples: &[Sample], stuck: Vec<Strin
     for flaw in &flaws {
         println!("WRONG: {flaw}");
     }
+    if !flaws.is_empty() {
+        let log = std::env::temp_dir().join(format!("gantry-soak-{}.log", world.ledger.began_at()));
+        std::fs::write(&log, said.notable.into_iter().collect::<Vec<_>>().join("\n"))?;
+        println!("gantry's warnings and errors are in {}; the traffic began at {}", log.display(), world.ledger.began_at());
+    }
     println!("verdict: {}", if flaws.is_empty() { "all is well" } else { "not well" });
     Ok(flaws.is_empty())
 }

@@ -19,13 +19,13 @@ pub async fn slow(world: &World) {
     let mut random = world.seeds.random();
     while world.goes_on() {
         let began = Instant::now();
-        let done = if random.below(2) == 0 {
-            timeout(PATIENCE, slow_reader(world, &mut random)).await
+        let (who, done) = if random.below(2) == 0 {
+            ("reader", timeout(PATIENCE, slow_reader(world, &mut random)).await)
         } else {
-            timeout(PATIENCE, slow_sender(world, &mut random)).await
+            ("sender", timeout(PATIENCE, slow_sender(world, &mut random)).await)
         };
-        let seen = done.unwrap_or_else(|_| Ok(Seen::Wrong("a slow client was left waiting".to_owned())));
-        let seen = seen.unwrap_or_else(|error| Seen::Down(format!("a slow client was cut off: {error}")));
+        let seen = done.unwrap_or_else(|_| Ok(Seen::Wrong(format!("a slow {who} was left waiting for {PATIENCE:?}"))));
+        let seen = seen.unwrap_or_else(|error| Seen::Down(format!("a slow {who} was cut off: {error}")));
         world.ledger.note(Kind::Slow, began, seen);
         world.pause(Duration::from_millis(100)).await;
     }
@@ -118,8 +118,9 @@ async fn leave(world: &World, random: &mut Random, login: &[u8]) -> io::Result<(
         4 => {
             let ask = format!("GET /soak/down?seed={seed}&bytes=3000000 HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
             tcp.write_all(ask.as_bytes()).await?;
+            // As much as comes at once: it may be the words that there is no workspace.
             let mut some = vec![0; 1 + random.below(100_000)];
-            tcp.read_exact(&mut some).await?;
+            tcp.read(&mut some).await?;
         }
         // A login whose answer nobody waits for.
         _ => tcp.write_all(login).await?,
