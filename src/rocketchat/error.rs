@@ -53,7 +53,12 @@ impl Rejection {
         };
         // Both stand in the log.
         let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(300).collect();
-        Self { status, kind: plain(kind), text: plain(text), field: answer.pointer("/details/field").and_then(Value::as_str).map(str::to_owned) }
+        Self {
+            status,
+            kind: plain(kind),
+            text: plain(text),
+            field: answer.pointer("/details/field").and_then(Value::as_str).map(str::to_owned),
+        }
     }
 
     fn says(&self, words: &str) -> bool {
