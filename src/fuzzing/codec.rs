@@ -92,7 +92,8 @@ fn head(bytes: &[u8], method: &Method) {
         assert!(!matches!(read(&bytes[..end]), Ok(Some(_))), "a head that is whole twice");
     }
     let (status, interim) = (head.status.as_u16(), head.status.is_informational());
-    if interim && status != 101 {
+    // A 101 has no body either, whatever its fields say of one.
+    if interim {
         return;
     }
     let response = match wire::response(bytes, method.as_str().as_bytes(), true) {

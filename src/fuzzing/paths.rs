@@ -68,7 +68,6 @@ pub fn paths(data: &[u8]) {
 
     let shown = redact::path_and_query(&text);
     assert!(shown.bytes().all(|b| b.is_ascii_graphic()), "{shown:?} could be two lines");
-    assert_eq!(redact::path_and_query(&shown), shown, "not the same a second time");
     let before = choices.pick(&["/", "/a/b", "/x;y", ""]);
     let path = if choices.once_in(2) { format!("{before}{}{MARK}", choices.pick(SECRET_PATHS)) } else { before.to_owned() };
     let name = spelled_name(choices.pick(SECRET_NAMES), &mut choices);

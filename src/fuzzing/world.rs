@@ -51,6 +51,11 @@ allowed_origins = ["https://app.example.com"]
 source = "forward_auth"
 [identity.forward_auth]
 url = "http://127.0.0.1:9/me"
+# Small, so that they are made quickly.
+[cache]
+sessions = { capacity = 10 }
+users = { capacity = 10 }
+tokens = { capacity = 10 }
 [log]
 access = false
 "#;

@@ -111,6 +111,10 @@ async fn text(tcp: &mut TcpStream, start: &[u8]) -> Result<Option<SocketAddr>, H
 
 /// What a whole header of version 1 tells, its line end included.
 pub(crate) fn told_in_text(line: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
+    // ppp takes a blank and a lone LF for a line end.
+    if !line.ends_with(b"\r\n") {
+        return Err(HeaderError::Text(v1::ParseError::InvalidSuffix.into()));
+    }
     Ok(match v1::Header::try_from(line)?.addresses {
         v1::Addresses::Tcp4(ends) => Some((IpAddr::from(ends.source_address), ends.source_port).into()),
         v1::Addresses::Tcp6(ends) => Some((IpAddr::from(ends.source_address), ends.source_port).into()),
@@ -152,6 +156,14 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_line_ends_in_cr_lf() {
+        for (end, good) in [("\r\n", true), ("\n", false), (" \n", false), (" \r\n", false)] {
+            let line = format!("PROXY TCP4 192.0.2.1 192.0.2.2 12 0{end}");
+            assert_eq!(told_in_text(line.as_bytes()).is_ok(), good, "{end:?}");
+        }
+    }
 
     /// A version 2 header.
     fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {

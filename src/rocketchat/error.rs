@@ -51,11 +51,14 @@ impl Rejection {
             "" => bracketed,
             kind => kind,
         };
-        let mut text: String = text.chars().filter(|c| !c.is_control()).collect();
-        if let Some((end, _)) = text.char_indices().nth(300) {
-            text.truncate(end);
+        // Both stand in the log.
+        let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(300).collect();
+        Self {
+            status,
+            kind: plain(kind),
+            text: plain(text),
+            field: answer.pointer("/details/field").and_then(Value::as_str).map(str::to_owned),
         }
-        Self { status, kind: kind.to_owned(), text, field: answer.pointer("/details/field").and_then(Value::as_str).map(str::to_owned) }
     }
 
     fn says(&self, words: &str) -> bool {
@@ -146,6 +149,13 @@ mod tests {
 
     fn read(status: u16, answer: &Value) -> Rejection {
         Rejection::read(StatusCode::from_u16(status).unwrap(), answer)
+    }
+
+    #[test]
+    fn what_is_logged_is_plain_and_short() {
+        let no = read(400, &json!({"success": false, "error": "a\nb", "errorType": format!("x\u{7f}\n{}", "y".repeat(1000))}));
+        assert_eq!((no.text.as_str(), no.kind.len()), ("ab", 300));
+        assert!(!no.to_string().contains(char::is_control));
     }
 
     #[test]
