@@ -120,7 +120,7 @@ async fn leave(world: &World, random: &mut Random, login: &[u8]) -> io::Result<(
             tcp.write_all(ask.as_bytes()).await?;
             // As much as comes at once: it may be the words that there is no workspace.
             let mut some = vec![0; 1 + random.below(100_000)];
-            tcp.read(&mut some).await?;
+            let _some = tcp.read(&mut some).await?;
         }
         // A login whose answer nobody waits for.
         _ => tcp.write_all(login).await?,
