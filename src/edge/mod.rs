@@ -39,7 +39,7 @@ use crate::headers::forwarded::Forwarding;
 use crate::headers::framing::FramingPolicy;
 use crate::headers::http2::ExtendedConnect;
 use crate::headers::watch::Flaw;
-use crate::headers::{redact, request};
+use crate::headers::{hop, redact, request};
 use crate::lifecycle::{Health, Stop};
 use crate::login::Login;
 use crate::metrics::{Metrics, RouteLabel, Shard};
@@ -146,8 +146,21 @@ struct Seen<'r> {
     tls: bool,
     /// A preflight that is answered here: its grants stand already.
     preflight: bool,
+    /// It says that it goes no further.
+    last_hop: bool,
     logout: Option<PassingLogout>,
     span: Span,
+}
+
+/// The methods that are passed on, as `Allow` names them.
+const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// To `OPTIONS` with `Max-Forwards: 0`: we are the one whom it asks.
+fn last_hop() -> Response<Body<PooledBody>> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, ALLOWED);
+    response
 }
 
 /// Makes an answer of ours fit for HEAD: its head tells the length, and no body follows. Over HTTP/2 hyper would
@@ -203,8 +216,10 @@ impl Edge {
         let connect = parts.extensions.get::<ExtendedConnect>().is_some();
         let upgrades = connect || parts.headers.contains_key(UPGRADE);
         let websocket = if upgrades { Handshake::take(&mut parts) } else { None };
+        let last_hop = parts.method == Method::OPTIONS && hop::is_last(&mut parts.headers);
         let parts = &parts;
-        let seen = self.look(parts, &body, &peer, connect, upgrades);
+        let mut seen = self.look(parts, &body, &peer, connect, upgrades);
+        seen.last_hop = last_hop;
         let answering = pin!(self.answer(&seen, body, websocket, &peer));
         let answer = caught(answering).await.unwrap_or_else(|| {
             peer.note_unread();
@@ -236,6 +251,7 @@ impl Edge {
             (Ok(()), Route::Redirect) => Ok(seen.ours(self.policies.plain.redirect(&parts.uri))),
             (Ok(()), Route::Challenge) => Ok(seen.ours(self.policies.plain.challenge(&parts.method, &parts.uri))),
             (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&parts.headers)),
+            (Ok(()), Route::Upstream) if seen.last_hop => Ok(last_hop()),
             (Ok(()), Route::Upstream) => {
                 self.forward.send(parts, body, websocket, peer, &seen.span).await.map(|response| response.map(Body::Passed))
             }
@@ -263,6 +279,7 @@ impl Edge {
             connect,
             tls: peer.tls,
             preflight: *method == Method::OPTIONS && self.origins(route).preflight(headers).is_some(),
+            last_hop: false,
             logout: PassingLogout::of(parts, body),
             span: self.policies.tracer.as_ref().map(|tracer| begin(tracer, parts, peer, label, client, &id)).unwrap_or_default(),
         }
@@ -298,7 +315,7 @@ impl Edge {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
         }
         if matches!(failure, Failure::MethodNotAllowed) {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            response.headers_mut().insert(ALLOW, ALLOWED);
         }
         // A stream of HTTP/2 ends by itself.
         if failure.closes() && seen.parts.version < Version::HTTP_2 {

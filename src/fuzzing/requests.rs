@@ -423,7 +423,15 @@ fn judge(meant: &Meant, seen: &[Seen], matched: &[Option<usize>], heard: &Heard,
         let asked = meant.requests.get(answered);
         assert!(asked.is_some() || (answered == meant.requests.len() && meant.tail.is_some()), "more answers than requests: {}", text());
         let method = asked.map_or(meant.tail.as_deref().unwrap_or(b"GET"), |(request, _)| &request.method);
-        let response = match wire::response(&heard.bytes[at..], method, heard.end == Ended::Orderly) {
+        let read = |method| wire::response(&heard.bytes[at..], method, heard.end == Ended::Orderly);
+        let response = match read(method) {
+            // What is no whole request may have an answer with a body, whatever it begins with: the connection ends behind it.
+            Reading::One(response) if asked.is_none() && at + response.len < heard.bytes.len() && response.head.has("connection") => {
+                match read(b"GET") {
+                    Reading::One(response) => response,
+                    _ => panic!("an answer to what is no request has no reading: {}", text()),
+                }
+            }
             Reading::One(response) => response,
             Reading::Partial => {
                 assert!(heard.end == Ended::Reset || leaves, "an answer broke off within its head: {}", text());

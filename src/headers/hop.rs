@@ -1,7 +1,7 @@
 //! Hop-by-hop header fields (RFC 9110 §7.6.1) and the WebSocket upgrade (RFC 6455 §4.1).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -115,6 +115,15 @@ pub fn stays_on_connection(name: &[u8]) -> bool {
 /// Exactly one `Transfer-Encoding: chunked`.
 pub(super) fn is_chunked(headers: &HeaderMap) -> bool {
     single(headers, &TRANSFER_ENCODING).is_some_and(|coding| trim(coding.as_bytes()).eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Counts this hop in the `Max-Forwards` of an `OPTIONS` request; true when it goes no further (RFC 9110 §7.6.2).
+pub fn is_last(headers: &mut HeaderMap) -> bool {
+    let left = headers.get(MAX_FORWARDS).and_then(|left| left.to_str().ok()?.parse::<u32>().ok());
+    if let Some(less) = left.and_then(|left| left.checked_sub(1)) {
+        headers.insert(MAX_FORWARDS, HeaderValue::from(less));
+    }
+    left == Some(0)
 }
 
 /// Whether the request opens a WebSocket: GET, HTTP/1.1, `Connection` with the option `upgrade`, exactly one
@@ -247,6 +256,22 @@ mod tests {
         ]);
         strip_response(&mut headers);
         assert_eq!(headers, map(&[("trailer", "x-sum"), ("content-length", "3"), ("set-cookie", "a=b")]));
+    }
+
+    #[test]
+    fn hops_are_counted() {
+        for (before, last, after) in [
+            (None, false, None),
+            (Some("0"), true, Some("0")),
+            (Some("1"), false, Some("0")),
+            (Some("10"), false, Some("9")),
+            (Some("x"), false, Some("x")),
+        ] {
+            let fields: Vec<_> = before.map(|left| ("max-forwards", left)).into_iter().collect();
+            let mut headers = map(&fields);
+            assert_eq!(is_last(&mut headers), last, "{before:?}");
+            assert_eq!(headers.get(MAX_FORWARDS).map(|left| left.to_str().unwrap()), after, "{before:?}");
+        }
     }
 
     fn upgrade(method: &str, version: Version, fields: &[(&str, &str)]) -> bool {

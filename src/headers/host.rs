@@ -47,7 +47,7 @@ fn is_port(port: &[u8]) -> bool {
         let digit = char::from(b).to_digit(10)?;
         Some(number.saturating_mul(10).saturating_add(digit))
     });
-    number.is_some_and(|number| number <= u32::from(u16::MAX))
+    number.is_some_and(|number| u16::try_from(number).is_ok())
 }
 
 fn is_ip_literal(host: &[u8]) -> bool {

@@ -151,6 +151,11 @@ impl Watch {
         self.flaw
     }
 
+    /// Whether nothing but whole requests was sent.
+    pub fn is_between(&self) -> bool {
+        self.state == State::Start && self.len == 0
+    }
+
     /// Whether the head of a request has begun and not ended.
     pub fn is_in_head(&self) -> bool {
         self.state == State::Field || (self.state == State::Start && self.len > 0)
@@ -196,17 +201,17 @@ impl Watch {
     }
 
     fn look_at_target(&mut self, part: &[u8], at: usize) {
-        let from = match self.target {
-            Some(_) => 0,
-            None => {
-                let Some(blank) = memchr::memchr(b' ', part) else { return };
-                self.target = Some(self.len + blank + 1);
-                blank + 1
-            }
+        let from = if self.target.is_some() {
+            0
+        } else {
+            let Some(blank) = memchr::memchr(b' ', part) else { return };
+            self.target = Some(self.len + blank + 1);
+            blank + 1
         };
         // Nothing of this is in an ordinary target, and then the bytes are looked at once.
         let part = &part[from..];
-        if !part.iter().fold(false, |any, &byte| any | is_odd(byte) | (byte == b'#')) && self.line[0] != b'O' {
+        let special = part.iter().fold(0, |any, &byte| any | u8::from(is_odd(byte)) | u8::from(byte == b'#'));
+        if special == 0 && self.line[0] != b'O' {
             return;
         }
         let start = self.target.unwrap_or_default();

@@ -25,6 +25,8 @@ const LINGER: Duration = Duration::from_secs(30);
 const LINGER_QUIET: Duration = Duration::from_secs(3);
 /// The same over HTTP/2, in all. A client there sends by itself: window updates, answers to pings.
 const LINGER_HTTP2: Duration = Duration::from_secs(3);
+/// How long the answer for a client that has ended its direction may take, and pause.
+const HALF_CLOSED: Duration = Duration::from_secs(2);
 /// Bytes of several pieces that are copied into one for a plain send(2), which costs less than writev(2).
 const JOINED: usize = 2048;
 /// What hyper reads in place of a byte that it would refuse a target for.
@@ -47,6 +49,8 @@ pub struct ClientIo {
     /// What is said in the place of what a parser said.
     last_words: Bytes,
     lingering: Option<Lingering>,
+    /// The client has ended its direction while it waits for an answer: until when it gets one.
+    half_closed: Option<Pin<Box<Sleep>>>,
     /// The connection is being ended.
     ending: bool,
     admitted: Option<Admitted>,
@@ -82,7 +86,7 @@ impl ClientIo {
     fn new(stream: Stream, peer: Arc<Peer>, turn: Arc<Turn>, admitted: Admitted, look: Look) -> Self {
         let (early, last_words) = (Bytes::new(), Bytes::new());
         let (stream, admitted) = (Some(stream), Some(admitted));
-        Self { stream, peer, turn, look, early, last_words, lingering: None, ending: false, admitted }
+        Self { stream, peer, turn, look, early, last_words, lingering: None, half_closed: None, ending: false, admitted }
     }
 
     /// The connection alone, for a tunnel: an end of writing is just that there, and the other direction goes on.
@@ -127,10 +131,17 @@ impl ClientIo {
         if matches!(self.look, Look::Flooded) {
             return self.poll_flooded(cx);
         }
+        if self.half_closed.is_some() {
+            return self.poll_half_closed(cx);
+        }
         let before = buf.filled().len();
         ready!(there(&mut self.stream).poll_read(cx, buf))?;
         let read = &mut buf.filled_mut()[before..];
         if read.is_empty() {
+            if self.turn.is_answering() && matches!(&self.look, Look::Heads(watch) if watch.is_between()) {
+                self.half_closed = Some(Box::pin(tokio::time::sleep(HALF_CLOSED)));
+                return self.poll_half_closed(cx);
+            }
             return Poll::Ready(Ok(()));
         }
         match &mut self.look {
@@ -161,6 +172,15 @@ impl ClientIo {
             Look::Flooded => {}
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Keeps an end of the client's direction back while it may be waiting for its answer. It cannot be told from a client
+    /// that is gone, for which the workspace should not go on working: so for as long as something is written now and then.
+    fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.half_closed {
+            Some(patience) if self.turn.is_answering() => patience.as_mut().poll(cx).map(Ok),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 
     /// Says the last words to a client that floods, and reads on for a moment, so that it gets to see them.
@@ -199,6 +219,9 @@ impl ClientIo {
             self.turn.block();
         } else {
             self.turn.unblock();
+            if let Some(patience) = &mut self.half_closed {
+                patience.as_mut().reset(Instant::now() + HALF_CLOSED);
+            }
         }
         polled
     }

@@ -166,6 +166,11 @@ impl Turn {
         }
     }
 
+    /// Whether a request is being answered.
+    pub(super) fn is_answering(&self) -> bool {
+        self.is(BUSY)
+    }
+
     /// Whether what is written now belongs to no answer of ours.
     pub(super) fn is_unasked(&self) -> bool {
         matches!(self.state.load(Ordering::Relaxed), IDLE | HEAD)

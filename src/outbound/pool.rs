@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode, Version};
 
 use super::connect::{ConnectError, Connector, Stream, Target};
-use super::http1::body::{Lease, PooledBody};
+use super::http1::body::{Client, Lease, PooledBody};
 use super::http1::exchange::{Answer, Broken, Terms, Wait, exchange};
 use super::http1::head::Keeps;
 use super::http1::line::Line;
@@ -127,7 +127,7 @@ impl Pool {
                 None => Box::pin(self.connect()).await?,
             };
             match exchange(&mut line, request, &mut upload, peer, &self.terms).await {
-                Ok(answer) => return Ok(self.answered(line, answer, upload, peer, under_way)),
+                Ok(answer) => return Ok(self.answered(line, answer, upload, Client { peer, version: request.version, under_way })),
                 Err(Broken::Unsent) => {}
                 Err(Broken::Stale(_)) if again => {
                     self.shard.upstream_retry();
@@ -154,7 +154,7 @@ impl Pool {
         Ok(Line::new(stream, self.sweep.watch(), self.shard.upstream_connection()))
     }
 
-    fn answered(self: &Rc<Self>, line: Line, answer: Answer, upload: Option<Box<Upload>>, peer: &Arc<Peer>, under_way: Held) -> Answered {
+    fn answered(self: &Rc<Self>, line: Line, answer: Answer, upload: Option<Box<Upload>>, client: Client<'_>) -> Answered {
         let Answer { mut head, rest } = answer;
         let (status, headers, reason) = (head.status, std::mem::take(&mut head.headers), head.reason.take());
         let (body, switched) = if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -162,7 +162,7 @@ impl Pool {
             (PooledBody::none(), Some((line.into_stream(), rest)))
         } else {
             let lease = Lease { line, pool: Rc::clone(self), keeps: head.keeps };
-            (PooledBody::new(&head, rest, lease, upload, &self.terms, (peer, under_way)), None)
+            (PooledBody::new(&head, rest, lease, upload, &self.terms, client), None)
         };
         let mut response = Response::new(body);
         *response.status_mut() = status;

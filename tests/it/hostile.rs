@@ -179,6 +179,21 @@ async fn what_connection_names_stays_behind_but_not_what_matters() {
 }
 
 #[tokio::test]
+async fn max_forwards_is_counted_for_options() {
+    let mut origin = Origin::start().await;
+    let proxy = Proxy::before(origin.addr);
+    let answer = ask(proxy.addr, "OPTIONS * HTTP/1.1\r\nHost: chat.test\r\nMax-Forwards: 0\r\n\r\n").await;
+    assert_eq!(answer.status, 204);
+    assert!(answer.header("allow").contains("OPTIONS"), "{}", answer.head);
+    for (method, sent, arrives) in [("OPTIONS", 5, 4), ("GET", 0, 0)] {
+        let mut client = Client::to(proxy.addr).await;
+        client.send(format!("{method} /x HTTP/1.1\r\nHost: chat.test\r\nMax-Forwards: {sent}\r\n\r\n")).await;
+        let (_, head) = origin.next().await;
+        assert!(head.starts_with(&format!("{method} /x ")) && head.contains(&format!("max-forwards: {arrives}")), "{head}");
+    }
+}
+
+#[tokio::test]
 async fn the_endpoint_that_mints_tokens_is_hidden() {
     let mut origin = Origin::start().await;
     let proxy = Proxy::before(origin.addr);

@@ -313,3 +313,23 @@ async fn draining_ends_handshakes_that_take_too_long() {
     tokio::time::timeout(Duration::from_secs(20), proxy.proxy.ended()).await.unwrap();
     drop(held);
 }
+
+#[tokio::test]
+async fn a_client_that_has_said_all_still_hears_the_answer() {
+    let mut origin = Origin::start().await;
+    let proxy = Proxy::before(origin.addr);
+    let mut client = Client::to(proxy.addr).await;
+    client.send("GET /slow HTTP/1.1\r\nHost: chat.test\r\n\r\n").await;
+    client.finish().await;
+    let (mut upstream, _) = origin.next().await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhe").await;
+    assert_eq!(client.try_head().await.map(|head| head.starts_with("HTTP/1.1 200 ")), Some(true));
+    upstream.send("re").await;
+    assert_eq!(client.rest().await, (b"here".to_vec(), true));
+    // One that is gone looks the same: it is not waited for longer than a moment.
+    let mut client = Client::to(proxy.addr).await;
+    client.send("GET /slow HTTP/1.1\r\nHost: chat.test\r\n\r\n").await;
+    upstream.head().await;
+    client.finish().await;
+    upstream.closed().await;
+}

@@ -94,9 +94,8 @@ async fn what_broke_off_does_not_look_whole() {
             drop(upstream);
             // To HTTP/1.0 the end of a body without a length is told by a reset alone.
             let Some(answer) = client.answer_to("GET").await else { continue };
-            let (rest, in_order) = client.rest().await;
-            let whole = answer.status == 200 && answer.whole && (in_order || !answer.header("content-length").is_empty());
-            assert!(!whole && rest.is_empty(), "{body:?} to {version}: {answer:?}");
+            let whole = answer.status == 200 && answer.whole;
+            assert!(!whole && client.rest().await.0.is_empty(), "{body:?} to {version}: {answer:?}");
         }
     }
 }
@@ -151,7 +150,7 @@ async fn an_answer_that_breaks_off_in_its_head_is_not_asked_for_again() {
 
 #[tokio::test]
 async fn many_fields_pass() {
-    let fields = (0..150).map(|n| format!("X-{n}: {n}\r\n")).collect::<String>();
+    let fields = (0..150).fold(String::new(), |fields, n| format!("{fields}X-{n}: {n}\r\n"));
     let origin = Origin::answering(move |_| format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok").into_bytes()).await;
     let proxy = Proxy::before(origin);
     let answer = get(proxy.addr, "/", "").await;

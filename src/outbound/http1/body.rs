@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 
 use super::chunked::{Decoder, Malformed, Piece};
@@ -80,6 +81,17 @@ pub struct Lease {
     pub keeps: Keeps,
 }
 
+/// Whom an answer is for.
+#[derive(Debug)]
+pub struct Client<'c> {
+    /// The other end of its connection.
+    pub peer: &'c Arc<Peer>,
+    /// The version of its request.
+    pub version: Version,
+    /// Counts its request.
+    pub under_way: Held,
+}
+
 impl Lease {
     fn give_back(self) {
         if self.keeps != Keeps::Closes && !self.line.deaf {
@@ -95,15 +107,8 @@ impl PooledBody {
     }
 
     /// The body of `answer`, whose request counts as under way until this is done.
-    pub fn new(
-        answer: &Head,
-        rest: Bytes,
-        mut lease: Lease,
-        mut upload: Option<Box<Upload>>,
-        terms: &Terms,
-        under: (&Arc<Peer>, Held),
-    ) -> Self {
-        let (peer, under_way) = under;
+    pub fn new(answer: &Head, rest: Bytes, mut lease: Lease, mut upload: Option<Box<Upload>>, terms: &Terms, client: Client<'_>) -> Self {
+        let Client { peer, version, under_way } = client;
         if upload.as_ref().is_some_and(|upload| upload.is_held_back()) {
             // Nobody has asked for it, and now nobody will.
             upload = None;
@@ -130,7 +135,7 @@ impl PooledBody {
         let mut coming = Box::new(Coming {
             reader,
             read: BytesMut::from(rest),
-            at_once: AtOnce::default(),
+            at_once: AtOnce::towards(version),
             lease: Some(lease),
             upload: upload.filter(|_| !uploaded),
             idle: terms.idle.patience(),

@@ -42,7 +42,9 @@ enum State {
     Size {
         begun: bool,
     },
-    /// Blanks and extensions behind a size, up to CR.
+    /// Blanks behind a size, in front of an extension or CR.
+    Blank,
+    /// Extensions, up to CR.
     Extension,
     SizeLf,
     Data,
@@ -119,11 +121,15 @@ impl Decoder {
                 None if !begun => return Err(Malformed::Size),
                 None => match byte {
                     b'\r' => State::SizeLf,
-                    b';' | b' ' | b'\t' => self.extension()?,
+                    b';' => self.extension()?,
+                    b' ' | b'\t' => self.blank()?,
                     _ => return Err(Malformed::Size),
                 },
             },
-            (State::Extension, b'\r') => State::SizeLf,
+            (State::Blank | State::Extension, b'\r') => State::SizeLf,
+            (State::Blank, b';') => self.extension()?,
+            (State::Blank, b' ' | b'\t') => self.blank()?,
+            (State::Blank, _) => return Err(Malformed::Size),
             (State::Extension, b'\n') => return Err(Malformed::LineEnd),
             (State::Extension, _) => self.extension()?,
             (State::SizeLf, b'\n') if self.left == 0 => State::Trailer { line: 0, cr: false },
@@ -137,8 +143,16 @@ impl Decoder {
     }
 
     fn extension(&mut self) -> Result<State, Malformed> {
+        self.count().map(|()| State::Extension)
+    }
+
+    fn blank(&mut self) -> Result<State, Malformed> {
+        self.count().map(|()| State::Blank)
+    }
+
+    fn count(&mut self) -> Result<(), Malformed> {
         self.extensions += 1;
-        if self.extensions > self.limits.chunk_extensions { Err(Malformed::Extensions) } else { Ok(State::Extension) }
+        if self.extensions > self.limits.chunk_extensions { Err(Malformed::Extensions) } else { Ok(()) }
     }
 
     fn trailer_byte(&mut self, byte: u8, line: usize, cr: bool) -> Result<(), Malformed> {
@@ -226,8 +240,11 @@ mod tests {
 
     const LIMITS: Limits = Limits { head: 64, fields: 2, interim: 1, chunk_extensions: 8 };
 
-    /// What comes out when the input comes in pieces of this length, and what is left behind the end.
-    fn decode(input: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), Malformed> {
+    /// The content, the trailers once they have come, and what is left behind the end.
+    type Decoded = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
+    /// What comes out when the input comes in pieces of this length.
+    fn decode(input: &[u8], step: usize) -> Result<Decoded, Malformed> {
         let (mut decoder, mut content, mut buffer) = (Decoder::new(LIMITS), Vec::new(), BytesMut::new());
         for (at, part) in input.chunks(step).enumerate() {
             buffer.extend_from_slice(part);
@@ -288,6 +305,7 @@ mod tests {
             ("0x1\r\n", Malformed::Size),
             (" 1\r\n", Malformed::Size),
             ("g\r\n", Malformed::Size),
+            ("3 x\r\n", Malformed::Size),
             ("1\nx", Malformed::Size),
             ("11111111111111111\r\n", Malformed::Size),
             ("1\rx", Malformed::LineEnd),

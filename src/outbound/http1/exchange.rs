@@ -156,16 +156,12 @@ impl Exchange<'_> {
                 Poll::Pending => return moved,
             }
         }
-        match self.upload.as_mut() {
-            Some(upload) => {
-                let _ = upload.poll(cx, self.line);
-                moved | upload.has_moved()
-            }
-            None => {
-                let _ = self.line.poll_flush(cx);
-                moved
-            }
-        }
+        let Some(upload) = self.upload.as_mut() else {
+            let _ = self.line.poll_flush(cx);
+            return moved;
+        };
+        let _ = upload.poll(cx, self.line);
+        moved | upload.has_moved()
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Broken>> {
@@ -291,6 +287,7 @@ impl Exchange<'_> {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is looked at where it is made, and a head is what is nearly always seen")]
 enum Seen {
     End,
     /// The first piece of a head.

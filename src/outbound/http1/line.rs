@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{BufMut as _, BytesMut};
+use http::Version;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use crate::lifecycle::sweep::Watched;
@@ -17,6 +18,9 @@ const SCRATCH: usize = 32 * 1024;
 /// Bytes of a body that are read at once: as few at first, as many once it proves to be long.
 const LEAST: usize = 8 * 1024;
 const MOST: usize = 256 * 1024;
+/// The same for one of many that a connection of HTTP/2 carries: a piece waits there as a whole until all of it fits into
+/// the client's windows.
+const MOST_OF_MANY: usize = 32 * 1024;
 
 thread_local! {
     /// What heads are written into, and answers read into. Nothing stays in them beyond one call, so that a
@@ -127,8 +131,8 @@ impl Line {
 
     /// Reads once behind what `buffer` holds, `at_once` bytes or as many as there are; how many came.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut, at_once: &mut AtOnce) -> Poll<io::Result<usize>> {
-        buffer.reserve(at_once.0);
-        let room = buffer.capacity() - buffer.len();
+        buffer.reserve(at_once.now);
+        let room = (buffer.capacity() - buffer.len()).min(at_once.most);
         let mut limited = buffer.limit(room);
         let reading = std::pin::pin!(self.stream.read_buf(&mut limited));
         let n = ready!(reading.poll(cx))?;
@@ -139,20 +143,22 @@ impl Line {
 
 /// How much is read at once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AtOnce(usize);
-
-impl Default for AtOnce {
-    fn default() -> Self {
-        Self(LEAST)
-    }
+pub(super) struct AtOnce {
+    now: usize,
+    most: usize,
 }
 
 impl AtOnce {
+    /// For an answer to a client of this version.
+    pub(super) fn towards(version: Version) -> Self {
+        Self { now: LEAST, most: if version == Version::HTTP_2 { MOST_OF_MANY } else { MOST } }
+    }
+
     fn adapt(&mut self, read: usize) {
-        if read >= self.0 {
-            self.0 = (self.0 * 2).min(MOST);
-        } else if read < self.0 / 4 {
-            self.0 = (self.0 / 2).max(LEAST);
+        if read >= self.now {
+            self.now = (self.now * 2).min(self.most);
+        } else if read < self.now / 4 {
+            self.now = (self.now / 2).max(LEAST);
         }
     }
 }

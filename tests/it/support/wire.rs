@@ -58,6 +58,11 @@ impl Client {
         self.tcp.write_all(bytes.as_ref()).await.unwrap();
     }
 
+    /// Sends nothing more, and goes on listening.
+    pub async fn finish(&mut self) {
+        self.tcp.shutdown().await.unwrap();
+    }
+
     /// Sends as much as the proxy takes.
     pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.tcp.write_all(bytes.as_ref()).await.is_ok()
@@ -111,8 +116,8 @@ impl Client {
                 answer.body = self.buffer.drain(..have).collect();
                 answer.whole = have == length;
             } else {
-                while self.more().await {}
-                answer.body = std::mem::take(&mut self.buffer);
+                // A reset tells that it is not all.
+                (answer.body, answer.whole) = self.rest().await;
             }
         })
         .await;
