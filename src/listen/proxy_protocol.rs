@@ -111,8 +111,8 @@ async fn text(tcp: &mut TcpStream, start: &[u8]) -> Result<Option<SocketAddr>, H
 
 /// What a whole header of version 1 tells, its line end included.
 pub(crate) fn told_in_text(line: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
-    // ppp takes a blank and a lone LF for a line end.
-    if !line.ends_with(b"\r\n") {
+    // ppp takes a blank and a lone LF for a line end, and a sign in front of a port.
+    if !line.ends_with(b"\r\n") || line.contains(&b'+') {
         return Err(HeaderError::Text(v1::ParseError::InvalidSuffix.into()));
     }
     Ok(match v1::Header::try_from(line)?.addresses {
@@ -158,10 +158,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_ends_in_cr_lf() {
+    fn a_line_ends_in_cr_lf_and_ports_are_digits() {
         for (end, good) in [("\r\n", true), ("\n", false), (" \n", false), (" \r\n", false)] {
             let line = format!("PROXY TCP4 192.0.2.1 192.0.2.2 12 0{end}");
             assert_eq!(told_in_text(line.as_bytes()).is_ok(), good, "{end:?}");
+            assert!(told_in_text(line.replace(" 12 ", " +12 ").as_bytes()).is_err());
         }
     }
 
