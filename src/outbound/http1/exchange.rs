@@ -128,7 +128,7 @@ impl Exchange<'_> {
         if self.phase == Phase::New {
             match self.line.send(cx, |out| self.request.write(out)) {
                 Ok(rest) => self.unsent = rest.into(),
-                // TLS may have sent a part before it failed.
+                // Whatever part of the head has left, nobody can act on.
                 Err(_) if self.line.used => return Poll::Ready(Err(Broken::Unsent)),
                 Err(_) => self.line.deaf = true,
             }
