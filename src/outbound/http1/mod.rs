@@ -5,7 +5,7 @@
 //! it holds no buffer.
 //!
 //! [`Onward`](crate::headers::onward::Onward) writes heads and [`upload`] bodies; [`head`] and [`chunked`] read answers; [`exchange`] does one
-//! after the other on a [`line`], until the head of the answer is there, and [`body`] does the rest.
+//! after the other on a [`mod@line`], until the head of the answer is there, and [`body`] does the rest.
 
 pub mod body;
 pub mod chunked;
