@@ -154,10 +154,12 @@ pub enum AnswerLimit {
     Interim,
     /// `limits.chunk_extensions`
     ChunkExtensions,
+    /// `upstream.idle_timeout`
+    Idle,
 }
 
 impl AnswerLimit {
-    pub(super) const ALL: [Self; 5] = [Self::Head, Self::Fields, Self::Trailers, Self::Interim, Self::ChunkExtensions];
+    pub(super) const ALL: [Self; 6] = [Self::Head, Self::Fields, Self::Trailers, Self::Interim, Self::ChunkExtensions, Self::Idle];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
@@ -167,6 +169,7 @@ impl AnswerLimit {
             Self::Trailers => "trailers",
             Self::Interim => "interim",
             Self::ChunkExtensions => "chunk_extensions",
+            Self::Idle => "idle",
         }
     }
 }

@@ -440,3 +440,47 @@ async fn thousands_of_idle_connections_keep_nobody_waiting() {
     }
     eventually("all of them are there", || async { proxy.metric("gantry_connections").await >= 3000 }).await;
 }
+
+#[tokio::test]
+async fn answers_that_go_past_a_limit_are_refused_and_counted() {
+    let keys = [
+        ("limits.answer_head", "1024"),
+        ("limits.answer_fields", "20"),
+        ("limits.answer_interim", "3"),
+        ("limits.chunk_extensions", "16"),
+        ("upstream.idle_timeout", "500ms"),
+    ];
+    let mut origin = Origin::start().await;
+    let proxy = Proxy::with(origin.addr, &keys);
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    for (answer, status, limit) in [
+        (format!("HTTP/1.1 200 OK\r\nX-Long: {}", "a".repeat(1024)), 502, "head"),
+        (format!("HTTP/1.1 200 OK\r\n{}\r\n", lines(21)), 502, "fields"),
+        ("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(4), 502, "interim"),
+        (format!("{chunked}1;{}", "e".repeat(17)), 200, "chunk_extensions"),
+        (format!("{chunked}0\r\n{}\r\n", lines(21)), 200, "trailers"),
+        (format!("{chunked}0\r\nX: {}", "a".repeat(1024)), 200, "trailers"),
+        (chunked.to_owned(), 200, "idle"),
+    ] {
+        let series = format!("gantry_answers_refused_total{{limit=\"{limit}\"}}");
+        let before = proxy.metric(&series).await;
+        let mut client = Client::to(proxy.addr).await;
+        client.send(GET).await;
+        let (mut upstream, _) = origin.next().await;
+        upstream.send(&answer).await;
+        let heard = client.answer().await;
+        assert_eq!((heard.status, heard.whole), (status, status == 502), "{limit}: {heard:?}");
+        has(&proxy, &series, before + 1).await;
+        // What is wrong is not read any further.
+        upstream.closed().await;
+    }
+    // Up to the limits all is well.
+    let mut client = Client::to(proxy.addr).await;
+    client.send(GET).await;
+    let (mut upstream, _) = origin.next().await;
+    let hints = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(3);
+    upstream.send(&format!("{hints}HTTP/1.1 200 OK\r\n{}Transfer-Encoding: chunked\r\n\r\n", lines(19))).await;
+    upstream.send(&format!("3;{}\r\nabc\r\n0\r\n{}\r\n", "e".repeat(15), lines(20))).await;
+    let heard = client.answer().await;
+    assert_eq!((heard.status, heard.whole, heard.text().starts_with("abc")), (200, true, true), "{heard:?}");
+}

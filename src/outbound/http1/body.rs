@@ -223,6 +223,7 @@ impl Coming {
                         lease.line.clock.overdue()
                     });
                     ready!(Pin::new(waits).poll(cx));
+                    lease.pool.refused(AnswerLimit::Idle);
                     return self.broken(cx, "the upstream's answer stalled".into());
                 }
             }
