@@ -29,7 +29,7 @@ use crate::outbound::pool::Pool;
 use crate::peer::Peer;
 
 /// How often unused connections are looked through.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// A worker that panics more often than this within a minute is not begun again.
 const LIVES: usize = 5;
 
