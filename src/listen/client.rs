@@ -27,8 +27,6 @@ const LINGER_QUIET: Duration = Duration::from_secs(3);
 const LINGER_HTTP2: Duration = Duration::from_secs(3);
 /// How long the answer for a client that has ended its direction may take, and pause.
 const HALF_CLOSED: Duration = Duration::from_secs(2);
-/// Bytes of several pieces that are copied into one for a plain send(2), which costs less than writev(2).
-const JOINED: usize = 2048;
 /// What hyper reads in place of a byte that it would refuse a target for.
 const MASK: u8 = b'!';
 /// Bytes that an idle connection is read into. Most requests fit.
@@ -354,18 +352,7 @@ impl AsyncWrite for ClientIo {
         let first = bufs.first().map_or(&[][..], |first| first);
         // Only a head that stands alone is a parser's.
         let len = bufs.iter().map(|buf| buf.len()).sum();
-        let written = this.poll_write_any(cx, first, len, |stream, cx| {
-            if len > JOINED {
-                return stream.poll_write_vectored(cx, bufs);
-            }
-            let mut joined = [0; JOINED];
-            let mut end = 0;
-            for buf in bufs {
-                joined[end..end + buf.len()].copy_from_slice(buf);
-                end += buf.len();
-            }
-            stream.poll_write(cx, &joined[..end])
-        });
+        let written = this.poll_write_any(cx, first, len, |stream, cx| stream.poll_write_vectored(cx, bufs));
         if let (Poll::Ready(Ok(n)), Look::Frames(account)) = (&written, &mut this.look) {
             let mut left = *n;
             for buf in bufs {
