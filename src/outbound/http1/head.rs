@@ -146,10 +146,11 @@ impl Head {
             .and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
         let bodiless = interim || *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let framing = match (said.length, said.chunked) {
+            // Faulty, whatever the method and the status say about a body (RFC 9112 §6.1).
+            (_, true) if !newer && !interim => return Err(BadHead::Framing("it has a Transfer-Encoding in HTTP/1.0")),
             _ if bodiless => Framing::Length(0),
             (Some(length), _) => Framing::Length(length),
-            (None, true) if newer => Framing::Chunked,
-            (None, true) => return Err(BadHead::Framing("it has a Transfer-Encoding in HTTP/1.0")),
+            (None, true) => Framing::Chunked,
             (None, false) => Framing::UntilClose,
         };
         let open = !said.close && (newer || said.keep_alive);
@@ -288,8 +289,12 @@ mod tests {
             let for_head = read(&raw, &Method::HEAD).map(|head| head.unwrap().framing);
             assert_eq!(for_head, expected.map(|_| Length(0)).map_err(BadHead::Framing), "{raw:?}");
         }
-        let old = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert!(matches!(read(old, &Method::GET), Err(BadHead::Framing(_))));
+        for old in ["HTTP/1.0 200 OK", "HTTP/1.0 304 Not Modified"] {
+            let old = format!("{old}\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n");
+            for method in [Method::GET, Method::HEAD] {
+                assert!(matches!(read(&old, &method), Err(BadHead::Framing(_))), "{method} {old:?}");
+            }
+        }
     }
 
     #[test]
