@@ -183,6 +183,8 @@ impl Failure {
 pub enum RefusalKind {
     /// The host app knows no session for this caller.
     NoSession,
+    /// There is a host session, but the person has logged out of the chat and not asked to be let in again.
+    SignedOut,
     /// The request was made by a site that is not allowed to.
     OriginNotAllowed,
     /// The Rocket.Chat account is deactivated.
@@ -205,8 +207,9 @@ pub enum RefusalKind {
 
 impl RefusalKind {
     /// Every kind, for metrics that start at zero.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NoSession,
+        Self::SignedOut,
         Self::OriginNotAllowed,
         Self::UserInactive,
         Self::UserNotAllowed,
@@ -222,6 +225,7 @@ impl RefusalKind {
     pub fn code(self) -> &'static str {
         match self {
             Self::NoSession => "no_session",
+            Self::SignedOut => "signed_out",
             Self::OriginNotAllowed => "origin_not_allowed",
             Self::UserInactive => "user_inactive",
             Self::UserNotAllowed => "user_not_allowed",
@@ -237,7 +241,7 @@ impl RefusalKind {
     /// The status of the answer; never 200, so that no client takes it for a login.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::NoSession => StatusCode::UNAUTHORIZED,
+            Self::NoSession | Self::SignedOut => StatusCode::UNAUTHORIZED,
             Self::OriginNotAllowed | Self::UserInactive | Self::UserNotAllowed | Self::SeatLimit | Self::IdentityConflict => {
                 StatusCode::FORBIDDEN
             }

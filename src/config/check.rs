@@ -8,6 +8,7 @@ mod limits;
 mod reader;
 mod rules;
 mod server;
+mod session;
 
 pub use self::rules::log_level;
 
@@ -15,7 +16,7 @@ use self::reader::Reader;
 use super::raw::Raw;
 use super::{
     AccessField, Ancestor, Audit, CacheSize, Caches, Config, Cors, Framing, Log, LogFormat, Login, MatchBy, Origin, Problem, RocketChat,
-    Server, Session, Upstream, UpstreamTls, Users, Warning,
+    Server, Upstream, UpstreamTls, Users, Warning,
 };
 
 /// Rocket.Chat keeps 50 login tokens a user; past that it ends the person's own sessions. Some room is left for those.
@@ -69,7 +70,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
     let identity = identity::identity(r, server.as_ref().is_some_and(|server| server.trusted_proxies.is_empty()));
     let users = users(r);
     let cache = caches(r);
-    let session = Session { logout_secret: r.secret("session.logout_secret", 16) };
+    let session = session::session(r);
     let log = log(r);
     if let (Some(server), Some(rocketchat)) = (&server, &rocketchat) {
         loops(r, server, rocketchat);
@@ -86,7 +87,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
         identity,
         users: users?,
         cache: cache?,
-        session,
+        session: session?,
         log: log?,
         dev: None,
     })
@@ -189,7 +190,7 @@ fn login(r: &mut Reader<'_>) -> Option<Login> {
         if !r.is_written(path) {
             token_paths = vec![format!("{prefix}token")];
         }
-        for own in ["login", "session", "logout", "embed.js"].map(|name| format!("{prefix}{name}")) {
+        for own in ["login", "session", "logout", "guard.js", "embed.js", "native"].map(|name| format!("{prefix}{name}")) {
             if token_paths.contains(&own) {
                 r.item_problem(path, &own, "is the path of another page of Gantry's own; choose another");
             }

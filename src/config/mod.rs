@@ -490,6 +490,16 @@ pub struct CacheSize {
 /// `[session]`
 #[derive(Clone, Debug)]
 pub struct Session {
+    /// How often the host session behind an open socket is looked at again; `None`: never.
+    pub recheck: Option<Duration>,
+    /// Such looks a second at most; with more sessions than that allows, each is looked at less often.
+    pub recheck_rate: u32,
+    /// How long, beyond `cache.sessions.ttl`, a chat session lives on while the host app cannot be asked.
+    pub grace: Duration,
+    /// Whether our script goes into Rocket.Chat's pages.
+    pub guard_script: bool,
+    /// Whether requests for protected media get the login token of the browser's chat session.
+    pub cookie_bridge: bool,
     /// Lets the host app's server end a user's chat sessions.
     pub logout_secret: Option<SecretSource>,
 }

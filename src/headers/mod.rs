@@ -18,6 +18,7 @@ pub mod http2;
 pub mod onward;
 pub mod redact;
 pub mod request;
+pub(crate) mod site;
 pub(crate) mod sieve;
 pub mod target;
 pub mod trailers;

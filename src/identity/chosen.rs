@@ -27,7 +27,7 @@ pub(super) fn identify(username: &str) -> Validated {
         name: None,
         roles: Vec::new(),
     };
-    Validated { identity: Arc::new(identity), expires: None }
+    Validated { identity: Arc::new(identity), expires: None, sid: None }
 }
 
 #[cfg(test)]

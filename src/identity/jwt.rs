@@ -71,6 +71,7 @@ impl Jwt {
     }
 
     pub(super) fn credentials(&self, headers: &HeaderMap) -> Result<Credentials, Refusal> {
+        let from_cookie = matches!(self.from, config::JwtFrom::Cookie(_));
         let token = match &self.from {
             config::JwtFrom::Cookie(name) => cookies::get(headers, name)
                 .filter(|token| !token.is_empty())
@@ -81,7 +82,7 @@ impl Jwt {
         if token.len() > jws::LONGEST {
             return Err(no_session(format!("the token is longer than {} bytes", jws::LONGEST)));
         }
-        Ok(Credentials::new(SessionKey::of(SOURCE, [token.as_bytes()]), Material::Token(Secret::new(token))))
+        Ok(Credentials::new(SessionKey::of(SOURCE, [token.as_bytes()]), Material::Token { token: Secret::new(token), from_cookie }))
     }
 
     pub(super) async fn identify(&self, token: &str, now: SystemTime, clock: Instant) -> Result<Validated, Refusal> {
@@ -99,7 +100,7 @@ impl Jwt {
             Bad::UnknownKey(why) | Bad::Signature(why) | Bad::Token(why) => no_session(why),
         })?;
         let identity = claims::identity(&said, &self.claims)?;
-        Ok(Validated { identity: Arc::new(identity), expires: Some(expires) })
+        Ok(Validated { identity: Arc::new(identity), expires: Some(expires), sid: None })
     }
 
     async fn with_published(&self, jwks: &Arc<Jwks>, token: &str, now: SystemTime, clock: Instant) -> Result<Result<Good, Bad>, Refusal> {
@@ -207,7 +208,7 @@ mod tests {
         }
         let credentials = source.credentials(&headers)?;
         assert!(!format!("{credentials:?}").contains("t0ken"));
-        let Material::Token(token) = credentials.material else { panic!("other material") };
+        let Material::Token { token, .. } = credentials.material else { panic!("other material") };
         Ok(token.expose().to_owned())
     }
 

@@ -89,6 +89,8 @@ pub struct Validated {
     pub identity: Arc<Identity>,
     /// When the credential itself runs out, if it says so (`exp` of a JWT).
     pub expires: Option<SystemTime>,
+    /// The identity provider's id of the session, if it says so (`sid`, OpenID Connect Back-Channel Logout 1.0 §2.1).
+    pub sid: Option<String>,
 }
 
 /// What a request carries for its host session: all that [`Validator::identify`] needs.
@@ -106,6 +108,17 @@ impl Credentials {
         Self { key, client: None, material }
     }
 
+    /// Whether a browser sends them along by itself with every request to the chat, as it does with a cookie. Where
+    /// such credentials are missing, the browser has none any more.
+    pub fn ride_along(&self) -> bool {
+        match &self.material {
+            Material::Headers(headers) => headers.keys().all(|name| name == http::header::COOKIE),
+            Material::Token { from_cookie, .. } => *from_cookie,
+            Material::Said(_) => true,
+            Material::Picked(_) => false,
+        }
+    }
+
     /// The same, from this address.
     #[must_use]
     pub fn from(self, client: IpAddr) -> Self {
@@ -117,8 +130,8 @@ impl Credentials {
 enum Material {
     /// The headers that are handed on to the who-am-I endpoint.
     Headers(HeaderMap),
-    /// A JWT.
-    Token(Secret),
+    /// A JWT, and whether it came in a cookie.
+    Token { token: Secret, from_cookie: bool },
     /// What the trusted proxy said.
     Said(Arc<Said>),
     /// The username that was picked for the dev proxy.
@@ -199,7 +212,9 @@ impl Validator {
     pub async fn identify(&self, credentials: &Credentials) -> Result<Validated, Refusal> {
         match (&*self.0, &credentials.material) {
             (Source::ForwardAuth(source), Material::Headers(headers)) => source.identify(headers).await,
-            (Source::Jwt(source), Material::Token(token)) => source.identify(token.expose(), SystemTime::now(), Instant::now()).await,
+            (Source::Jwt(source), Material::Token { token, .. }) => {
+                source.identify(token.expose(), SystemTime::now(), Instant::now()).await
+            }
             (Source::Header(source), Material::Said(said)) => source.identify(said),
             (Source::Chosen(_), Material::Picked(username)) => Ok(chosen::identify(username)),
             _ => Err(misconfigured("the credentials were made by another identity source")),

@@ -71,7 +71,7 @@ impl TrustedHeader {
             name,
             roles,
         };
-        Ok(Validated { identity: Arc::new(identity), expires: None })
+        Ok(Validated { identity: Arc::new(identity), expires: None, sid: None })
     }
 }
 

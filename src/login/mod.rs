@@ -3,6 +3,7 @@
 //! What is remembered is answered at once. Anything else runs on a task of its own, so that a browser
 //! that goes away cancels nothing: no create is begun twice, no token is minted and lost.
 
+pub mod binding;
 mod flights;
 mod host;
 mod rates;
@@ -28,9 +29,10 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::rocketchat::Client;
 use crate::secret::Secret;
-use crate::tokens::{TokenError, Tokens};
+use crate::tokens::{Chat, Found, TokenError, Tokens};
 use crate::trace;
 
+use binding::{Binding, Bindings};
 use flights::{Flights, UnderWay};
 use host::{Host, Presented, Sessions};
 use rates::Rates;
@@ -56,6 +58,7 @@ struct Inner {
     users: Cache<String, Arc<Vec<Arc<str>>>>,
     flights: Flights,
     ended_identities: Cache<String, Instant>,
+    bindings: Bindings,
 }
 
 /// What of a login still holds under a new configuration.
@@ -67,6 +70,18 @@ pub struct Kept {
     pub accounts: bool,
     /// Login tokens, and who was given them: it is the same workspace.
     pub tokens: bool,
+}
+
+/// How the chat session in a browser stands to the host session there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// They belong together, or cannot be told apart: the host app does not answer.
+    Stays,
+    /// The host session belongs to somebody else, or there is none any more: the chat session has been ended, and the
+    /// page has to forget it.
+    Ended,
+    /// The person has logged out of the chat.
+    SignedOut,
 }
 
 /// Somebody signed in.
@@ -121,6 +136,7 @@ impl Login {
             users: users.clone(),
             flights: flights.clone(),
             ended_identities: ended_identities.clone(),
+            bindings: Bindings::new(config),
         }))
     }
 
@@ -142,6 +158,7 @@ impl Login {
             users: Cache::new(caches.users.capacity),
             flights: Flights::default(),
             ended_identities: Cache::builder().max_capacity(caches.users.capacity).time_to_live(ENDED_FOR).build(),
+            bindings: Bindings::new(config),
         }))
     }
 
@@ -287,6 +304,42 @@ impl Login {
             tracing::warn!(count, "login tokens are still being logged out");
         }
         count
+    }
+
+    /// What is known of a login token that somebody uses.
+    pub fn find(&self, token: &str) -> Found {
+        self.0.tokens.find(token)
+    }
+
+    /// The cookies that tell which chat session a browser has.
+    pub fn bindings(&self) -> &Bindings {
+        &self.0.bindings
+    }
+
+    /// The chat session whose token protected media of this browser are fetched with: the newest that the host session
+    /// was given, if it goes on.
+    pub fn chat_of(&self, binding: &Binding) -> Option<Chat> {
+        match self.0.tokens.find(binding.token.expose()) {
+            Found::Living(chat) => Some(chat),
+            Found::Over | Found::Unknown => None,
+        }
+    }
+
+    /// Looks whether the chat session of a browser still belongs to the host session there, and ends it at the
+    /// workspace if not. `credentials` are those of a request of the browser's.
+    pub async fn verdict(&self, binding: &Binding, credentials: Result<Credentials, Refusal>) -> Verdict {
+        let _ = credentials;
+        if binding.signed_out { Verdict::SignedOut } else { Verdict::Stays }
+    }
+
+    /// A token was used in a call of the REST API: the host session behind it is looked at again when that is due.
+    pub fn used(&self, token: &str) {
+        let _ = token;
+    }
+
+    /// The person logged out of the chat: nothing but their own wish lets them in again from this host session.
+    pub fn person_logged_out(&self, token: &str) {
+        self.0.tokens.forget(token);
     }
 
     /// A logout with this token was seen passing by: it is never handed out again.

@@ -29,7 +29,7 @@ impl Script {
         tokio::time::sleep(Duration::from_millis(if self.0.slow.load(Ordering::Relaxed) { 60_000 } else { 1 })).await;
         let number = u16::from_be_bytes([key.0[0], key.0[1]]);
         match self.0.people.lock().unwrap().get(&number) {
-            Some(identity) => Ok(Validated { identity: Arc::clone(identity), expires: None }),
+            Some(identity) => Ok(Validated { identity: Arc::clone(identity), expires: None, sid: None }),
             None if number == u16::MAX => panic!("a bug"),
             None => Err(Refusal::new(RefusalKind::NoSession, "", "")),
         }

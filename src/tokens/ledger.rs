@@ -1,13 +1,14 @@
 //! The login tokens that we minted for one Rocket.Chat user, and the host sessions that use them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::chat::Minted;
 use crate::identity::SessionKey;
 use crate::secret::Secret;
 
@@ -31,22 +32,6 @@ struct State {
     living: Vec<Arc<Minted>>,
     /// Longest unused first.
     sessions: Vec<(SessionKey, Arc<Minted>)>,
-}
-
-/// A token that we minted.
-#[derive(Debug)]
-pub(super) struct Minted {
-    pub(super) token: Secret,
-    /// Milliseconds after `born` at which it was last known to live.
-    verified: AtomicU64,
-    dead: AtomicBool,
-}
-
-impl Minted {
-    /// Whether it was logged out, wiped or dropped: it is then never handed out again.
-    pub(super) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Acquire)
-    }
 }
 
 impl Ledger {
@@ -83,8 +68,8 @@ impl Ledger {
     }
 
     /// Notes a token that was minted while `generation` lasted; `None` when all tokens were wiped since.
-    pub(super) fn add(&self, generation: u64, token: Secret) -> Option<Arc<Minted>> {
-        let minted = Arc::new(Minted { token, verified: AtomicU64::new(self.now()), dead: AtomicBool::new(false) });
+    pub(super) fn add(&self, generation: u64, user_id: &Arc<str>, token: Secret) -> Option<Arc<Minted>> {
+        let minted = Arc::new(Minted::new(user_id, token, self.now()));
         let before = self.state.rcu(|state| {
             let mut next = State::clone(state);
             if next.generation == generation {
@@ -113,7 +98,7 @@ impl Ledger {
 
     /// Takes a token out for ever.
     pub(super) fn bury(&self, minted: &Arc<Minted>) {
-        minted.dead.store(true, Ordering::Release);
+        minted.end();
         self.state.rcu(|state| {
             let mut next = State::clone(state);
             next.living.retain(|other| !Arc::ptr_eq(other, minted));
@@ -122,19 +107,11 @@ impl Ledger {
         });
     }
 
-    /// Takes out the token that reads like this.
-    pub(super) fn bury_token(&self, token: &str) -> bool {
-        let state = self.state.load_full();
-        let Some(minted) = state.living.iter().find(|minted| minted.token.matches(token)) else { return false };
-        self.bury(minted);
-        true
-    }
-
     /// Takes out all tokens, those being minted right now included.
     pub(super) fn wipe(&self) -> Vec<Secret> {
         let before = self.state.rcu(|state| State { generation: state.generation + 1, ..State::default() });
         for minted in &before.living {
-            minted.dead.store(true, Ordering::Release);
+            minted.end();
         }
         before.living.iter().map(|minted| minted.token.clone()).collect()
     }

@@ -7,6 +7,7 @@
 //!   ([`Tokens::forget`], [`Tokens::forget_user`]), reported by a failing client (`fresh`), or found by
 //!   asking: Rocket.Chat's client calls the callback right after a logout that went through its socket.
 
+mod chat;
 mod ledger;
 
 use std::sync::Arc;
@@ -27,7 +28,10 @@ use crate::rocketchat::{Client, MintError};
 use crate::secret::Secret;
 use crate::trace;
 
-use ledger::{Ledger, Minted};
+pub use chat::{Chat, Found, Socket};
+
+use chat::Minted;
+use ledger::Ledger;
 
 /// A token asked for again later than this after it was known to live is verified first.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
@@ -35,6 +39,8 @@ const TRUSTED_FOR: Duration = Duration::from_secs(10);
 const FRESH_EVERY: Duration = Duration::from_secs(5);
 /// Between two tries to end a token, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// How long it is remembered that a token has ended.
+const OVER_FOR: Duration = Duration::from_hours(24);
 /// How long the end of a token is tried for, in the background.
 const END_WITHIN: Duration = Duration::from_mins(3);
 
@@ -43,8 +49,10 @@ const END_WITHIN: Duration = Duration::from_mins(3);
 pub struct Tokens {
     client: Client,
     ledgers: Cache<Arc<str>, Arc<Ledger>>,
-    /// SHA-256 of a token → its user's id.
-    owners: Cache<[u8; 32], Arc<str>>,
+    /// SHA-256 of a token → the token, with whose it is.
+    living: Cache<[u8; 32], Arc<Minted>>,
+    /// SHA-256 of tokens that have ended.
+    over: Cache<[u8; 32], ()>,
     /// Host session → the user that it was last given a token of.
     sessions: Cache<SessionKey, Arc<str>>,
     /// When a session last reported a failing token.
@@ -90,7 +98,8 @@ impl Tokens {
         Self {
             client,
             ledgers: Cache::new(capacity),
-            owners: Cache::new(capacity.saturating_mul(u64::try_from(bound).unwrap_or(u64::MAX))),
+            living: Cache::new(capacity.saturating_mul(u64::try_from(bound).unwrap_or(u64::MAX))),
+            over: Cache::builder().max_capacity(capacity).time_to_live(OVER_FOR).build(),
             sessions: Cache::new(capacity),
             fresh: Cache::builder().max_capacity(capacity).time_to_live(FRESH_EVERY).build(),
             bound,
@@ -109,12 +118,13 @@ impl Tokens {
         let mut new = Self::new(client, caches, Arc::clone(&self.metrics), self.control.clone());
         (new.born, new.doubted) = (self.born, Arc::clone(&self.doubted));
         if new.bound == self.bound && new.ledgers.policy().max_capacity() == self.ledgers.policy().max_capacity() {
-            (new.ledgers, new.owners) = (self.ledgers.clone(), self.owners.clone());
+            (new.ledgers, new.living, new.over) = (self.ledgers.clone(), self.living.clone(), self.over.clone());
             (new.sessions, new.fresh) = (self.sessions.clone(), self.fresh.clone());
         } else {
             // A cache cannot grow or shrink: its entries move.
             copy(&self.ledgers, &new.ledgers);
-            copy(&self.owners, &new.owners);
+            copy(&self.living, &new.living);
+            copy(&self.over, &new.over);
             copy(&self.sessions, &new.sessions);
             copy(&self.fresh, &new.fresh);
         }
@@ -182,9 +192,9 @@ impl Tokens {
                 self.metrics.cache("tokens", reused);
                 if !reused {
                     // The count lags behind by design.
-                    self.owners.run_pending_tasks();
+                    self.living.run_pending_tasks();
                 }
-                self.metrics.cache_entries("tokens", self.owners.entry_count());
+                self.metrics.cache_entries("tokens", self.living.entry_count());
                 if reused {
                     self.metrics.token_reused();
                 }
@@ -203,10 +213,31 @@ impl Tokens {
     /// A token was logged out.
     pub fn forget(&self, token: &str) {
         let key = key_of(token);
-        if let Some(user) = self.owners.remove(&key)
-            && let Some(ledger) = self.ledgers.get(&user)
-        {
-            ledger.bury_token(token);
+        if let Some(minted) = self.living.remove(&key) {
+            self.over.insert(key, ());
+            minted.end();
+            if let Some(ledger) = self.ledgers.get(&minted.user_id) {
+                ledger.bury(&minted);
+            }
+        }
+    }
+
+    /// What is known of a token that somebody uses.
+    pub fn find(&self, token: &str) -> Found {
+        let key = key_of(token);
+        match self.living.get(&key) {
+            Some(minted) if !minted.is_dead() => Found::Living(Chat(minted)),
+            Some(_) => Found::Over,
+            None if self.over.contains_key(&key) => Found::Over,
+            None => Found::Unknown,
+        }
+    }
+
+    fn is_over_now(&self, token: &Secret) {
+        let key = key_of(token.expose());
+        self.over.insert(key, ());
+        if let Some(minted) = self.living.remove(&key) {
+            minted.end();
         }
     }
 
@@ -214,7 +245,7 @@ impl Tokens {
     pub fn forget_user(&self, user_id: &str) -> Vec<Secret> {
         let wiped = self.ledgers.get(user_id).map(|ledger| ledger.wipe()).unwrap_or_default();
         for token in &wiped {
-            self.owners.remove(&key_of(token.expose()));
+            self.is_over_now(token);
         }
         wiped
     }
@@ -225,14 +256,14 @@ impl Tokens {
         let ledger = self.ledgers.get(&user)?;
         let minted = ledger.of(session)?;
         ledger.bury(&minted);
-        self.owners.remove(&key_of(minted.token.expose()));
+        self.is_over_now(&minted.token);
         Some((user, minted.token.clone()))
     }
 
     /// Logs a token out with itself. The outcome is that of the first try; after a failure that may pass
     /// it is tried for a while more in the background.
     pub fn end(&self, user_id: &Arc<str>, token: Secret) -> JoinHandle<Result<(), Refusal>> {
-        self.owners.remove(&key_of(token.expose()));
+        self.is_over_now(&token);
         let deadline = Instant::now() + END_WITHIN;
         let (client, user_id, control) = (self.client.until(deadline), Arc::clone(user_id), self.control.clone());
         self.control.spawn(async move {
@@ -270,8 +301,8 @@ impl Tokens {
             MintError::UserGone => TokenError::UserGone,
             MintError::Refused(refusal) => TokenError::Refused(refusal),
         })?;
-        if let Some(minted) = ledger.add(generation, token.clone()) {
-            self.owners.insert(key_of(token.expose()), Arc::clone(user_id));
+        if let Some(minted) = ledger.add(generation, user_id, token.clone()) {
+            self.living.insert(key_of(token.expose()), Arc::clone(&minted));
             return Ok(minted);
         }
         self.end(user_id, token);

@@ -8,10 +8,10 @@ use url::Url;
 use super::frameworks::{Attribute, line};
 use super::look::Seen;
 use super::set_cookie::{SameSite, SetCookie, covers, path_covers};
-use super::site::{self, Relation};
 use super::{bad, good, origins, same_site, shown, skipped, warning};
 use crate::config::{Config, IdentitySource, JwtFrom};
 use crate::doctor::Finding;
+use crate::headers::site::{self, Relation};
 
 const CHECK: &str = "cookie.session";
 

@@ -5,9 +5,10 @@ use http::header::{LOCATION, SERVER, STRICT_TRANSPORT_SECURITY, VIA};
 use serde_json::Value;
 
 use super::look::{Look, Seen};
-use super::{bad, good, look, shown, site, skipped, transport, warning};
+use super::{bad, good, look, shown, skipped, transport, warning};
 use crate::config::{Config, IdentitySource};
 use crate::doctor::Finding;
+use crate::headers::site;
 use crate::outbound::api::Reply;
 
 const REACHABLE: &str = "public.reachable";

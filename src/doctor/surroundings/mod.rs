@@ -18,7 +18,6 @@ mod origins;
 mod pointers;
 mod same_site;
 mod set_cookie;
-mod site;
 mod tokens;
 mod transport;
 mod trusted_header;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use url::{Host, Url};
 
 use super::look::Seen;
-use super::site;
 use crate::config::{Ancestor, Config, IdentitySource, Origin};
+use crate::headers::site;
 
 /// An origin of the host app, and what says so.
 #[derive(Clone, Debug, PartialEq, Eq)]

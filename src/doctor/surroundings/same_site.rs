@@ -3,10 +3,10 @@
 use url::Url;
 
 use super::look::Seen;
-use super::site::{self, Relation};
 use super::{bad, good, origins, skipped, warning};
 use crate::config::{Ancestor, Config, IdentitySource, JwtFrom};
 use crate::doctor::Finding;
+use crate::headers::site::{self, Relation};
 
 const CHECK: &str = "site.same";
 

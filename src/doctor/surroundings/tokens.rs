@@ -7,10 +7,11 @@ use serde_json::Value;
 use url::Url;
 
 use super::look::{self, Look, PATIENCE, Seen};
-use super::{bad, good, host_app, origins, shown, site, skipped, toml_list, transport, warning};
+use super::{bad, good, host_app, origins, shown, skipped, toml_list, transport, warning};
 use crate::config::{Config, IdentitySource, Jwt, JwtFrom, JwtKeys};
 use crate::doctor::{Context, Finding};
 use crate::error::Refusal;
+use crate::headers::site;
 use crate::identity::inspect::{self, KeySet, Peek};
 use crate::identity::{Validated, Validator};
 use crate::outbound::api::Reply;

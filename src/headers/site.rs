@@ -5,7 +5,7 @@ use url::{Host, Url};
 
 /// How two addresses stand to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Relation {
+pub(crate) enum Relation {
     /// Scheme and registrable domain are the same.
     Same,
     /// The registrable domain is the same, the scheme is not.
@@ -16,7 +16,7 @@ pub(super) enum Relation {
 
 /// The registrable domain of a host name: `example.co.uk` of `chat.example.co.uk`. `None` for addresses, for a
 /// name of one label, and for a public suffix itself.
-pub(super) fn registrable(host: &str) -> Option<&str> {
+pub(crate) fn registrable(host: &str) -> Option<&str> {
     let host = host.trim_end_matches('.');
     // The list has no rule for them, and its default would make a domain of the last label.
     if host.parse::<std::net::Ipv4Addr>().is_ok() || host.starts_with('[') {
@@ -26,13 +26,13 @@ pub(super) fn registrable(host: &str) -> Option<&str> {
 }
 
 /// The host of a site: the registrable domain, or the whole host where there is none.
-pub(super) fn site(url: &Url) -> String {
+pub(crate) fn site(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     registrable(host).unwrap_or(host.trim_end_matches('.')).to_ascii_lowercase()
 }
 
 /// How `one` and `other` stand to each other.
-pub(super) fn relation(one: &Url, other: &Url) -> Relation {
+pub(crate) fn relation(one: &Url, other: &Url) -> Relation {
     match (site(one) == site(other), one.scheme() == other.scheme()) {
         (false, _) => Relation::Cross,
         (true, false) => Relation::OtherScheme,
@@ -41,7 +41,7 @@ pub(super) fn relation(one: &Url, other: &Url) -> Relation {
 }
 
 /// Whether a public suffix is all that the two have in common, as with `a.github.io` and `b.github.io`.
-pub(super) fn share_a_suffix(one: &Url, other: &Url) -> Option<String> {
+pub(crate) fn share_a_suffix(one: &Url, other: &Url) -> Option<String> {
     let suffix = |url: &Url| psl::suffix_str(url.host_str()?).map(str::to_owned);
     let (first, second) = (suffix(one)?, suffix(other)?);
     // "com" surprises nobody.
@@ -49,13 +49,13 @@ pub(super) fn share_a_suffix(one: &Url, other: &Url) -> Option<String> {
 }
 
 /// A name for the chat on the site of `host_app`: `chat.example.com` for `https://app.example.com`.
-pub(super) fn chat_on(host_app: &Url) -> Option<String> {
+pub(crate) fn chat_on(host_app: &Url) -> Option<String> {
     let domain = registrable(host_app.host_str()?)?;
     Some(format!("chat.{domain}"))
 }
 
 /// Whether the host is loopback by name or address.
-pub(super) fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
