@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::rocketchat::Client;
 use crate::secret::Secret;
-use crate::tokens::{Chat, Found, TokenError, Tokens};
+use crate::tokens::{Chat, Ending, Found, TokenError, Tokens};
 use crate::trace;
 
 use binding::{Binding, Bindings};
@@ -309,6 +309,13 @@ impl Login {
     /// What is known of a login token that somebody uses.
     pub fn find(&self, token: &str) -> Found {
         self.0.tokens.find(token)
+    }
+
+    /// Ends a chat session: its sockets close, its token is never handed out again and is logged out at the workspace,
+    /// in the background and for as long as that takes.
+    pub fn end(&self, chat: &Chat, why: Ending) {
+        tracing::info!(user = %chat.user_id(), reason = why.word(), "a chat session is ended");
+        self.0.tokens.end(chat.user_id(), chat.token().clone());
     }
 
     /// The cookies that tell which chat session a browser has.

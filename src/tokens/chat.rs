@@ -109,6 +109,40 @@ impl Drop for Socket {
     }
 }
 
+/// Why we end a chat session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// The host session in the browser belongs to somebody else now.
+    Switched,
+    /// The host session has ended: by a logout there, by expiry, or since the person was disabled.
+    SessionEnded,
+    /// We were told to: by `POST logout`.
+    Told,
+    /// The identity provider told us (OpenID Connect Back-Channel Logout 1.0).
+    BackChannel,
+    /// The host app could not be asked for longer than `cache.sessions.ttl` and `session.grace`.
+    HostAppSilent,
+    /// The browser got another token.
+    Replaced,
+}
+
+impl Ending {
+    /// Every ending, for metrics that start at zero.
+    pub const ALL: [Self; 6] = [Self::Switched, Self::SessionEnded, Self::Told, Self::BackChannel, Self::HostAppSilent, Self::Replaced];
+
+    /// The word in metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Switched => "switched",
+            Self::SessionEnded => "session_ended",
+            Self::Told => "told",
+            Self::BackChannel => "back_channel",
+            Self::HostAppSilent => "host_app_silent",
+            Self::Replaced => "replaced",
+        }
+    }
+}
+
 /// What is known of a login token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {

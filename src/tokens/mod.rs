@@ -28,7 +28,7 @@ use crate::rocketchat::{Client, MintError};
 use crate::secret::Secret;
 use crate::trace;
 
-pub use chat::{Chat, Found, Socket};
+pub use chat::{Chat, Ending, Found, Socket};
 
 use chat::Minted;
 use ledger::Ledger;
