@@ -225,7 +225,7 @@ impl Callback {
             // The host session is that of somebody who must not be in the chat, least of all as somebody else.
             RefusalKind::UserInactive | RefusalKind::UserNotAllowed | RefusalKind::IdentityConflict | RefusalKind::SeatLimit => {
                 let verdict = self.login.verdict(before, credentials.clone()).await;
-                (verdict == Verdict::Ended).then(|| self.login.bindings().removal())
+                if verdict == Verdict::Ended { self.after_the_end(before) } else { None }
             }
             _ => None,
         }
@@ -236,6 +236,14 @@ impl Callback {
         let credentials = self.login.credentials(headers, asked.peer)?.from(asked.client);
         self.login.admit_session(&credentials)?;
         Ok(credentials)
+    }
+
+    /// What becomes of our cookie once the chat session has ended: a logout from the chat is remembered by the browser.
+    fn after_the_end(&self, before: &Binding) -> Option<HeaderValue> {
+        if !self.login.is_signed_out(before) {
+            return Some(self.login.bindings().removal());
+        }
+        if before.signed_out { None } else { self.login.bindings().cookie(&Binding { signed_out: true, ..before.clone() }) }
     }
 
     /// Counts a request of this client. Whoever knows the logout secret is the host app's server, which may have
@@ -289,11 +297,21 @@ impl Callback {
             Some(token) => self.login.judge(token, session, binding.as_ref(), &outcome).await,
             None => Held::None,
         };
+        let cookie = binding.filter(|binding| self.login.chat_of(binding).is_none()).and_then(|binding| match (&outcome, held) {
+            // With the host session goes the memory of a logout from the chat.
+            (Err(refusal), _) if refusal.kind == RefusalKind::NoSession && binding.rides_along => Some(self.login.bindings().removal()),
+            (_, Held::Other | Held::Ended) => self.after_the_end(&binding),
+            _ => None,
+        });
         let mut response = match outcome {
             Ok(validated) => {
                 let identity = &validated.identity;
                 let (id, username, name) = (&identity.id, &identity.username, &identity.name);
-                json_answer(StatusCode::OK, &json!({ "id": id, "username": username, "name": name, "chat": held.word() }))
+                let mut body = json!({ "id": id, "username": username, "name": name });
+                if let Some(word) = held.word() {
+                    body["chat"] = word.into();
+                }
+                json_answer(StatusCode::OK, &body)
             }
             Err(refusal) => {
                 // Pages ask this again and again while somebody is signed out, so that is not worth a line.
@@ -301,13 +319,11 @@ impl Callback {
                 if refusal.kind != RefusalKind::NoSession {
                     self.audit.refused(asked.after(started), "session", &refusal);
                 }
-                let chat = (refusal.kind == RefusalKind::NoSession).then(|| held.word());
+                let chat = held.word().filter(|_| refusal.kind == RefusalKind::NoSession);
                 json_refusal_with(&refusal, asked.id, chat.map(|chat| ("chat", chat)))
             }
         };
-        if matches!(held, Held::Other | Held::Ended) && binding.is_some_and(|binding| self.login.chat_of(&binding).is_none()) {
-            response.headers_mut().insert(SET_COOKIE, self.login.bindings().removal());
-        }
+        response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
         response
     }
 

@@ -95,14 +95,18 @@ impl Bindings {
     /// keeps them apart for each site that frames the chat, as it does with Rocket.Chat's own storage.
     pub fn new(config: &Config) -> Self {
         let public = &config.server.public_url;
-        let (name, attributes) = if public.scheme() == "http" {
-            ("gantry_chat", "Path=/; HttpOnly; SameSite=Lax")
+        let (name, attributes, removal) = if public.scheme() == "http" {
+            ("gantry_chat", "Path=/; HttpOnly; SameSite=Lax", "gantry_chat=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax")
         } else if crosses_sites(config, public) {
-            ("__Host-gantry", "Path=/; Secure; HttpOnly; SameSite=None; Partitioned")
+            (
+                "__Host-gantry",
+                "Path=/; Secure; HttpOnly; SameSite=None; Partitioned",
+                "__Host-gantry=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=None; Partitioned",
+            )
         } else {
-            ("__Host-gantry", "Path=/; Secure; HttpOnly; SameSite=Lax")
+            ("__Host-gantry", "Path=/; Secure; HttpOnly; SameSite=Lax", "__Host-gantry=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax")
         };
-        let removal = HeaderValue::try_from(format!("{name}=; Max-Age=0; {attributes}")).expect("it is printable ASCII");
+        let removal = HeaderValue::from_static(removal);
         Self {
             secret: config.rocketchat.auth_token.clone(),
             keys: Mutex::default(),

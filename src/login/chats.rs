@@ -45,14 +45,14 @@ pub enum Held {
 }
 
 impl Held {
-    /// The word in the answer of the session path.
-    pub fn word(self) -> &'static str {
+    /// The word in the answer of the session path, to a page that holds one.
+    pub fn word(self) -> Option<&'static str> {
         match self {
-            Self::None => "none",
-            Self::Same => "same",
-            Self::Other => "other",
-            Self::Ended => "ended",
-            Self::Unknown => "unknown",
+            Self::None => None,
+            Self::Same => Some("same"),
+            Self::Other => Some("other"),
+            Self::Ended => Some("ended"),
+            Self::Unknown => Some("unknown"),
         }
     }
 }

@@ -151,6 +151,7 @@ impl Login {
     }
 
     fn with_sessions(config: &Config, sessions: Sessions, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
+        metrics.expect_endings(Ending::ALL.map(Ending::word));
         let caches = &config.cache;
         Self(Arc::new(Inner {
             sessions,

@@ -230,6 +230,13 @@ impl Metrics {
         self.chats_ended.with_label_values(&[reason]).inc();
     }
 
+    /// Endings for these reasons start at zero, so that the first of a kind shows as a rise.
+    pub fn expect_endings(&self, reasons: impl IntoIterator<Item = &'static str>) {
+        for reason in reasons {
+            self.chats_ended.with_label_values(&[reason]);
+        }
+    }
+
     /// A token was handed out again.
     pub fn token_reused(&self) {
         self.reused.inc();
