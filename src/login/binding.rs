@@ -80,6 +80,8 @@ pub struct Bindings {
     secret: SecretSource,
     keys: Mutex<Keys>,
     name: &'static str,
+    /// What a cookie is bound to beside the key: its name, and the workspace whose tokens are in it.
+    bound_to: Vec<u8>,
     attributes: &'static str,
     removal: HeaderValue,
     /// How long a logout from the chat is remembered.
@@ -107,14 +109,23 @@ impl Bindings {
             ("__Host-gantry", "Path=/; Secure; HttpOnly; SameSite=Lax", "__Host-gantry=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax")
         };
         let removal = HeaderValue::from_static(removal);
+        let bound_to = format!("{name} {}", config.rocketchat.url).into_bytes();
         Self {
             secret: config.rocketchat.auth_token.clone(),
             keys: Mutex::default(),
             name,
+            bound_to,
             attributes,
             removal,
             signed_out_for: config.cache.tokens.ttl,
         }
+    }
+
+    /// Those of another configuration: what was sealed under the former key can still be opened.
+    #[must_use]
+    pub fn renewed(&self, config: &Config) -> Self {
+        let keys = Keys(self.keys.lock().unwrap_or_else(PoisonError::into_inner).0.clone());
+        Self { keys: Mutex::new(keys), ..Self::new(config) }
     }
 
     /// The cookie's name.
@@ -159,7 +170,7 @@ impl Bindings {
             signed_out_until: if binding.signed_out { now().saturating_add(self.signed_out_for.as_secs()) } else { 0 },
         };
         let mut sealed = serde_json::to_vec(&content).ok()?;
-        let nonce = self.key().seal_in_place_append_tag(Aad::from(self.name.as_bytes()), &mut sealed).ok()?;
+        let nonce = self.key().seal_in_place_append_tag(Aad::from(&self.bound_to), &mut sealed).ok()?;
         Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat()))
     }
 
@@ -171,7 +182,7 @@ impl Bindings {
         keys.iter().find_map(|key| {
             let mut sealed = sealed.to_vec();
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-            let content = key.open_in_place(nonce, Aad::from(self.name.as_bytes()), &mut sealed).ok()?;
+            let content = key.open_in_place(nonce, Aad::from(&self.bound_to), &mut sealed).ok()?;
             let content: Content<'_> = serde_json::from_slice(content).ok()?;
             Some(Binding {
                 user_id: content.user_id.into(),
@@ -269,8 +280,10 @@ mod tests {
         for bad in ["", "A", &value[..20], &"A".repeat(5_000)] {
             assert!(bindings.open(bad).is_none());
         }
-        let others = Bindings::new(&config::example(&[("rocketchat.auth_token", "another-token")]));
-        assert!(others.of(&sent_back(&cookie)).is_none());
+        for other in [("rocketchat.auth_token", "another-token"), ("rocketchat.url", "http://another:3000")] {
+            let others = Bindings::new(&config::example(&[other]));
+            assert!(others.of(&sent_back(&cookie)).is_none(), "{other:?}");
+        }
         assert!(bindings.of(&sent_back(&bindings.removal())).is_none());
     }
 
@@ -282,7 +295,7 @@ mod tests {
         let mut bindings = Bindings::new(&config);
         bindings.secret = SecretSource::file(file.path()).unwrap();
         let first = bindings.cookie(&binding()).unwrap();
-        bindings.secret = SecretSource::inline("second-token");
+        bindings = bindings.renewed(&config::example(&[("rocketchat.auth_token", "second-token")]));
         let second = bindings.cookie(&binding()).unwrap();
         for cookie in [&first, &second] {
             assert!(bindings.of(&sent_back(cookie)).is_some());

@@ -139,7 +139,7 @@ impl Login {
             users: users.clone(),
             flights: flights.clone(),
             ended_identities: ended_identities.clone(),
-            bindings: Bindings::new(config),
+            bindings: self.0.bindings.renewed(config),
             signed_out: self.0.signed_out.clone(),
         }))
     }

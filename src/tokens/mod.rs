@@ -39,6 +39,8 @@ const TRUSTED_FOR: Duration = Duration::from_secs(10);
 const FRESH_EVERY: Duration = Duration::from_secs(5);
 /// Between two tries to end a token, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// How long one such try may wait for the workspace's limiter.
+const TRY_FOR: Duration = Duration::from_mins(3);
 /// How long it is remembered that a token has ended.
 const OVER_FOR: Duration = Duration::from_hours(24);
 /// How long the end of a token is tried for, in the background.
@@ -317,9 +319,9 @@ impl Tokens {
     pub fn end(&self, user_id: &Arc<str>, token: Secret) -> JoinHandle<Result<(), Refusal>> {
         self.is_over_now(&token);
         let deadline = Instant::now() + END_WITHIN;
-        let (client, user_id, control) = (self.client.until(deadline), Arc::clone(user_id), self.control.clone());
+        let (client, user_id, control) = (self.client.clone(), Arc::clone(user_id), self.control.clone());
         self.control.spawn(async move {
-            let ended = client.log_out(&user_id, &token).await;
+            let ended = client.until(Instant::now() + TRY_FOR).log_out(&user_id, &token).await;
             if let Err(refusal) = ended.clone() {
                 control.spawn(async move { end_later(&client, &user_id, &token, refusal, deadline).await });
             }
@@ -400,7 +402,7 @@ async fn end_later(client: &Client, user_id: &str, token: &Secret, mut refusal: 
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        match client.log_out(user_id, token).await {
+        match client.until(Instant::now() + TRY_FOR).log_out(user_id, token).await {
             Ok(()) => return,
             Err(again) => refusal = again,
         }
