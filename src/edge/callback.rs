@@ -202,15 +202,15 @@ impl Callback {
                 }
                 self.login.bind(signed_in, credentials, before.as_ref())
             }
-            (Err(refusal), _, Some(before)) => self.not_signed_in(refusal.kind, before, &credentials).await,
+            (Err(refusal), _, Some(before)) => self.not_signed_in(refusal, before, &credentials).await,
             _ => None,
         };
         (outcome, cookie)
     }
 
     /// Nobody is signed in: what becomes of the chat session that the browser has, and of its cookie.
-    async fn not_signed_in(&self, why: RefusalKind, before: &Binding, credentials: &Result<Credentials, Refusal>) -> Option<HeaderValue> {
-        match why {
+    async fn not_signed_in(&self, refusal: &Refusal, before: &Binding, credentials: &Result<Credentials, Refusal>) -> Option<HeaderValue> {
+        match refusal.kind {
             RefusalKind::NoSession => {
                 // What is not sent along by itself is not missed where it is not there.
                 let its_own = credentials.as_ref().is_ok_and(|credentials| credentials.key == before.session);
@@ -220,8 +220,11 @@ impl Callback {
                 self.login.end_binding(before, Ending::SessionEnded).await;
                 Some(self.login.bindings().removal())
             }
-            // Remembered by the browser from here on.
-            RefusalKind::SignedOut if !before.signed_out => self.login.bindings().cookie(&Binding { signed_out: true, ..before.clone() }),
+            RefusalKind::SignedOut => {
+                let same = refusal.whom.as_ref().is_some_and(|whom| whom.identity == before.identity);
+                self.login.end_binding(before, if same { Ending::Told } else { Ending::Switched }).await;
+                if same { self.remembers(before) } else { Some(self.login.bindings().removal()) }
+            }
             // The host session is that of somebody who must not be in the chat, least of all as somebody else.
             RefusalKind::UserInactive | RefusalKind::UserNotAllowed | RefusalKind::IdentityConflict | RefusalKind::SeatLimit => {
                 let verdict = self.login.verdict(before, credentials.clone()).await;
@@ -240,9 +243,10 @@ impl Callback {
 
     /// What becomes of our cookie once the chat session has ended: a logout from the chat is remembered by the browser.
     fn after_the_end(&self, before: &Binding) -> Option<HeaderValue> {
-        if !self.login.is_signed_out(before) {
-            return Some(self.login.bindings().removal());
-        }
+        if self.login.is_signed_out(before) { self.remembers(before) } else { Some(self.login.bindings().removal()) }
+    }
+
+    fn remembers(&self, before: &Binding) -> Option<HeaderValue> {
         if before.signed_out { None } else { self.login.bindings().cookie(&Binding { signed_out: true, ..before.clone() }) }
     }
 
@@ -297,7 +301,12 @@ impl Callback {
             Some(token) => self.login.judge(token, session, binding.as_ref(), &outcome).await,
             None => Held::None,
         };
-        let cookie = binding.filter(|binding| self.login.chat_of(binding).is_none()).and_then(|binding| match (&outcome, held) {
+        let cookie = binding.and_then(|binding| match (&outcome, held) {
+            // The host session goes by another name now, such as a token that was renewed.
+            (Ok(_), Held::Same) if session.is_some_and(|session| session != binding.session) => {
+                self.login.bindings().cookie(&Binding { session: session?, ..binding })
+            }
+            _ if self.login.chat_of(&binding).is_some() => None,
             // With the host session goes the memory of a logout from the chat.
             (Err(refusal), _) if refusal.kind == RefusalKind::NoSession && binding.rides_along => Some(self.login.bindings().removal()),
             (_, Held::Other | Held::Ended) => self.after_the_end(&binding),
