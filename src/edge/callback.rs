@@ -19,6 +19,7 @@ use super::pages::{LoadingRequest, Pages, json_answer, json_error, json_refusal}
 use super::route::Route;
 use crate::config::{Config, Origin};
 use crate::error::{Refusal, RefusalKind};
+use crate::headers::cookies;
 use crate::headers::cors::CorsPolicy;
 use crate::identity::Credentials;
 use crate::lifecycle::Health;
@@ -31,6 +32,10 @@ use crate::secret::SecretSource;
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Our own page asks for a token other than the one that a client could not use.
 const FRESH: &str = "x-gantry-fresh";
+/// Our own page asks, not the chat's client.
+const OWN_PAGE: &str = "x-gantry-page";
+/// The cookie by which the guard script marks the mobile app's web view.
+const VIEW: &str = "gantry_view";
 
 /// Answers on our own paths.
 #[derive(Debug)]
@@ -132,7 +137,7 @@ impl Callback {
             Route::Session => self.session(asked, request.headers()).await,
             Route::Logout => self.logout(asked, request.headers(), &body).await,
             Route::Login => pages.loading(&LoadingRequest::new(*asked.id, request.uri().query())),
-            Route::Nowhere | Route::Hidden | Route::Upstream | Route::Challenge | Route::Redirect => {
+            Route::GuardScript | Route::Nowhere | Route::Hidden | Route::Upstream | Route::Challenge | Route::Redirect => {
                 json_error(StatusCode::NOT_FOUND, "not_found", "There is nothing here.", asked.id)
             }
         }
@@ -170,6 +175,11 @@ impl Callback {
 
     async fn sign_in(&self, asked: &Asked<'_>, headers: &HeaderMap, fresh: bool) -> Result<SignedIn, Refusal> {
         self.check_site(headers)?;
+        // The app waits for a message of our page. A client that signed itself in would never send it.
+        if cookies::get(headers, VIEW) == Some("app") && !headers.contains_key(OWN_PAGE) {
+            let words = "In the app, the sign-in page signs you in.";
+            return Err(Refusal::new(RefusalKind::NoSession, words, "the mobile app's web view is signed in by our loading page"));
+        }
         self.login.sign_in(self.credentials(asked, headers)?, fresh).await
     }
 

@@ -37,9 +37,11 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
+pub(super) use self::template::html;
+
 use self::accept::Form;
 use self::brand::Color;
-use self::template::{Piece, Slot, Template, html, json};
+use self::template::{Piece, Slot, Template, json};
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::peer::RequestId;
