@@ -19,10 +19,11 @@ use self::answer::Reads;
 use super::pages::html as attribute;
 use crate::body::Body;
 use crate::config::Config;
+use crate::error::Refusal;
 use crate::headers::tokens;
 use crate::html::{Decoder, Insertion, Page};
 use crate::identity::Credentials;
-use crate::error::Refusal;
+use crate::login::binding::Binding;
 use crate::login::{Login, Verdict};
 use crate::metrics::{Limit, Metrics, PageFate, Shard};
 
@@ -70,8 +71,8 @@ pub(super) struct Asked {
 pub(super) struct Found {
     /// What the page has to forget, as the script is told.
     forget: String,
-    /// Takes the cookie of the binding away.
-    removal: Option<HeaderValue>,
+    /// What becomes of the cookie that says which chat session the browser has.
+    cookie: Option<HeaderValue>,
 }
 
 impl Guard {
@@ -144,13 +145,18 @@ impl Guard {
         credentials: Result<Credentials, Refusal>,
     ) -> Option<Found> {
         let binding = login.bindings().of(headers)?;
-        let token = binding.token.clone();
+        let kept = binding.clone();
         let looking = login.clone();
         let look = tokio::task::spawn_local(async move { looking.verdict(&binding, credentials).await });
         match tokio::time::timeout(self.wait, look).await {
             Ok(Ok(verdict)) if verdict != Verdict::Stays => {
-                let removal = (verdict == Verdict::Ended).then(|| login.bindings().removal());
-                Some(Found { forget: fingerprint(token.expose()), removal })
+                let cookie = match verdict {
+                    Verdict::Ended => Some(login.bindings().removal()),
+                    // Remembered by the browser from here on.
+                    Verdict::SignedOut if !kept.signed_out => login.bindings().cookie(&Binding { signed_out: true, ..kept.clone() }),
+                    Verdict::SignedOut | Verdict::Stays => None,
+                };
+                Some(Found { forget: fingerprint(kept.token.expose()), cookie })
             }
             Ok(_) => None,
             Err(_) => {
@@ -167,8 +173,10 @@ impl Guard {
         if matches!(reads, Reads::NoPage) {
             return Response::from_parts(parts, Body::Passed(body));
         }
-        if let Some(removal) = found.as_ref().and_then(|found| found.removal.as_ref()) {
-            parts.headers.append(SET_COOKIE, removal.clone());
+        if let Some(found) = &found {
+            if let Some(cookie) = &found.cookie {
+                parts.headers.append(SET_COOKIE, cookie.clone());
+            }
             parts.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         let Some(element) = &self.element else { return Response::from_parts(parts, Body::Passed(body)) };
