@@ -284,3 +284,58 @@ fn readable_only(headers: &mut HeaderMap) {
     let kept = HeaderValue::try_from(kept.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("gzip"));
     headers.insert(ACCEPT_ENCODING, kept);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn accepting(fields: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            headers.append(ACCEPT_ENCODING, HeaderValue::from_str(field).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn what_is_asked_for_can_be_read() {
+        for (fields, onward, gzip) in [
+            (&[][..], None, false),
+            (&["gzip, deflate, br, zstd"], Some("gzip, deflate, br"), true),
+            (&["gzip;q=1.0, *;q=0.5"], Some("gzip;q=1.0"), true),
+            (&["zstd", "br ; q=0.5"], Some("br ; q=0.5"), false),
+            (&["X-Gzip"], Some("X-Gzip"), true),
+            (&["zstd"], Some("identity"), false),
+            (&["*"], Some("gzip"), true),
+            (&["*;q=0"], Some("identity"), false),
+            (&["*, gzip;q=0"], Some("gzip;q=0"), false),
+            (&["gzip;q=0.000"], Some("gzip;q=0.000"), false),
+            (&["identity;q=0, gzip"], Some("identity;q=0, gzip"), true),
+            (&[""], Some("identity"), false),
+        ] {
+            let mut headers = accepting(fields);
+            assert_eq!(takes_gzip(&headers), gzip, "{fields:?}");
+            readable_only(&mut headers);
+            let left: Vec<_> = headers.get_all(ACCEPT_ENCODING).iter().map(|value| value.to_str().unwrap()).collect();
+            assert_eq!(left, onward.into_iter().collect::<Vec<_>>(), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_told_as_the_script_tells_it() {
+        // FNV-1a's own test vectors.
+        for (text, hash) in [("", "811c9dc5"), ("a", "e40c292c"), ("foobar", "bf9cf968")] {
+            assert_eq!(fingerprint(text), hash);
+        }
+    }
+
+    #[test]
+    fn nothing_leaves_its_attribute() {
+        let mut config = config::example(&[]);
+        config.login.prefix = "/a\"><b>/".to_owned();
+        let element = element(&config, "/chat");
+        assert!(element.contains("src=\"/a&quot;&gt;&lt;b&gt;/guard.js?v=") && element.contains("data-base=\"/chat\""), "{element}");
+        assert_eq!(element.matches('<').count(), 1);
+    }
+}
