@@ -16,6 +16,8 @@ pub enum Route {
     Session,
     /// Ends chat sessions.
     Logout,
+    /// The script in the chat's pages.
+    GuardScript,
     /// Under our prefix, and nothing there.
     Nowhere,
     /// On the plain listener: a challenge of a certificate authority.
@@ -36,7 +38,7 @@ impl Route {
             Self::Login => RouteLabel::Login,
             Self::Session => RouteLabel::Session,
             Self::Logout => RouteLabel::Logout,
-            Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
+            Self::GuardScript | Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
             Self::Hidden | Self::Upstream => RouteLabel::Upstream,
         }
     }
@@ -66,6 +68,7 @@ impl Paths {
                 "login" => Route::Login,
                 "session" => Route::Session,
                 "logout" => Route::Logout,
+                "guard.js" => Route::GuardScript,
                 _ => Route::Nowhere,
             };
         }
@@ -131,6 +134,7 @@ mod tests {
             ("/_gantry/login", Route::Login),
             ("/_gantry/session", Route::Session),
             ("/_gantry/logout", Route::Logout),
+            ("/_gantry/guard.js", Route::GuardScript),
             ("/_gantry/", Route::Nowhere),
             ("/_gantry/token/", Route::Nowhere),
             ("/_gantry/../api/v1/info", Route::Nowhere),
