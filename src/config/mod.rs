@@ -219,6 +219,8 @@ pub struct Limits {
     pub queue_timeout: Duration,
     /// Bytes of the head of an answer to such a call.
     pub call_head: usize,
+    /// Bytes of a client's message in a WebSocket that is looked into for logins and logouts.
+    pub websocket_message: usize,
     /// Bounds on the workspace's answers to forwarded requests.
     pub answers: AnswerLimits,
 }

@@ -113,10 +113,10 @@ mod tests {
                 &["permessage-deflate;client_max_window_bits=15 , Permessage-Deflate; server_no_context_takeover"],
                 &["permessage-deflate;client_max_window_bits=15 , Permessage-Deflate; server_no_context_takeover"],
             ),
-            (&["permessage-deflate", "permessage-deflate; server_max_window_bits=10"], &[
-                "permessage-deflate",
-                "permessage-deflate; server_max_window_bits=10",
-            ]),
+            (
+                &["permessage-deflate", "permessage-deflate; server_max_window_bits=10"],
+                &["permessage-deflate", "permessage-deflate; server_max_window_bits=10"],
+            ),
             (&["x-webkit-deflate-frame"], &[]),
             (&["permessage-bzip2, permessage-deflate", "foo"], &["permessage-deflate"]),
             (&["permessage-deflate; level=9"], &[]),
@@ -150,7 +150,11 @@ mod tests {
         ] {
             let mut headers = map(came);
             let outcome = agree(&mut headers).map_err(drop);
-            assert_eq!(outcome.map(|deflate| (deflate, fields(&headers))), agreed.map(|(deflate, kept)| (deflate, kept.to_vec())), "{came:?}");
+            assert_eq!(
+                outcome.map(|deflate| (deflate, fields(&headers))),
+                agreed.map(|(deflate, kept)| (deflate, kept.to_vec())),
+                "{came:?}"
+            );
         }
     }
 }

@@ -35,6 +35,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
     let rocketchat_calls = r.integer("limits.rocketchat_calls", 1..=65_536);
     let queue = r.integer("limits.queue", 0..=1_048_576);
     let queue_timeout = r.duration("limits.queue_timeout");
+    let websocket_message = r.integer("limits.websocket_message", 1_024..=1_048_576);
     let call_head = r.integer("limits.call_head", LEAST_HEAD..=1_048_576);
     if let (Some(session), Some(client)) = (logins_per_session, logins_per_client)
         && session > client
@@ -62,6 +63,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
         queue: queue?,
         queue_timeout: queue_timeout?,
         call_head: call_head?,
+        websocket_message: websocket_message?,
         answers: answers?,
     })
 }
