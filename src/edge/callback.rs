@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::audit::{Audit, Of};
+use super::back_channel;
 use super::pages::{LoadingRequest, Pages, json_answer, json_error, json_refusal};
 use super::route::Route;
 use crate::config::{Config, Origin};
@@ -183,7 +184,9 @@ impl Callback {
     /// Counts a request of this client. Whoever knows the logout secret is the host app's server, which may have
     /// everybody to sign out.
     fn admit(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Result<(), Refusal> {
-        if asked.route == Route::Logout && self.knows_secret(headers) { Ok(()) } else { self.login.admit_client(asked.client) }
+        // What may be a logout token is counted when it turns out to be none, or a wrong one.
+        let server = asked.route == Route::Logout && (self.knows_secret(headers) || back_channel::may_be(headers));
+        if server { Ok(()) } else { self.login.admit_client(asked.client) }
     }
 
     /// Cheap, since it is a flood that is answered.
@@ -233,6 +236,15 @@ impl Callback {
 
     async fn logout(&self, asked: &Asked<'_>, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
         let started = Instant::now();
+        if let Some(token) = back_channel::token_in(headers, body) {
+            return back_channel::answer(&self.login, &self.audit, || asked.after(started), &token).await;
+        }
+        if back_channel::may_be(headers)
+            && !self.knows_secret(headers)
+            && let Err(refusal) = self.login.admit_client(asked.client)
+        {
+            return json_refusal(&refusal, asked.id);
+        }
         // The host app's server names an identity; a session in the Authorization header does not.
         let named = identity_in(body);
         if named.is_none() && self.knows_secret(headers) {

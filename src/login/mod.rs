@@ -3,10 +3,15 @@
 //! What is remembered is answered at once. Anything else runs on a task of its own, so that a browser
 //! that goes away cancels nothing: no create is begun twice, no token is minted and lost.
 
+mod back_channel;
 pub mod binding;
 mod flights;
 mod host;
+mod host_logout;
+mod once;
 mod rates;
+pub mod recheck;
+mod standing;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -32,10 +37,12 @@ use crate::secret::Secret;
 use crate::tokens::{Chat, Ending, Found, TokenError, Tokens};
 use crate::trace;
 
+pub use back_channel::BackChannelRefusal;
 use binding::{Binding, Bindings};
 use flights::{Flights, UnderWay};
 use host::{Host, Presented, Sessions};
 use rates::Rates;
+use standing::{Policy, Standings};
 
 /// How much sooner than the login itself the wait for the limiter ends, so that people are told what they wait for.
 const TELLING: Duration = Duration::from_millis(250);
@@ -59,6 +66,8 @@ struct Inner {
     flights: Flights,
     ended_identities: Cache<String, Instant>,
     bindings: Bindings,
+    standings: Arc<Standings>,
+    policy: Policy,
 }
 
 /// What of a login still holds under a new configuration.
@@ -112,7 +121,7 @@ impl Login {
     /// as well, and so are the tokens that they end with.
     #[must_use]
     pub fn renewed(&self, config: &Config, validator: Option<Validator>, client: Client, kept: Kept) -> Self {
-        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, .. } = &*self.0;
+        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, standings, .. } = &*self.0;
         let host = validator.map_or_else(|| Arc::clone(&sessions.host), |validator| Arc::new(Host::Validator(validator)));
         let caches = &config.cache;
         let rates = Arc::new(sessions.rates.renewed(config.limits));
@@ -137,6 +146,8 @@ impl Login {
             flights: flights.clone(),
             ended_identities: ended_identities.clone(),
             bindings: Bindings::new(config),
+            standings: standings.renewed(config),
+            policy: Policy::new(config),
         }))
     }
 
@@ -152,6 +163,8 @@ impl Login {
             sessions,
             directory: Directory::new(client.clone(), config.users.clone(), caches.users, Arc::clone(&metrics)),
             tokens: Tokens::new(client, caches, Arc::clone(&metrics), control.clone()),
+            standings: Arc::new(Standings::new(config, Arc::clone(&metrics))),
+            policy: Policy::new(config),
             metrics,
             control,
             timeout: config.login.timeout,
@@ -248,12 +261,12 @@ impl Login {
     }
 
     async fn who_is(&self, presented: Presented) -> Result<Validated, Refusal> {
-        if let Some(validated) = self.0.sessions.ready(&presented.key()).await {
+        if let Some(validated) = self.0.known(&presented.key()).await {
             self.0.metrics.cache("sessions", true);
             return Ok(Validated::clone(&validated));
         }
         let inner = Arc::clone(&self.0);
-        let task = self.0.control.spawn(trace::carried(async move { inner.sessions.identify(&presented).await }));
+        let task = self.0.control.spawn(trace::carried(async move { inner.identify(&presented).await }));
         match tokio::time::timeout(self.0.timeout, task).await {
             Ok(outcome) => outcome.unwrap_or_else(|error| Err(broken(&error))).map(|validated| Validated::clone(&validated)),
             Err(_) => Err(too_slow(false)),
@@ -274,6 +287,7 @@ impl Login {
         let inner = &self.0;
         inner.flights.end(&session);
         inner.sessions.forget(&session).await;
+        inner.standings.left(session);
         let Some((user, token)) = inner.tokens.leave(&session) else { return Ok(0) };
         match tokio::time::timeout(inner.timeout, inner.tokens.end(&user, token)).await {
             Ok(Ok(ended)) => ended.map(|()| 1),
@@ -288,6 +302,9 @@ impl Login {
         let inner = &self.0;
         inner.ended_identities.insert(identity_id.to_owned(), Instant::now());
         inner.sessions.forget_identity(identity_id);
+        for (_, standing) in inner.standings.by(&standing::By::Identity(identity_id.to_owned())) {
+            inner.standings.left(standing.session);
+        }
         let users = inner.users.remove(identity_id).unwrap_or_default();
         let mut ends = Vec::new();
         for user in users.iter() {
@@ -341,11 +358,23 @@ impl Login {
 
     /// A token was used in a call of the REST API: the host session behind it is looked at again when that is due.
     pub fn used(&self, token: &str) {
-        let _ = token;
+        if let (Found::Living(chat), Some(every)) = (self.find(token), self.0.policy.every) {
+            chat.called(every);
+        }
+    }
+
+    /// The browser that has this chat session has shown these credentials, which were validated just now. From here on
+    /// they are what the host app is asked with, unless they are somebody else's.
+    pub fn confirm(&self, chat: &Chat, credentials: &Credentials, validated: &Validated) {
+        let same = chat.standing().is_none_or(|standing| standing.identity == validated.identity.id);
+        if same {
+            self.0.standings.confirm(chat, &Presented::Credentials(credentials.clone()), validated);
+        }
     }
 
     /// The person logged out of the chat: nothing but their own wish lets them in again from this host session.
     pub fn person_logged_out(&self, token: &str) {
+        self.log_out_at_host(token);
         self.0.tokens.forget(token);
     }
 
@@ -369,7 +398,7 @@ impl Login {
 impl Inner {
     /// A login from memory alone.
     async fn ready(&self, session: &SessionKey) -> Option<SignedIn> {
-        let validated = self.sessions.ready(session).await?;
+        let validated = self.known(session).await?;
         let account = self.directory.ready(&validated.identity).await?;
         let token = self.tokens.ready(&account.id, session)?;
         for cache in ["sessions", "users", "tokens"] {
@@ -404,7 +433,7 @@ impl Inner {
         // A second round when the session or the user was ended while the first was under way.
         for _ in 0..2 {
             let began = Instant::now();
-            let validated = self.sessions.identify(presented).await?;
+            let validated = self.identify(presented).await?;
             let identity = &validated.identity;
             who.get_or_init(|| Arc::clone(identity));
             if fresh {
@@ -421,6 +450,9 @@ impl Inner {
                     self.sessions.forget(&session).await;
                 }
                 Ok(handed) => {
+                    if let Found::Living(chat) = self.tokens.find(handed.token.expose()) {
+                        self.stands(&chat, presented, &validated);
+                    }
                     return Ok(SignedIn {
                         token: handed.token,
                         user_id: Arc::clone(&account.id),
@@ -439,6 +471,41 @@ impl Inner {
         let detail = "the session or the user was ended twice while a login was under way";
         Err(Refusal::new(RefusalKind::RocketchatUnavailable, "You were signed out meanwhile. Try again.", detail)
             .retry_after(Duration::from_secs(1)))
+    }
+
+    /// Whose a session is, if that is remembered.
+    async fn known(&self, session: &SessionKey) -> Option<Arc<Validated>> {
+        let validated = self.sessions.ready(session).await?;
+        (!self.standings.is_over(session, &validated)).then_some(validated)
+    }
+
+    /// Whose a session is.
+    async fn identify(&self, presented: &Presented) -> Result<Arc<Validated>, Refusal> {
+        let outcome = self.sessions.identify(presented).await;
+        let outcome = self.unless_over(presented, outcome);
+        if let (Ok(validated), Some(chat)) = (&outcome, self.tokens.of_session(&presented.key())) {
+            let same = chat.standing().is_none_or(|standing| standing.identity == validated.identity.id);
+            if same {
+                self.standings.confirm(&chat, presented, validated);
+            }
+        }
+        outcome
+    }
+
+    /// A session that the identity provider has ended is none, whatever its credentials say.
+    fn unless_over(&self, presented: &Presented, outcome: Result<Arc<Validated>, Refusal>) -> Result<Arc<Validated>, Refusal> {
+        let validated = outcome?;
+        if self.standings.is_over(&presented.key(), &validated) {
+            let words = "You are not signed in to the app that this chat belongs to.";
+            return Err(Refusal::new(RefusalKind::NoSession, words, "the identity provider has ended this session (logout token)"));
+        }
+        Ok(validated)
+    }
+
+    /// A chat session was given to a host session that is good.
+    fn stands(&self, chat: &Chat, presented: &Presented, validated: &Validated) {
+        self.standings.confirm(chat, presented, validated);
+        self.look_after(chat, presented);
     }
 
     fn remember(&self, identity_id: &str, user: &Arc<str>) {
