@@ -29,7 +29,7 @@ pub(super) fn token_in(headers: &HeaderMap, body: &[u8]) -> Option<String> {
 }
 
 /// Ends what the token is about, and answers as §2.8 wants it.
-pub(super) async fn answer(login: &Login, audit: &Audit, of: impl Fn() -> Of<'_>, token: &str) -> Response<Bytes> {
+pub(super) async fn answer<'a>(login: &Login, audit: &Audit, of: impl Fn() -> Of<'a>, token: &str) -> Response<Bytes> {
     let client = of().client;
     let outcome = login.back_channel(client, token).await;
     let (status, error, description) = match &outcome {

@@ -175,6 +175,12 @@ impl Standings {
         chat.standing()
     }
 
+    /// Has what is pending done, so that a test can count.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        self.kept.run_pending_tasks();
+    }
+
     /// The living chat sessions that are found so.
     pub(super) fn by(&self, by: &By) -> Vec<(Chat, Arc<Standing>)> {
         let chats = self.by.get(by).unwrap_or_default();
