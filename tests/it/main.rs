@@ -27,6 +27,7 @@ mod metrics;
 mod minting;
 mod outages;
 mod proxying;
+mod recheck;
 mod status;
 mod reload;
 mod smuggling;
