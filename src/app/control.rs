@@ -21,6 +21,7 @@ use crate::lifecycle::service::{Heartbeats, ServiceManager};
 use crate::lifecycle::sweep::Sweep;
 use crate::lifecycle::{Health, Stop};
 use crate::listen::{self, Listener, ProxyPeers, Settings};
+use crate::login::recheck;
 use crate::metrics::Metrics;
 use crate::rocketchat::Client;
 
@@ -51,8 +52,14 @@ impl Control {
         LocalSet::new().block_on(runtime, async move {
             let site = Arc::clone(&watch.site);
             let limits = site.load().config.limits;
+            let watch_site = Arc::clone(&site);
             tokio::task::spawn_local(again_after_panics(move || watch.clone().run()));
             tokio::task::spawn_local(again_after_panics(move || keep_certificates(Arc::clone(&site), lasting.clone())));
+            let current = Arc::clone(&watch_site);
+            tokio::task::spawn_local(again_after_panics(move || {
+                let current = Arc::clone(&current);
+                recheck::run(move || current.load().login.clone())
+            }));
             tokio::task::spawn_local(reloader.run());
             if let Some(watchdog) = watchdog {
                 tokio::task::spawn_local(watchdog.run());

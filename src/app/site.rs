@@ -40,7 +40,7 @@ pub(super) struct Site {
     pub(super) way: Arc<Way>,
     pub(super) certificates: Option<Certificates>,
     pub(super) client: Client,
-    login: Login,
+    pub(super) login: Login,
 }
 
 /// The way to the workspace and the host app. While it stays the same, connections do too.
@@ -128,7 +128,8 @@ impl Site {
                 tokens: same_workspace,
             };
             // Its keys stay in memory unless something about it is new.
-            let validator = (!same_identity || !same_way).then(|| validator(&config, &way));
+            let same_issuer = kept(&["session.back_channel."]).is_some();
+            let validator = (!same_identity || !same_way || !same_issuer).then(|| validator(&config, &way));
             old.renewed(&config, validator, client.clone(), held)
         } else {
             let validator = validator(&config, &way);

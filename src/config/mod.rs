@@ -331,6 +331,25 @@ pub struct Identity {
     pub source: IdentitySource,
     /// Where each field stands in what the source answers.
     pub claims: Claims,
+    /// What logout tokens are checked with, where the identity provider may send them.
+    pub back_channel: Option<BackChannel>,
+}
+
+/// `[session.back_channel]`: OpenID Connect Back-Channel Logout 1.0.
+#[derive(Clone, Debug)]
+pub struct BackChannel {
+    /// The `iss` expected.
+    pub issuer: String,
+    /// The `aud` expected (one of).
+    pub audience: Vec<String>,
+    /// The algorithms accepted; all of one key family.
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// What the signature is checked with.
+    pub keys: JwtKeys,
+    /// Clock skew forgiven.
+    pub leeway: Duration,
+    /// Where these keys stand: in their own section, or in `identity.jwt`.
+    pub section: &'static str,
 }
 
 /// The closed set of identity sources.
@@ -437,6 +456,10 @@ pub struct Claims {
     pub name: String,
     /// A list of strings, or one string split at commas and blanks.
     pub roles: String,
+    /// The identity provider's id of the session.
+    pub sid: String,
+    /// Whether the person may be here at all; empty: not looked at.
+    pub active: String,
 }
 
 /// `[users]`
@@ -508,6 +531,21 @@ pub struct Session {
     pub cookie_bridge: bool,
     /// Lets the host app's server end a user's chat sessions.
     pub logout_secret: Option<SecretSource>,
+    /// What is called at the host app when a person logs out of the chat.
+    pub host_logout: Option<HostLogout>,
+    /// Logout tokens that are remembered, so that none counts twice.
+    pub logout_tokens: usize,
+}
+
+/// The host app's own logout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLogout {
+    /// Its address.
+    pub url: Url,
+    /// How it is called.
+    pub method: http::Method,
+    /// How long it may take.
+    pub timeout: Duration,
 }
 
 /// `[log]`

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod audit;
+mod back_channel;
 pub mod callback;
 mod caught;
 pub(crate) mod ddp;

@@ -24,11 +24,13 @@ pub enum Limit {
     PageMemory,
     /// `session.page_wait`
     PageWait,
+    /// `session.back_channel.max_tokens`: a logout token was forgotten that could come again.
+    LogoutTokens,
 }
 
 impl Limit {
     /// Every limit, so that its count starts at zero.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::LoginsPerClient,
         Self::LoginsPerSession,
         Self::UnknownSessionsPerClient,
@@ -37,6 +39,7 @@ impl Limit {
         Self::LoginBodyTimeout,
         Self::PageMemory,
         Self::PageWait,
+        Self::LogoutTokens,
     ];
 
     /// The label's value.
@@ -50,6 +53,7 @@ impl Limit {
             Self::LoginBodyTimeout => "login_body_timeout",
             Self::PageMemory => "page_memory",
             Self::PageWait => "page_wait",
+            Self::LogoutTokens => "max_tokens",
         }
     }
 }

@@ -6,6 +6,7 @@
 mod collect;
 mod limits;
 mod process;
+mod recheck;
 mod shard;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use crate::error::RefusalKind;
 use crate::journal::Journal;
 use collect::Shards;
 pub use limits::{CallFault, CallTarget, Limit};
+pub use recheck::{LogoutTokenOutcome, Recheck};
 pub use shard::{AnswerLimit, Crowd, Flood, Handshake, Held, PageFate, RouteLabel, Shard, SocketEnd, Spoken, Stalled, Unread};
 
 /// What is counted of the process itself, from before there is anything else to count.
@@ -69,6 +71,7 @@ pub struct Metrics {
     service_account_up: IntGauge,
     spans: IntCounterVec,
     limits: limits::Counters,
+    rechecks: recheck::Counters,
 }
 
 impl Metrics {
@@ -144,6 +147,7 @@ impl Metrics {
             .expect("constant name"),
             acme_orders: counters("gantry_acme_orders_total", "Certificates asked for by ACME, by outcome.", &["outcome"]),
             limits: limits::Counters::new(),
+            rechecks: recheck::Counters::new(),
             registry,
             shards: Arc::clone(&shards),
         };
@@ -176,7 +180,7 @@ impl Metrics {
             Box::new(metrics.reload_time.clone()),
             Box::new(Shards::new(shards, process)),
         ];
-        for collector in all.into_iter().chain(metrics.limits.collectors()) {
+        for collector in all.into_iter().chain(metrics.limits.collectors()).chain(metrics.rechecks.collectors()) {
             metrics.registry.register(collector).expect("no name is used twice");
         }
         metrics.reloaded(true);

@@ -30,6 +30,7 @@ mod minting;
 mod outages;
 mod pages;
 mod proxying;
+mod recheck;
 mod status;
 mod reload;
 mod smuggling;

@@ -106,6 +106,8 @@ mod tests {
             email_verified: "/email_verified".into(),
             name: "/name".into(),
             roles: "/groups".into(),
+            sid: "/sid".into(),
+            active: String::new(),
         }
     }
 
