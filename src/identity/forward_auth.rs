@@ -326,6 +326,7 @@ mod tests {
             email_verified: String::new(),
             name: String::new(),
             roles: String::new(),
+            avatar: String::new(),
         }
     }
 

@@ -181,6 +181,7 @@ mod tests {
             email_verified: String::new(),
             name: String::new(),
             roles: String::new(),
+            avatar: String::new(),
         };
         Jwt { from, keys, rules, claims }
     }

@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::rocketchat::Client;
 use crate::secret::Secret;
+use crate::sync::Syncer;
 use crate::tokens::{Chat, Ending, Found, TokenError, Tokens};
 use crate::trace;
 
@@ -59,6 +60,7 @@ struct Inner {
     flights: Flights,
     ended_identities: Cache<String, Instant>,
     bindings: Bindings,
+    sync: Syncer,
 }
 
 /// What of a login still holds under a new configuration.
@@ -112,14 +114,14 @@ impl Login {
     /// as well, and so are the tokens that they end with.
     #[must_use]
     pub fn renewed(&self, config: &Config, validator: Option<Validator>, client: Client, kept: Kept) -> Self {
-        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, .. } = &*self.0;
+        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, sync, .. } = &*self.0;
         let host = validator.map_or_else(|| Arc::clone(&sessions.host), |validator| Arc::new(Host::Validator(validator)));
         let caches = &config.cache;
         let rates = Arc::new(sessions.rates.renewed(config.limits));
         let sessions =
             if kept.sessions { sessions.with_host(host, rates) } else { Sessions::new(host, caches.sessions, rates, Arc::clone(metrics)) };
         if !kept.tokens {
-            return Self::with_sessions(config, sessions, client, Arc::clone(metrics), control.clone());
+            return Self::with_sessions(config, sessions, client, sync.clone(), Arc::clone(metrics), control.clone());
         }
         Self(Arc::new(Inner {
             sessions,
@@ -137,16 +139,18 @@ impl Login {
             flights: flights.clone(),
             ended_identities: ended_identities.clone(),
             bindings: Bindings::new(config),
+            sync: sync.clone(),
         }))
     }
 
     fn with_host(config: &Config, host: Arc<Host>, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
         let rates = Arc::new(Rates::new(config.limits, Arc::clone(&metrics)));
         let sessions = Sessions::new(host, config.cache.sessions, rates, Arc::clone(&metrics));
-        Self::with_sessions(config, sessions, client, metrics, control)
+        let sync = Syncer::new(Arc::clone(&metrics), control.clone());
+        Self::with_sessions(config, sessions, client, sync, metrics, control)
     }
 
-    fn with_sessions(config: &Config, sessions: Sessions, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
+    fn with_sessions(config: &Config, sessions: Sessions, client: Client, sync: Syncer, metrics: Arc<Metrics>, control: Handle) -> Self {
         let caches = &config.cache;
         Self(Arc::new(Inner {
             sessions,
@@ -159,6 +163,7 @@ impl Login {
             flights: Flights::default(),
             ended_identities: Cache::builder().max_capacity(caches.users.capacity).time_to_live(ENDED_FOR).build(),
             bindings: Bindings::new(config),
+            sync,
         }))
     }
 
@@ -216,10 +221,17 @@ impl Login {
         let began = Instant::now();
         let key = presented.key();
         let ready = if fresh { None } else { self.0.ready(&key).await };
-        match ready {
-            Some(ready) => Ok(ready),
-            None => self.sign_in_slowly(presented, fresh, began).await,
-        }
+        let signed_in = match ready {
+            Some(ready) => ready,
+            None => self.sign_in_slowly(presented, fresh, began).await?,
+        };
+        self.0.sync.noticed(&signed_in.user_id, &signed_in.identity);
+        Ok(signed_in)
+    }
+
+    /// What keeps accounts up to date.
+    pub fn sync(&self) -> &Syncer {
+        &self.0.sync
     }
 
     async fn sign_in_slowly(&self, presented: Presented, fresh: bool, began: Instant) -> Result<SignedIn, Refusal> {

@@ -20,17 +20,23 @@ pub enum Limit {
     LoginBody,
     /// `limits.login_body_timeout`
     LoginBodyTimeout,
+    /// `limits.sync_queue`: somebody's changes are not written before their next sign-in.
+    SyncQueue,
+    /// `limits.sync_records`: a record went of what was given to somebody, who keeps it now.
+    SyncRecords,
 }
 
 impl Limit {
     /// Every limit, so that its count starts at zero.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::LoginsPerClient,
         Self::LoginsPerSession,
         Self::UnknownSessionsPerClient,
         Self::Tracked,
         Self::LoginBody,
         Self::LoginBodyTimeout,
+        Self::SyncQueue,
+        Self::SyncRecords,
     ];
 
     /// The label's value.
@@ -42,6 +48,8 @@ impl Limit {
             Self::Tracked => "tracked",
             Self::LoginBody => "login_body",
             Self::LoginBodyTimeout => "login_body_timeout",
+            Self::SyncQueue => "sync_queue",
+            Self::SyncRecords => "sync_records",
         }
     }
 }

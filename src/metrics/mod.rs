@@ -7,6 +7,7 @@ mod collect;
 mod limits;
 mod process;
 mod shard;
+mod sync;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use crate::error::RefusalKind;
 use crate::journal::Journal;
 use collect::Shards;
 pub use limits::{CallFault, CallTarget, Limit};
+pub use sync::{SYNC_FIELDS, SyncOutcome};
 pub use shard::{AnswerLimit, Crowd, Flood, Handshake, Held, RouteLabel, Shard, Spoken, Stalled};
 
 /// What is counted of the process itself, from before there is anything else to count.
@@ -68,6 +70,7 @@ pub struct Metrics {
     service_account_up: IntGauge,
     spans: IntCounterVec,
     limits: limits::Counters,
+    sync: sync::Counters,
 }
 
 impl Metrics {
@@ -142,6 +145,7 @@ impl Metrics {
             .expect("constant name"),
             acme_orders: counters("gantry_acme_orders_total", "Certificates asked for by ACME, by outcome.", &["outcome"]),
             limits: limits::Counters::new(),
+            sync: sync::Counters::new(),
             registry,
             shards: Arc::clone(&shards),
         };
@@ -173,7 +177,7 @@ impl Metrics {
             Box::new(metrics.reload_time.clone()),
             Box::new(Shards::new(shards, process)),
         ];
-        for collector in all.into_iter().chain(metrics.limits.collectors()) {
+        for collector in all.into_iter().chain(metrics.limits.collectors()).chain(metrics.sync.collectors()) {
             metrics.registry.register(collector).expect("no name is used twice");
         }
         metrics.reloaded(true);

@@ -213,5 +213,14 @@ fn claims(r: &mut Reader<'_>) -> Option<Claims> {
     let mut pointer = |name: &str| r.parse_text(&format!("identity.claims.{name}"), rules::pointer);
     let (id, username, email) = (pointer("id"), pointer("username"), pointer("email"));
     let (email_verified, name, roles) = (pointer("email_verified"), pointer("name"), pointer("roles"));
-    Some(Claims { id: id?, username: username?, email: email?, email_verified: email_verified?, name: name?, roles: roles? })
+    let avatar = pointer("avatar");
+    Some(Claims {
+        id: id?,
+        username: username?,
+        email: email?,
+        email_verified: email_verified?,
+        name: name?,
+        roles: roles?,
+        avatar: avatar?,
+    })
 }

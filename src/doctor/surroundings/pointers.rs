@@ -106,6 +106,7 @@ mod tests {
             email_verified: "/email_verified".into(),
             name: "/name".into(),
             roles: "/groups".into(),
+            avatar: "/picture".into(),
         }
     }
 
