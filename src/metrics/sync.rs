@@ -1,5 +1,7 @@
 //! What is counted of keeping accounts up to date.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
@@ -50,41 +52,48 @@ pub const SYNC_FIELDS: [&str; 7] = ["name", "email", "username", "avatar", "role
 #[derive(Debug)]
 pub(super) struct Counters {
     writes: IntCounterVec,
-    queue: IntGauge,
     stored: IntCounterVec,
-    oldest: Oldest,
+    waiting: Waiting,
 }
 
-/// How long the one who has waited longest has, as of the scrape.
+/// Who waits, as of the scrape.
 #[derive(Clone, Debug)]
-struct Oldest {
+struct Waiting {
+    queued: Arc<AtomicI64>,
+    /// Word that was left, and that the worker has not taken note of yet.
+    unread: Arc<AtomicI64>,
     since: Arc<Mutex<Option<Instant>>>,
-    desc: Desc,
+    descs: [Desc; 2],
 }
 
+const QUEUE: (&str, &str) = ("gantry_sync_queue", "Accounts that wait to be brought up to date.");
 const OLDEST: (&str, &str) = ("gantry_sync_oldest_seconds", "How long the account that has waited longest for its changes has.");
 
-impl Collector for Oldest {
+impl Collector for Waiting {
     fn desc(&self) -> Vec<&Desc> {
-        vec![&self.desc]
+        self.descs.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let gauge = Gauge::new(OLDEST.0, OLDEST.1).expect("constant name");
+        let queue = IntGauge::new(QUEUE.0, QUEUE.1).expect("constant name");
+        queue.set(self.queued.load(Ordering::Relaxed) + self.unread.load(Ordering::Relaxed));
+        let oldest = Gauge::new(OLDEST.0, OLDEST.1).expect("constant name");
         let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        gauge.set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
-        gauge.collect()
+        oldest.set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+        let mut families = queue.collect();
+        families.extend(oldest.collect());
+        families
     }
 }
 
 impl Counters {
     pub(super) fn new() -> Self {
-        let desc = Desc::new(OLDEST.0.to_owned(), OLDEST.1.to_owned(), Vec::new(), std::collections::HashMap::new());
+        let descs = [QUEUE, OLDEST]
+            .map(|(name, help)| Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new()).expect("constant names"));
         let new = Self {
             writes: counters("gantry_sync_writes_total", "Changes of accounts that were tried, by field and outcome.", &["field", "outcome"]),
-            queue: IntGauge::new("gantry_sync_queue", "Accounts that wait to be brought up to date.").expect("constant name"),
             stored: counters("gantry_sync_state_writes_total", "Times that sync.state_file was written, by outcome.", &["outcome"]),
-            oldest: Oldest { since: Arc::default(), desc: desc.expect("constant name") },
+            waiting: Waiting { queued: Arc::default(), unread: Arc::default(), since: Arc::default(), descs },
         };
         // The first of a kind has to show as a rise.
         for field in SYNC_FIELDS {
@@ -98,8 +107,8 @@ impl Counters {
         new
     }
 
-    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 4] {
-        [Box::new(self.writes.clone()), Box::new(self.queue.clone()), Box::new(self.stored.clone()), Box::new(self.oldest.clone())]
+    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 3] {
+        [Box::new(self.writes.clone()), Box::new(self.stored.clone()), Box::new(self.waiting.clone())]
     }
 }
 
@@ -111,8 +120,13 @@ impl Metrics {
 
     /// So many accounts wait, and the one that has waited longest since then.
     pub fn sync_queue(&self, waiting: usize, oldest: Option<Instant>) {
-        self.sync.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        *self.sync.oldest.since.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
+        self.sync.waiting.queued.store(i64::try_from(waiting).unwrap_or(i64::MAX), Ordering::Relaxed);
+        *self.sync.waiting.since.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
+    }
+
+    /// Word was left of so many more accounts, or (less than none) was taken note of.
+    pub fn sync_unread(&self, more: i64) {
+        self.sync.waiting.unread.fetch_add(more, Ordering::Relaxed);
     }
 
     /// `sync.state_file` was written, or could not be.
@@ -131,11 +145,13 @@ mod tests {
     async fn the_oldest_ages_between_scrapes() {
         let metrics = Metrics::new(1);
         assert!(metrics.exposition().contains("gantry_sync_oldest_seconds 0\n"));
-        metrics.sync_queue(2, Some(Instant::now()));
+        metrics.sync_queue(1, Some(Instant::now()));
+        metrics.sync_unread(1);
         tokio::time::advance(Duration::from_secs(7)).await;
         let text = metrics.exposition();
         assert!(text.contains("gantry_sync_oldest_seconds 7\n") && text.contains("gantry_sync_queue 2\n"), "{text}");
         metrics.sync_queue(0, None);
+        metrics.sync_unread(-1);
         assert!(metrics.exposition().contains("gantry_sync_oldest_seconds 0\n"));
     }
 }

@@ -133,6 +133,7 @@ impl Syncer {
             shared.metrics.limit_hit(Limit::SyncQueue);
             return;
         }
+        shared.metrics.sync_unread(1);
         self.send(Message::Noticed(Arc::clone(user_id), Arc::clone(identity)));
     }
 

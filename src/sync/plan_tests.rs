@@ -1,5 +1,7 @@
 //! Plans: what is done about an account, and what never is.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::super::wish::Username;
@@ -10,7 +12,9 @@ use crate::rocketchat::User;
 const DENIED: [&str; 3] = ["admin", "bot", "app"];
 
 fn users() -> Users {
-    example(&[]).users
+    // Read once: thousands of plans are made by it.
+    static USERS: LazyLock<Users> = LazyLock::new(|| example(&[]).users);
+    USERS.clone()
 }
 
 fn set<const N: usize>(all: [&str; N]) -> BTreeSet<String> {
@@ -285,7 +289,7 @@ fn everywhere() -> BTreeMap<What, Place> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn nothing_is_taken_that_is_not_recorded(wish in wishes(), looked in accounts(), given in records()) {

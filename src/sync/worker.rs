@@ -102,6 +102,9 @@ impl Worker {
                 return;
             };
             shared.unread.fetch_sub(1, Ordering::Relaxed);
+            if matches!(message, Message::Noticed(..)) {
+                self.metrics.sync_unread(-1);
+            }
             let Some(settings) = shared.settings.load_full() else { continue };
             match message {
                 Message::Noticed(user, identity) => self.notice(&settings, &user, &identity),

@@ -31,6 +31,7 @@ mod status;
 mod reload;
 mod smuggling;
 mod support;
+mod sync;
 mod tls;
 mod transport;
 mod tokens;
