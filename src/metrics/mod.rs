@@ -22,8 +22,8 @@ use crate::error::RefusalKind;
 use crate::journal::Journal;
 use collect::Shards;
 pub use limits::{CallFault, CallTarget, Limit};
-pub use sync::{SYNC_FIELDS, SyncOutcome};
 pub use shard::{AnswerLimit, Crowd, Flood, Handshake, Held, RouteLabel, Shard, Spoken, Stalled};
+pub use sync::{SYNC_FIELDS, SyncOutcome};
 
 /// What is counted of the process itself, from before there is anything else to count.
 #[derive(Clone, Debug, Default)]

@@ -91,7 +91,11 @@ impl Counters {
         let descs = [QUEUE, OLDEST]
             .map(|(name, help)| Desc::new(name.to_owned(), help.to_owned(), Vec::new(), HashMap::new()).expect("constant names"));
         let new = Self {
-            writes: counters("gantry_sync_writes_total", "Changes of accounts that were tried, by field and outcome.", &["field", "outcome"]),
+            writes: counters(
+                "gantry_sync_writes_total",
+                "Changes of accounts that were tried, by field and outcome.",
+                &["field", "outcome"],
+            ),
             stored: counters("gantry_sync_state_writes_total", "Times that sync.state_file was written, by outcome.", &["outcome"]),
             waiting: Waiting { queued: Arc::default(), unread: Arc::default(), since: Arc::default(), descs },
         };

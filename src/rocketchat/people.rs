@@ -276,8 +276,7 @@ mod tests {
 
     #[test]
     fn the_field_that_is_refused_is_known_by_code_or_words() {
-        let profile =
-            Profile { name: Some("Ada".into()), email: Some(("ada@example.com".into(), true)), username: Some("ada".into()) };
+        let profile = Profile { name: Some("Ada".into()), email: Some(("ada@example.com".into(), true)), username: Some("ada".into()) };
         for (text, kind, field) in [
             ("`ada@example.com` is already in use :(", "error-field-unavailable", Some(ProfileField::Email)),
             ("ada@example.com is already in use :( [error-field-unavailable]", "", Some(ProfileField::Email)),
@@ -296,7 +295,9 @@ mod tests {
             assert!(refuses_profile(&no), "{answer}");
             assert_eq!(profile.blamed(&no), field, "{answer}");
         }
-        for text in ["Editing user is not allowed [error-action-not-allowed]", "TOTP Required [totp-required]", "Invalid user [error-invalid-user]"] {
+        for text in
+            ["Editing user is not allowed [error-action-not-allowed]", "TOTP Required [totp-required]", "Invalid user [error-invalid-user]"]
+        {
             assert!(!refuses_profile(&no(&json!({ "success": false, "error": text }))), "{text}");
         }
     }

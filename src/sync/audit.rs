@@ -61,7 +61,10 @@ impl Audit {
         // What the workspace says may hold the value.
         let why = if self.shows == config::Audit::Names || !what.is_personal() { why } else { "the reason may hold the value" };
         tracing::warn!(
-            user, field, value, why,
+            user,
+            field,
+            value,
+            why,
             "the workspace refuses a value for an account; it is not tried again for a day, unless the host app says another one"
         );
     }

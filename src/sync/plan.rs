@@ -132,7 +132,9 @@ impl Write {
             about.retain(|what| {
                 matches!(
                     (what, field),
-                    (What::Name(_), ProfileField::Name) | (What::Email(_), ProfileField::Email) | (What::Username(_), ProfileField::Username)
+                    (What::Name(_), ProfileField::Name)
+                        | (What::Email(_), ProfileField::Email)
+                        | (What::Username(_), ProfileField::Username)
                 )
             });
         }
@@ -142,12 +144,7 @@ impl Write {
 
 impl Put {
     fn of(place: &Place) -> Self {
-        Self {
-            room: place.room.clone(),
-            team: place.team.clone(),
-            private: place.kind == PlaceKind::Private,
-            name: place.name.clone(),
-        }
+        Self { room: place.room.clone(), team: place.team.clone(), private: place.kind == PlaceKind::Private, name: place.name.clone() }
     }
 
     fn place(&self) -> Place {
@@ -247,9 +244,8 @@ fn profile(wish: &Wish, looked: &Looked, closed: impl Fn(&What) -> bool) -> Prof
     let user = &looked.user;
     let name = wish.name.clone().filter(|name| looked.name.as_deref().map(str::trim) != Some(name) && !closed(&What::Name(name.clone())));
     // Where addresses cannot be seen nothing is known about this one.
-    let email = wish.email.clone().filter(|(email, _)| {
-        user.emails.is_some() && !user.has_email(email) && !closed(&What::Email(email.clone()))
-    });
+    let email =
+        wish.email.clone().filter(|(email, _)| user.emails.is_some() && !user.has_email(email) && !closed(&What::Email(email.clone())));
     let username = wish.username.as_ref().filter(|username| {
         let has = user.username.as_deref();
         has != Some(&username.wanted) && has != username.marked.as_deref() && !closed(&What::Username(username.wanted.clone()))

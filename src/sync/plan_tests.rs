@@ -78,11 +78,7 @@ fn a_profile_changes_in_one_write_and_only_where_it_differs() {
         ..Wish::default()
     };
     let looked = account(&["user"], None);
-    let expected = Profile {
-        name: Some("Ada L.".into()),
-        email: Some(("new@example.com".into(), false)),
-        username: Some("ada.l".into()),
-    };
+    let expected = Profile { name: Some("Ada L.".into()), email: Some(("new@example.com".into(), false)), username: Some("ada.l".into()) };
     assert_eq!(planned(&wish, &looked, &Given::default(), &BTreeMap::new()).writes, [Write::Profile(expected)]);
     // A second address of theirs, and the name that stands in where the wanted one is taken.
     let mut other = account(&["user"], None);

@@ -59,7 +59,8 @@ impl Store {
                 self.writable = true;
             }
             Ok(Err(ReadError::Unreadable(error))) => tracing::error!(
-                file = shown, error,
+                file = shown,
+                error,
                 "sync.state_file cannot be read, and is not written over: what was given before, and is from now on, is not taken away \
                  after a restart; let Gantry's user read it, then reload"
             ),

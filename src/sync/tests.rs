@@ -154,7 +154,8 @@ async fn a_refused_address_is_not_tried_for_a_day_and_does_not_hold_the_name_up(
     let world = World::new(&[("sync.name", "true"), ("sync.email", "true"), ("sync.every", "1s")]);
     world.fake.add(user("id-ada", "ada"));
     let text = "taken@example.com is already in use :( [error-field-unavailable]";
-    let refusal = json!({ "success": false, "error": text, "errorType": "error-field-unavailable", "details": { "field": "taken@example.com" } });
+    let refusal =
+        json!({ "success": false, "error": text, "errorType": "error-field-unavailable", "details": { "field": "taken@example.com" } });
     world.fake.script("users.update", [Step::Reply(400, refusal.clone())]);
     let wish = |identity: &mut Identity| {
         identity.name = Some("Ada L.".into());

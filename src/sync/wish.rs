@@ -41,9 +41,9 @@ impl Wish {
             all.extend(everybody.iter().cloned());
             all
         };
-        let username = names.filter(|_| rules.username).and_then(|rule| {
-            Some(Username { wanted: account_name(identity, rule)?, marked: marked_name(identity, rule) })
-        });
+        let username = names
+            .filter(|_| rules.username)
+            .and_then(|rule| Some(Username { wanted: account_name(identity, rule)?, marked: marked_name(identity, rule) }));
         Self {
             name: identity.name.as_deref().filter(|_| rules.name).and_then(display_name),
             // An address that the host app has not verified could be anybody's.

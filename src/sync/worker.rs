@@ -1,6 +1,7 @@
 //! The one worker: takes who waits, looks their account up, writes what differs, and remembers what it gave.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::wish::Wish;
 use super::{Message, Settings, Shared};
 use crate::identity::Identity;
 use crate::metrics::{Limit, Metrics, SyncOutcome};
-use crate::rocketchat::{ChangeError, Looked, UsernameRule};
+use crate::rocketchat::{ChangeError, Looked, Place, UsernameRule};
 
 /// How long nothing is tried that the service account may not do, or that there is not.
 const SHUT_FOR: Duration = Duration::from_mins(10);
@@ -156,7 +157,10 @@ impl Worker {
         }
         self.store.write_now(&self.people).await;
         if self.queue.len() > 0 {
-            tracing::info!(waiting = self.queue.len(), "accounts that were not brought up to date are when somebody signs in to them again");
+            tracing::info!(
+                waiting = self.queue.len(),
+                "accounts that were not brought up to date are when somebody signs in to them again"
+            );
         }
         self.metrics.sync_queue(0, None);
     }
@@ -224,31 +228,49 @@ impl Worker {
             Err(why) => return Next::Down(why),
         };
         let wish = Wish::of(&settings.rules, &settings.users, &waiting.identity, rule.as_deref());
-        let places = {
-            let (places, shut) = (&mut self.places, &self.shut);
-            let mut absent = Vec::new();
-            let found = places.of(&wish, client, |what| is_closed(shut, what), |what| absent.push(what.clone())).await;
-            for what in absent {
-                self.absent(&what, "there is none that the service account can see; a private channel has to have it as a member");
-            }
-            match found {
-                Ok(found) => found,
-                Err((what, error)) => match self.failed(&what, error) {
-                    Some(next) => return next,
-                    // Without knowing all that is wanted nothing could be taken away.
-                    None => return self.later(settings, user, person, waiting),
-                },
-            }
+        let places = match self.places(settings, &wish).await {
+            Ok(places) => places,
+            Err(next) => return next,
         };
-        let next = plan(&settings.users, &wish, &looked, &person.given, &places, |what| person.is_refused(what) || is_closed(&self.shut, what));
+        let held_back = Cell::new(wish.channels.len() + wish.teams.len() > places.len());
+        let closed = |what: &What| {
+            let shut = is_closed(&self.shut, what);
+            held_back.set(held_back.get() || shut);
+            shut || person.is_refused(what)
+        };
+        let next = plan(&settings.users, &wish, &looked, &person.given, &places, closed);
+        // What is not tried at the moment will be before long.
+        let good_for = if held_back.get() { settings.rules.every.min(SHUT_FOR) } else { settings.rules.every };
         if next.given != person.given {
             person.given = next.given;
             self.store.changed();
         }
-        self.write(settings, user, waiting, looked, person, next.writes).await
+        self.write(settings, user, waiting, looked, person, next.writes, good_for).await
     }
 
-    /// Makes changes, one after the other.
+    /// The channels and teams of a wish, as far as there are such and they may be asked for.
+    async fn places(&mut self, settings: &Settings, wish: &Wish) -> Result<BTreeMap<What, Place>, Next> {
+        loop {
+            let mut absent = Vec::new();
+            let (places, shut) = (&mut self.places, &self.shut);
+            let found = places.of(wish, &settings.client, |what| is_closed(shut, what), |what| absent.push(what.clone())).await;
+            for what in absent {
+                self.absent(&what, "there is none that the service account can see; a private channel has to have it as a member");
+            }
+            match found {
+                Ok(found) => return Ok(found),
+                // One that the service account may not see says nothing about the others.
+                Err((what, ChangeError::Forbidden(why))) => self.absent(&what, &why),
+                Err((what, error)) => match self.failed(&what, error) {
+                    Some(next) => return Err(next),
+                    None => continue,
+                },
+            }
+        }
+    }
+
+    /// Makes changes, one after the other. If all goes well the account is in order for `good_for`.
+    #[expect(clippy::too_many_arguments, reason = "one step of a longer one, cut out to be read on its own")]
     async fn write(
         &mut self,
         settings: &Settings,
@@ -257,13 +279,14 @@ impl Worker {
         looked: Looked,
         mut person: Person,
         writes: Vec<Write>,
+        good_for: Duration,
     ) -> Next {
         let audit = Audit::new(settings.audit, Arc::clone(&self.metrics));
         let certain = looked.rooms.is_some();
         let mut username = looked.user.username.unwrap_or_default();
         let mut again: Option<Instant> = None;
         let mut down = None;
-        let mut in_order_for = settings.rules.every;
+        let mut in_order_for = good_for;
         for write in writes {
             if matches!(write, Write::Profile(_)) {
                 // The workspace allows one such change a minute for each person, whoever makes it.
@@ -369,7 +392,12 @@ impl Worker {
         let shut = Shut::Thing(what.clone());
         if !self.is_shut(&shut) {
             let (field, name) = (what.field(), what.value());
-            tracing::warn!(field, name, why, "[sync] names something that Rocket.Chat does not have; it is looked for again in ten minutes");
+            tracing::warn!(
+                field,
+                name,
+                why,
+                "[sync] names something that Rocket.Chat does not have, or not for the service account; it is looked for again in ten minutes"
+            );
             self.shut.insert(shut, Instant::now() + SHUT_FOR);
         }
     }
@@ -406,12 +434,6 @@ impl Worker {
         if self.people.forget(user) {
             self.store.changed();
         }
-    }
-
-    /// Looks again before long, with nothing done.
-    fn later(&mut self, settings: &Settings, user: &Arc<str>, person: Person, waiting: &Waiting) -> Next {
-        self.keep(settings, user, person, &waiting.identity, SHUT_FOR.min(settings.rules.every));
-        Next::Done
     }
 
     fn keep(&mut self, settings: &Settings, user: &Arc<str>, person: Person, identity: &Identity, good_for: Duration) {

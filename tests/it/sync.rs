@@ -95,7 +95,11 @@ async fn every_version_gets_name_address_picture_roles_channels_and_teams() {
         // Another address of the same picture is another picture; everything else is in order.
         world.sign_in(&cookie).await;
         idle(&world).await;
-        assert_eq!(world.chat.requests().iter().filter(|request| request.method == "POST").count(), before + 1, "{version}: the token alone");
+        assert_eq!(
+            world.chat.requests().iter().filter(|request| request.method == "POST").count(),
+            before + 1,
+            "{version}: the token alone"
+        );
     }
 }
 
@@ -148,7 +152,8 @@ async fn an_address_that_the_host_app_does_not_vouch_for_is_not_written() {
 async fn a_username_follows_an_account_that_is_found_by_its_address() {
     let keys = [("sync.username", "true"), ("users.match_by", "email"), ("users.external_id", "")];
     let world = world(newest(), &keys).await;
-    let id = world.chat.add_user(User { emails: vec![Email { address: "ada@harbor.example".into(), verified: true }], ..User::new("old.name") });
+    let id =
+        world.chat.add_user(User { emails: vec![Email { address: "ada@harbor.example".into(), verified: true }], ..User::new("old.name") });
     let cookie = world.guest_as(ada());
     world.sign_in(&cookie).await;
     world.chat.wait_for("the new name", |state| state.user_by_id(&id).unwrap().username.as_deref() == Some("ada")).await;
@@ -170,8 +175,11 @@ async fn denied_accounts_are_not_touched_even_by_those_who_got_in_before() {
     world.sign_in(&cookie).await;
     idle(&world).await;
     // Made an administrator, a bot, inactive behind our back: the account is remembered, and left alone all the same.
-    let changes: [fn(&mut User); 3] =
-        [|user| user.roles.push("admin".into()), |user| user.kind = UserKind::Bot, |user| (user.inactive, user.kind) = (true, UserKind::User)];
+    let changes: [fn(&mut User); 3] = [
+        |user| user.roles.push("admin".into()),
+        |user| user.kind = UserKind::Bot,
+        |user| (user.inactive, user.kind) = (true, UserKind::User),
+    ];
     for (number, change) in changes.into_iter().enumerate() {
         world.chat.change_user("ada", |user| {
             user.roles = vec!["user".into()];
@@ -188,7 +196,11 @@ async fn denied_accounts_are_not_touched_even_by_those_who_got_in_before() {
 
 #[tokio::test]
 async fn an_address_that_is_taken_is_left_alone_and_the_name_is_not() {
-    let world = world(Options { profile_pause: Duration::ZERO, ..newest() }, &[("sync.name", "true"), ("sync.email", "true"), ("sync.every", "0s")]).await;
+    let world = world(
+        Options { profile_pause: Duration::ZERO, ..newest() },
+        &[("sync.name", "true"), ("sync.email", "true"), ("sync.every", "0s")],
+    )
+    .await;
     world.chat.add_user(User { emails: vec![Email { address: "ada@harbor.example".into(), verified: true }], ..User::new("other") });
     let id = world.chat.add_user(User::new("ada"));
     let cookie = world.guest_as(ada());
@@ -247,17 +259,19 @@ async fn a_workspace_that_fails_is_tried_again_and_people_are_signed_in_meanwhil
 #[tokio::test]
 async fn what_does_not_exist_or_is_not_permitted_keeps_nothing_else_back() {
     let mut options = newest();
-    options.service = options.service.without("access-permissions").without("add-team-member");
+    options.service = options.service.without("access-permissions").without("view-all-teams");
     let keys = [
         ("sync.name", "true"),
         ("sync.roles", "staff=leader"),
         ("sync.channels", "no-such-channel,general"),
         ("sync.teams", "harbour,no-such-team"),
+        ("sync.teams_by_role", "staff=hidden"),
     ];
     let world = world(options, &keys).await;
     world.chat.add_room(Room::new("general"));
     world.chat.add_room(Room { archived: true, ..Room::new("closed") });
     world.chat.add_room(Room::team("harbour"));
+    world.chat.add_room(Room { private: true, ..Room::team("hidden") });
     for name in ["ada", "bob"] {
         let id = world.chat.add_user(User::new(name));
         let person = HostUser { groups: vec!["staff".into()], ..HostUser::new(name, "A Name") };
@@ -265,10 +279,11 @@ async fn what_does_not_exist_or_is_not_permitted_keeps_nothing_else_back() {
         world.chat.wait_for("all else", |state| state.user_by_id(&id).unwrap().name == "A Name" && state.is_in(name, "general")).await;
         idle(&world).await;
     }
-    assert_eq!(world.calls(["roles.addUserToRole", "teams.addMembers"]), [1, 1], "once, and not for everybody");
+    assert_eq!(world.calls(["roles.addUserToRole", "teams.info"]), [1, 3], "once, and not for everybody");
     assert_eq!(world.metric("gantry_sync_writes_total{field=\"role\",outcome=\"forbidden\"}").await, 1);
     assert_eq!(world.metric("gantry_sync_writes_total{field=\"channel\",outcome=\"absent\"}").await, 1);
-    assert_eq!(world.metric("gantry_sync_writes_total{field=\"team\",outcome=\"absent\"}").await, 1);
+    assert_eq!(world.metric("gantry_sync_writes_total{field=\"team\",outcome=\"absent\"}").await, 2);
+    assert!(["ada", "bob"].iter().all(|name| world.chat.is_in(name, "harbour") && !world.chat.is_in(name, "hidden")));
 }
 
 #[tokio::test]

@@ -100,7 +100,9 @@ fn replaceable(name: &str) -> Result<PathBuf, String> {
     }
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() || parent.is_dir() => Ok(path.to_owned()),
-        Some(parent) => Err(format!("stands in {}, which is no directory; make it, writable for the user that Gantry runs as", parent.display())),
+        Some(parent) => {
+            Err(format!("stands in {}, which is no directory; make it, writable for the user that Gantry runs as", parent.display()))
+        }
         None => Err("is not the path of a file".into()),
     }
 }

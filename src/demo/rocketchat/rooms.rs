@@ -124,14 +124,21 @@ pub(super) fn kick(state: &mut State, call: &Call, private: bool) -> Result<Valu
 }
 
 fn user(state: &State, body: &Map<String, Value>) -> Result<String, ApiError> {
-    let found = text(body, "userId").and_then(|id| state.user_by_id(id)).or_else(|| text(body, "username").and_then(|name| state.user(name)));
+    let found =
+        text(body, "userId").and_then(|id| state.user_by_id(id)).or_else(|| text(body, "username").and_then(|name| state.user(name)));
     let unknown = "The required \"userId\" or \"username\" param provided does not match any users";
     found.map(|user: &User| user.id.clone()).ok_or_else(|| ApiError::thrown("error-invalid-user", unknown))
 }
 
 fn find_team(state: &State, (by, value): (&str, &str)) -> Option<usize> {
     state.rooms.iter().position(|room| match &room.team {
-        Some(team) => if by == "teamId" { team == value } else { room.name == value },
+        Some(team) => {
+            if by == "teamId" {
+                team == value
+            } else {
+                room.name == value
+            }
+        }
         None => false,
     })
 }

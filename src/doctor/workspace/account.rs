@@ -132,7 +132,9 @@ async fn token(context: &Context) -> [Finding; 2] {
             if config.users.external_id.is_none() && (sync.name || sync.email || sync.username) {
                 Finding::warning(
                     TWO_FACTOR,
-                    format!("{why}: names, e-mail addresses and usernames are not kept up to date ([sync]), and gantry doctor --fix cannot write"),
+                    format!(
+                        "{why}: names, e-mail addresses and usernames are not kept up to date ([sync]), and gantry doctor --fix cannot write"
+                    ),
                     renew(),
                 )
             } else if config.users.external_id.is_some() {

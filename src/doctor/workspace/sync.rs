@@ -17,11 +17,8 @@ pub(super) fn skipped(config: &Config, why: &str) -> Vec<Finding> {
 /// The checks that this configuration asks for.
 fn used(config: &Config) -> Vec<&'static str> {
     let sync = &config.sync;
-    let wanted = [
-        (ROLES, !sync.roles.is_empty()),
-        (CHANNELS, sync.all_channels().next().is_some()),
-        (TEAMS, sync.all_teams().next().is_some()),
-    ];
+    let wanted =
+        [(ROLES, !sync.roles.is_empty()), (CHANNELS, sync.all_channels().next().is_some()), (TEAMS, sync.all_teams().next().is_some())];
     wanted.into_iter().filter_map(|(check, wanted)| wanted.then_some(check)).collect()
 }
 
