@@ -139,6 +139,8 @@ impl Site {
             .map_err(|why| StartError::new("login", why))?;
         let certificates = certificates(&config, before.as_ref())?;
         let policies = policies.traced(tracer.clone()).for_dev(&config, client.clone());
+        // Now that nothing can fail any more: it is one for all generations.
+        login.sync().configure(&config, client.clone());
         let generation = before.map_or(0, |before| before.site.generation) + 1;
         let acme_since = kept(&["server.acme."]).map_or(generation, |old| old.acme_since);
         Ok(Self { generation, acme_since, config, policies: Arc::new(policies), way, certificates, client, login })

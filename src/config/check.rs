@@ -9,6 +9,7 @@ mod reader;
 mod rules;
 mod server;
 mod session;
+mod sync;
 
 pub use self::rules::log_level;
 
@@ -69,6 +70,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
     let login = login(r);
     let identity = identity::identity(r, server.as_ref().is_some_and(|server| server.trusted_proxies.is_empty()));
     let users = users(r);
+    let sync = sync::sync(r, users.as_ref());
     let cache = caches(r);
     let session = session::session(r);
     let log = log(r);
@@ -86,6 +88,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
         login,
         identity,
         users: users?,
+        sync: sync?,
         cache: cache?,
         session: session?,
         log: log?,

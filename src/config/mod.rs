@@ -51,6 +51,8 @@ pub struct Config {
     pub identity: Identity,
     /// How an identity becomes a Rocket.Chat user.
     pub users: Users,
+    /// What of an identity is kept up to date in its account.
+    pub sync: SyncRules,
     /// Sizes and lives of the three caches.
     pub cache: Caches,
     /// Ending sessions from outside.
@@ -213,6 +215,10 @@ pub struct Limits {
     pub host_app_calls: usize,
     /// Calls under way to the workspace at a time.
     pub rocketchat_calls: usize,
+    /// People whose accounts may wait to be brought up to date.
+    pub sync_queue: usize,
+    /// People of whom it is remembered what was added to their accounts.
+    pub sync_records: usize,
     /// Calls that may wait for their turn, for each of the two.
     pub queue: usize,
     /// How long they may wait.
@@ -460,6 +466,8 @@ pub struct Claims {
     pub sid: String,
     /// Whether the person may be here at all; empty: not looked at.
     pub active: String,
+    /// The address of a picture.
+    pub avatar: String,
 }
 
 /// `[users]`
@@ -490,6 +498,68 @@ pub enum MatchBy {
     Username,
     /// The e-mail address, where the host app vouches for it.
     Email,
+}
+
+/// `[sync]`: what of an identity is kept up to date in its account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncRules {
+    /// The display name.
+    pub name: bool,
+    /// The e-mail address, where the host app vouches for it.
+    pub email: bool,
+    /// The username.
+    pub username: bool,
+    /// The picture.
+    pub avatar: bool,
+    /// Which host role gives which role id.
+    pub roles: Vec<ByRole>,
+    /// Names of channels that everybody is put into.
+    pub channels: Vec<String>,
+    /// Which host role gives which channel.
+    pub channels_by_role: Vec<ByRole>,
+    /// Names of teams that everybody is put into.
+    pub teams: Vec<String>,
+    /// Which host role gives which team.
+    pub teams_by_role: Vec<ByRole>,
+    /// How long an account that was in order is not looked at again.
+    pub every: Duration,
+    /// Between two changes of one account's name, e-mail address or username.
+    pub profile_pause: Duration,
+    /// Where it is kept what was added to whom.
+    pub state_file: Option<PathBuf>,
+}
+
+/// What a role of the host app gives in the workspace: `host-role=thing`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByRole {
+    /// The host app's role.
+    pub host: String,
+    /// A role id, or the name of a channel or team.
+    pub gives: String,
+}
+
+impl SyncRules {
+    /// Whether anything is to be kept up to date.
+    pub fn any(&self) -> bool {
+        let profile = self.name || self.email || self.username || self.avatar;
+        profile || !self.roles.is_empty() || self.rooms()
+    }
+
+    /// Whether channels or teams are given.
+    pub fn rooms(&self) -> bool {
+        let (channels, teams) = (&self.channels, &self.teams);
+        !(channels.is_empty() && self.channels_by_role.is_empty() && teams.is_empty() && self.teams_by_role.is_empty())
+    }
+
+    /// Every channel that is given to somebody.
+    pub fn all_channels(&self) -> impl Iterator<Item = &str> {
+        self.channels.iter().map(String::as_str).chain(self.channels_by_role.iter().map(|one| one.gives.as_str()))
+    }
+
+    /// Every team that is given to somebody.
+    pub fn all_teams(&self) -> impl Iterator<Item = &str> {
+        self.teams.iter().map(String::as_str).chain(self.teams_by_role.iter().map(|one| one.gives.as_str()))
+    }
 }
 
 /// `[cache]`

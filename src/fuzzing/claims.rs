@@ -41,6 +41,7 @@ pub fn claims(data: &[u8]) {
         roles: next(),
         sid: String::new(),
         active: String::new(),
+        avatar: "/picture".to_owned(),
     };
     let Ok(said) = serde_json::from_str::<Value>(&next()) else { return };
     let outcome = claims::identity(&said, &at);

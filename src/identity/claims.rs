@@ -4,6 +4,7 @@
 use std::fmt;
 
 use serde_json::Value;
+use url::Url;
 
 use super::{Identity, misconfigured};
 use crate::config;
@@ -11,6 +12,8 @@ use crate::error::{Refusal, RefusalKind};
 
 /// Longest text of any one claim, in bytes.
 const LONGEST: usize = 512;
+/// Longest address of a picture, in bytes: those of object stores carry a signature.
+const LONGEST_URL: usize = 2_048;
 
 /// A claim that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +100,8 @@ pub(crate) fn identity(said: &Value, claims: &config::Claims) -> Result<Identity
     let name = read("name", &claims.name, |pointer| optional_text(pointed(said, pointer)))?;
     let roles = read("roles", &claims.roles, |pointer| roles(pointed(said, pointer)))?;
     let email_trusted = !denied(pointed(said, &claims.email_verified));
-    Ok(Identity { id, username, email: email.as_deref().map(lowered), email_trusted, name, roles })
+    let avatar = pointed(said, &claims.avatar).and_then(picture);
+    Ok(Identity { id, username, email: email.as_deref().map(lowered), email_trusted, name, roles, avatar })
 }
 
 /// The identity provider's id of the session. One that cannot be used is none: nobody is kept out for it.
@@ -220,6 +224,13 @@ fn active(value: Option<&Value>) -> Result<bool, Fault> {
     }
 }
 
+/// The address of a picture. Anything else that stands there is none: nobody is kept out for a picture.
+fn picture(value: &Value) -> Option<String> {
+    let url = Url::parse(value.as_str().filter(|text| text.len() <= LONGEST_URL)?.trim()).ok()?;
+    let plain = url.username().is_empty() && url.password().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && plain).then(|| url.into())
+}
+
 /// Whether the host app says that it does not vouch for the address.
 fn denied(verified: Option<&Value>) -> bool {
     match verified {
@@ -268,6 +279,7 @@ mod tests {
             roles: "/groups".to_owned(),
             sid: "/sid".to_owned(),
             active: String::new(),
+            avatar: "/picture".to_owned(),
         }
     }
 
@@ -287,8 +299,27 @@ mod tests {
             email_trusted: true,
             name: Some("Ada".to_owned()),
             roles: vec!["a".to_owned()],
+            avatar: None,
         };
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_picture_is_a_web_address_or_none_at_all() {
+        for (value, expected) in [
+            (json!("https://app.example.com/a.png?s=1"), Some("https://app.example.com/a.png?s=1")),
+            (json!(" http://10.0.0.1/a "), Some("http://10.0.0.1/a")),
+            (json!("/relative.png"), None),
+            (json!("data:image/png;base64,AAAA"), None),
+            (json!("file:///etc/passwd"), None),
+            (json!("javascript:alert(1)"), None),
+            (json!("https://user:pass@app.example.com/a.png"), None),
+            (json!(format!("https://a.example/{}", "x".repeat(3000))), None),
+            (json!(5), None),
+            (json!(null), None),
+        ] {
+            assert_eq!(identity(&with("picture", value.clone()), &claims()).unwrap().avatar.as_deref(), expected, "{value}");
+        }
     }
 
     #[test]

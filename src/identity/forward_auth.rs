@@ -328,6 +328,7 @@ mod tests {
             roles: String::new(),
             sid: at("/sid"),
             active: String::new(),
+            avatar: String::new(),
         }
     }
 

@@ -123,6 +123,7 @@ mod tests {
             roles: String::new(),
             sid: "/sid".to_owned(),
             active: String::new(),
+            avatar: String::new(),
         };
         Jwt { from, keys, rules, claims }
     }

@@ -60,6 +60,8 @@ pub struct Identity {
     pub name: Option<String>,
     /// The host app's roles.
     pub roles: Vec<String>,
+    /// The address of a picture, `http` or `https`.
+    pub avatar: Option<String>,
 }
 
 /// A host session, as the SHA-256 of the credential that stands for it: the key of the caches.

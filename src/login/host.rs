@@ -128,7 +128,7 @@ impl Expiry<SessionKey, Arc<Validated>> for UntilExpiry {
 /// Bytes of an identity's texts, which are the host app's.
 fn length(identity: &Identity) -> usize {
     let roles: usize = identity.roles.iter().map(|role| size_of::<String>() + role.len()).sum();
-    let texts = [Some(&identity.id), Some(&identity.username), identity.email.as_ref(), identity.name.as_ref()];
+    let texts = [Some(&identity.id), Some(&identity.username), identity.email.as_ref(), identity.name.as_ref(), identity.avatar.as_ref()];
     roles + texts.into_iter().flatten().map(String::len).sum::<usize>()
 }
 

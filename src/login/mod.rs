@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::rocketchat::Client;
 use crate::secret::Secret;
+use crate::sync::Syncer;
 use crate::tokens::{Chat, Ending, Found, TokenError, Tokens, Wanted};
 use crate::trace;
 
@@ -72,6 +73,7 @@ struct Inner {
     signed_out: Cache<SessionKey, ()>,
     standings: Arc<Standings>,
     policy: Policy,
+    sync: Syncer,
 }
 
 /// What of a login still holds under a new configuration.
@@ -124,14 +126,14 @@ impl Login {
     /// as well, and so are the tokens that they end with.
     #[must_use]
     pub fn renewed(&self, config: &Config, validator: Option<Validator>, client: Client, kept: Kept) -> Self {
-        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, standings, .. } = &*self.0;
+        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, standings, sync, .. } = &*self.0;
         let host = validator.map_or_else(|| Arc::clone(&sessions.host), |validator| Arc::new(Host::Validator(validator)));
         let caches = &config.cache;
         let rates = Arc::new(sessions.rates.renewed(config.limits));
         let sessions =
             if kept.sessions { sessions.with_host(host, rates) } else { Sessions::new(host, caches.sessions, rates, Arc::clone(metrics)) };
         if !kept.tokens {
-            return Self::with_sessions(config, sessions, client, Arc::clone(metrics), control.clone());
+            return Self::with_sessions(config, sessions, client, sync.clone(), Arc::clone(metrics), control.clone());
         }
         Self(Arc::new(Inner {
             sessions,
@@ -152,16 +154,18 @@ impl Login {
             signed_out: self.0.signed_out.clone(),
             standings: standings.renewed(config),
             policy: Policy::new(config),
+            sync: sync.clone(),
         }))
     }
 
     fn with_host(config: &Config, host: Arc<Host>, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
         let rates = Arc::new(Rates::new(config.limits, Arc::clone(&metrics)));
         let sessions = Sessions::new(host, config.cache.sessions, rates, Arc::clone(&metrics));
-        Self::with_sessions(config, sessions, client, metrics, control)
+        let sync = Syncer::new(Arc::clone(&metrics), control.clone());
+        Self::with_sessions(config, sessions, client, sync, metrics, control)
     }
 
-    fn with_sessions(config: &Config, sessions: Sessions, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
+    fn with_sessions(config: &Config, sessions: Sessions, client: Client, sync: Syncer, metrics: Arc<Metrics>, control: Handle) -> Self {
         metrics.expect_endings(Ending::ALL.map(Ending::word));
         let caches = &config.cache;
         Self(Arc::new(Inner {
@@ -178,6 +182,7 @@ impl Login {
             ended_identities: Cache::builder().max_capacity(caches.users.capacity).time_to_live(ENDED_FOR).build(),
             bindings: Bindings::new(config),
             signed_out: Cache::builder().max_capacity(caches.tokens.capacity).time_to_live(caches.tokens.ttl).build(),
+            sync,
         }))
     }
 
@@ -239,10 +244,17 @@ impl Login {
             return self.stays_out(presented).await;
         }
         let ready = if wish.fresh { None } else { self.0.ready(&key).await };
-        match ready {
-            Some(ready) => Ok(ready),
-            None => self.sign_in_slowly(presented, wish, began).await,
-        }
+        let signed_in = match ready {
+            Some(ready) => ready,
+            None => self.sign_in_slowly(presented, wish, began).await?,
+        };
+        self.0.sync.noticed(&signed_in.user_id, &signed_in.identity);
+        Ok(signed_in)
+    }
+
+    /// What keeps accounts up to date.
+    pub fn sync(&self) -> &Syncer {
+        &self.0.sync
     }
 
     /// The person logged out of the chat in this host session: whose it is now decides whether that still holds.

@@ -60,6 +60,7 @@ fn person(username: &str) -> Identity {
         email_trusted: true,
         name: Some(format!("The {username}")),
         roles: Vec::new(),
+        avatar: None,
     }
 }
 

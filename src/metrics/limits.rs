@@ -26,11 +26,15 @@ pub enum Limit {
     PageWait,
     /// `session.back_channel.max_tokens`: a logout token was forgotten that could come again.
     LogoutTokens,
+    /// `limits.sync_queue`: somebody's changes are not written before their next sign-in.
+    SyncQueue,
+    /// `limits.sync_records`: a record went of what was given to somebody, who keeps it now.
+    SyncRecords,
 }
 
 impl Limit {
     /// Every limit, so that its count starts at zero.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::LoginsPerClient,
         Self::LoginsPerSession,
         Self::UnknownSessionsPerClient,
@@ -40,6 +44,8 @@ impl Limit {
         Self::PageMemory,
         Self::PageWait,
         Self::LogoutTokens,
+        Self::SyncQueue,
+        Self::SyncRecords,
     ];
 
     /// The label's value.
@@ -54,6 +60,8 @@ impl Limit {
             Self::PageMemory => "page_memory",
             Self::PageWait => "page_wait",
             Self::LogoutTokens => "max_tokens",
+            Self::SyncQueue => "sync_queue",
+            Self::SyncRecords => "sync_records",
         }
     }
 }

@@ -8,6 +8,7 @@ mod limits;
 mod process;
 mod recheck;
 mod shard;
+mod sync;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -24,6 +25,7 @@ use collect::Shards;
 pub use limits::{CallFault, CallTarget, Limit};
 pub use recheck::{LogoutTokenOutcome, Recheck};
 pub use shard::{AnswerLimit, Crowd, Flood, Handshake, Held, PageFate, RouteLabel, Shard, SocketEnd, Spoken, Stalled, Unread};
+pub use sync::{SYNC_FIELDS, SyncOutcome};
 
 /// What is counted of the process itself, from before there is anything else to count.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +74,7 @@ pub struct Metrics {
     spans: IntCounterVec,
     limits: limits::Counters,
     rechecks: recheck::Counters,
+    sync: sync::Counters,
 }
 
 impl Metrics {
@@ -148,6 +151,7 @@ impl Metrics {
             acme_orders: counters("gantry_acme_orders_total", "Certificates asked for by ACME, by outcome.", &["outcome"]),
             limits: limits::Counters::new(),
             rechecks: recheck::Counters::new(),
+            sync: sync::Counters::new(),
             registry,
             shards: Arc::clone(&shards),
         };
@@ -180,7 +184,9 @@ impl Metrics {
             Box::new(metrics.reload_time.clone()),
             Box::new(Shards::new(shards, process)),
         ];
-        for collector in all.into_iter().chain(metrics.limits.collectors()).chain(metrics.rechecks.collectors()) {
+        for collector in
+            all.into_iter().chain(metrics.limits.collectors()).chain(metrics.rechecks.collectors()).chain(metrics.sync.collectors())
+        {
             metrics.registry.register(collector).expect("no name is used twice");
         }
         metrics.reloaded(true);

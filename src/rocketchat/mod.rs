@@ -13,6 +13,8 @@ pub(crate) mod fake;
 pub(crate) mod gate;
 mod listing;
 mod memo;
+mod people;
+mod rooms;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,8 @@ pub use create::{CreateError, NewUser};
 pub use diagnose::Minting;
 pub use gate::Limiter;
 pub use listing::Listed;
+pub use people::{ChangeError, Looked, Profile, ProfileField};
+pub use rooms::{Place, PlaceKind};
 pub use survey::{Role, TokenKind, Trouble};
 pub use token::MintError;
 pub use user::User;

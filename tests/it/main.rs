@@ -35,6 +35,7 @@ mod status;
 mod reload;
 mod smuggling;
 mod support;
+mod sync;
 mod tls;
 mod transport;
 mod tokens;

@@ -264,6 +264,7 @@ fn claims(r: &mut Reader<'_>) -> Option<Claims> {
     let (id, username, email) = (pointer("id"), pointer("username"), pointer("email"));
     let (email_verified, name, roles) = (pointer("email_verified"), pointer("name"), pointer("roles"));
     let (sid, active) = (pointer("sid"), pointer("active"));
+    let avatar = pointer("avatar");
     Some(Claims {
         id: id?,
         username: username?,
@@ -273,5 +274,6 @@ fn claims(r: &mut Reader<'_>) -> Option<Claims> {
         roles: roles?,
         sid: sid?,
         active: active?,
+        avatar: avatar?,
     })
 }

@@ -19,7 +19,7 @@ use super::plan::{Fault, When};
 use super::shared::Shared;
 use super::state::{Request, State};
 use super::user::TokenKind;
-use super::{create, roles, session, settings, uploads, users};
+use super::{create, roles, rooms, session, settings, uploads, users};
 use crate::demo::events::{Event, Kind};
 use crate::demo::serve::{Answer, Cut};
 
@@ -279,6 +279,17 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         ("POST", "roles.create") => roles::create(state, call),
         ("GET", "roles.list") => Ok(roles::list(state)),
         ("POST", "roles.addUserToRole") => roles::add_user(state, call),
+        ("POST", "roles.removeUserFromRole") => roles::remove_user(state, call),
+        ("POST", "users.setAvatar") => users::set_avatar(state, call),
+        ("GET", "channels.info") => rooms::info(state, call, false),
+        ("POST", "channels.invite") => rooms::invite(state, call, false),
+        ("POST", "channels.kick") => rooms::kick(state, call, false),
+        ("GET", "groups.info") => rooms::info(state, call, true),
+        ("POST", "groups.invite") => rooms::invite(state, call, true),
+        ("POST", "groups.kick") => rooms::kick(state, call, true),
+        ("GET", "teams.info") => rooms::team_info(state, call),
+        ("POST", "teams.addMembers") => rooms::add_members(state, call),
+        ("POST", "teams.removeMember") => rooms::remove_member(state, call),
         ("GET", "permissions.listAll") => Ok(roles::permissions(state)),
         ("POST", "permissions.update") => roles::update_permissions(state, call),
         ("POST", "users.generatePersonalAccessToken") => roles::generate_token(state, call),

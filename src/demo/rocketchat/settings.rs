@@ -42,6 +42,7 @@ pub(super) fn initial(options: &Options) -> BTreeMap<String, Value> {
         ("Accounts_Iframe_api_url", json!(iframe.api_url)),
         ("Accounts_Iframe_api_method", json!(iframe.api_method)),
         ("Accounts_AllowAnonymousRead", json!(false)),
+        ("Accounts_AllowUserAvatarChange", json!(true)),
         ("Accounts_CustomFields", json!("")),
         ("Accounts_RequireNameForSignUp", json!(true)),
         ("Accounts_LoginExpiration", json!(90)),

@@ -1,6 +1,7 @@
 //! What a workspace knows: users, settings, messages, and a log of every request.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -11,6 +12,7 @@ use super::meteor::{hash_token, random_id, random_token};
 use super::options::Options;
 use super::plan::Plan;
 use super::roles::{self, Access};
+use super::rooms::Room;
 use super::settings;
 use super::user::{Token, TokenKind, User, UserKind};
 use crate::demo::events::now_ms;
@@ -43,6 +45,10 @@ pub struct State {
     pub online: Vec<String>,
     /// Uploaded files by `<id>/<name>`: media type and bytes.
     pub files: HashMap<String, (String, Bytes)>,
+    /// Channels and teams.
+    pub rooms: Vec<Room>,
+    /// When a name, address or username was last changed: user id, field, moment.
+    pub(super) profile_changes: HashMap<(String, &'static str), Instant>,
     pub(super) messages: Vec<Value>,
     pub(super) limiter: Limiter,
     pub(super) plan: Plan,
@@ -62,6 +68,8 @@ impl State {
             requests: Vec::new(),
             online: Vec::new(),
             files: HashMap::new(),
+            rooms: Vec::new(),
+            profile_changes: HashMap::new(),
             messages: Vec::new(),
             limiter: Limiter::default(),
             plan: Plan::default(),
@@ -120,6 +128,12 @@ impl State {
     /// Whether this user has an open, signed-in socket.
     pub fn signed_in(&self, username: &str) -> bool {
         self.user(username).is_some_and(|user| self.online.contains(&user.id))
+    }
+
+    /// Whether somebody is in a channel or team, by both their names.
+    pub fn is_in(&self, username: &str, room: &str) -> bool {
+        let user = self.user(username).map(|user| user.id.as_str()).unwrap_or_default();
+        self.rooms.iter().any(|known| known.name == room && known.members.contains(user))
     }
 
     pub(super) fn insert(&mut self, mut user: User) -> String {

@@ -86,6 +86,8 @@ pub struct User {
     pub tokens: Vec<Token>,
     /// Whether there has been a login: `lastLogin` is set.
     pub logged_in: bool,
+    /// Where the picture was fetched from.
+    pub avatar: Option<String>,
 }
 
 impl User {

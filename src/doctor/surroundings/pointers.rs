@@ -108,6 +108,7 @@ mod tests {
             roles: "/groups".into(),
             sid: "/sid".into(),
             active: String::new(),
+            avatar: "/picture".into(),
         }
     }
 
