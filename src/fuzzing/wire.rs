@@ -375,6 +375,8 @@ pub(super) fn response(bytes: &[u8], method: &[u8], over: bool) -> Reading<Respo
             Ok(length) => length,
             Err(why) => return Reading::None(why),
         };
+        // A recipient may refuse it, also where there is no body for it to tell the end of (RFC 9110 §8.6).
+        odd |= length.is_some_and(|(_, twice)| twice);
         let codings: Vec<Vec<u8>> = head.all("transfer-encoding").map(<[u8]>::to_ascii_lowercase).collect();
         let behind = &bytes[at..];
         let body = match (codings.as_slice(), length) {
@@ -387,10 +389,7 @@ pub(super) fn response(bytes: &[u8], method: &[u8], over: bool) -> Reading<Respo
                 Body::empty()
             }
             ([_], None) => Body::chunked(behind),
-            ([], Some((length, twice))) => {
-                odd |= twice;
-                Body::counted(behind, length)
-            }
+            ([], Some((length, _))) => Body::counted(behind, length),
             ([], None) => {
                 let end = if over { End::Whole } else { End::Partial };
                 Body { bytes: Bytes(behind.to_vec()), len: behind.len(), end, ..Body::empty() }
