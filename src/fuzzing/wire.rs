@@ -291,6 +291,11 @@ fn length(head: &Head) -> Result<Option<(u64, bool)>, &'static str> {
     Ok(found)
 }
 
+/// A `Content-Length` that takes more of its line than any number does: it has one reading, and may be refused.
+pub(super) fn is_padded(line: &[u8]) -> bool {
+    line.len() > 48 && line.get(..15).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length:"))
+}
+
 /// Reads a request as a server does.
 pub(super) fn request(bytes: &[u8]) -> Reading<Request> {
     let mut head = match head(bytes, true) {
@@ -324,7 +329,7 @@ pub(super) fn request(bytes: &[u8]) -> Reading<Request> {
     let body = match (codings.as_slice(), length) {
         ([], None) => Body::empty(),
         ([], Some((length, twice))) => {
-            head.odd |= twice;
+            head.odd |= twice || bytes[..head.len].split(|b| *b == b'\n').any(is_padded);
             Body::counted(behind, length)
         }
         ([coding], None) if coding == b"chunked" && minor == 1 => Body::chunked(behind),
