@@ -468,13 +468,15 @@ fn given_id(headers: &HeaderMap, peer: &Peer) -> Option<RequestId> {
     RequestId::given(headers.get(&X_REQUEST_ID)?.to_str().ok()?)
 }
 
+/// What makes the end of the request doubtful comes first: the connection ends with it, which goes on behind a target
+/// that is only too long.
 fn check(request: &Parts, bounds: request::Bounds) -> Result<(), Failure> {
-    bounds.check(&request.uri, &request.headers)?;
     if let Some(flaw) = request.extensions.get::<Flaw>() {
         return Err(flaw.failure());
     }
     if request.method == Method::CONNECT && request.extensions.get::<Protocol>().is_some() {
         return Err(Failure::UnknownProtocol);
     }
-    request::check(&request.method, &request.uri, request.version, &request.headers)
+    request::check(&request.method, &request.uri, request.version, &request.headers)?;
+    bounds.check(&request.uri, &request.headers)
 }
