@@ -7,6 +7,7 @@
 
 mod audit;
 mod people;
+mod person;
 mod places;
 mod plan;
 mod queue;

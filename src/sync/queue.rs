@@ -14,6 +14,8 @@ pub(super) struct Waiting {
     pub(super) identity: Arc<Identity>,
     /// Since when.
     pub(super) since: Instant,
+    /// How often it failed so far.
+    pub(super) tries: u32,
     due: Instant,
     number: u64,
 }
@@ -48,7 +50,7 @@ impl Queue {
         if self.people.len() >= bound {
             return Put::Full;
         }
-        self.insert(Arc::clone(user), Waiting { identity: Arc::clone(identity), since: now, due: now, number: self.next });
+        self.insert(Arc::clone(user), Waiting { identity: Arc::clone(identity), since: now, tries: 0, due: now, number: self.next });
         self.next += 1;
         Put::New
     }

@@ -200,6 +200,36 @@ async fn a_workspace_that_is_down_is_left_alone_more_and_more_and_logins_do_not_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_that_fails_for_one_holds_nobody_else_up() {
+    let world = World::new(&[("sync.roles", "staff=leader"), ("sync.avatar", "true")]);
+    for name in ["ada", "bob"] {
+        world.fake.add(user(&format!("id-{name}"), name));
+    }
+    world.fake.script("roles.addUserToRole", std::iter::repeat_n(Step::Reply(500, json!({ "success": false })), 3));
+    world.notice("ada", staff);
+    world.until("a failure", |world| world.fake.calls("roles.addUserToRole") == 1).await;
+    world.notice("bob", |identity| identity.avatar = Some("https://app.test/bob.png".into()));
+    let soon = world.until("bob's picture", |world| world.fake.calls("users.setAvatar") == 1).await;
+    assert!(soon < Duration::from_millis(900), "{soon:?}");
+    let waited = world.until("the role", |world| world.account("ada")["roles"] == json!(["user", "leader"])).await;
+    assert!(waited > Duration::from_secs(5) && waited < Duration::from_secs(9), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_picture_that_cannot_be_fetched_in_time_is_not_waited_for_again() {
+    let world = World::new(&[("sync.avatar", "true"), ("sync.every", "1s")]);
+    world.fake.add(user("id-ada", "ada"));
+    world.fake.script("users.setAvatar", [Step::Timeout]);
+    for _ in 0..5 {
+        world.notice("ada", |identity| identity.avatar = Some("https://slow.test/ada.png".into()));
+        world.settle().await;
+    }
+    assert_eq!(world.fake.calls("users.setAvatar"), 1);
+    world.notice("ada", |identity| identity.avatar = Some("https://quick.test/ada.png".into()));
+    world.until("another picture", |world| world.fake.calls("users.setAvatar") == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded_and_says_so() {
     let world = World::new(&[("sync.name", "true"), ("limits.sync_queue", "3")]);
     for number in 0..10 {
