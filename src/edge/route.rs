@@ -2,6 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
+use super::scripts::Script;
 use crate::config;
 use crate::metrics::RouteLabel;
 
@@ -16,6 +17,8 @@ pub enum Route {
     Session,
     /// Ends chat sessions.
     Logout,
+    /// A script for host pages.
+    Script(Script),
     /// Under our prefix, and nothing there.
     Nowhere,
     /// On the plain listener: a challenge of a certificate authority.
@@ -36,7 +39,7 @@ impl Route {
             Self::Login => RouteLabel::Login,
             Self::Session => RouteLabel::Session,
             Self::Logout => RouteLabel::Logout,
-            Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
+            Self::Script(_) | Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
             Self::Hidden | Self::Upstream => RouteLabel::Upstream,
         }
     }
@@ -66,7 +69,7 @@ impl Paths {
                 "login" => Route::Login,
                 "session" => Route::Session,
                 "logout" => Route::Logout,
-                _ => Route::Nowhere,
+                rest => Script::at(rest).map_or(Route::Nowhere, Route::Script),
             };
         }
         if may_be_hidden(path) && is_hidden(path) { Route::Hidden } else { Route::Upstream }
@@ -131,6 +134,8 @@ mod tests {
             ("/_gantry/login", Route::Login),
             ("/_gantry/session", Route::Session),
             ("/_gantry/logout", Route::Logout),
+            ("/_gantry/embed.js", Route::Script(Script::Embed)),
+            ("/embed.js", Route::Upstream),
             ("/_gantry/", Route::Nowhere),
             ("/_gantry/token/", Route::Nowhere),
             ("/_gantry/../api/v1/info", Route::Nowhere),
