@@ -90,13 +90,27 @@ declare namespace Gantry {
   }
 
   interface Failure {
-    /** One of the callback's codes, or `ErrorCode`'s own. */
-    code: ErrorCode | (string & {});
+    /** What the callback refused with, or what this script found; there may be more one day. */
+    code: Refusal | ErrorCode | (string & {});
     /** For people; in English. */
     message: string;
     /** What Gantry's log has it under. */
     id?: string;
   }
+
+  /** Codes of Gantry's callback. */
+  type Refusal =
+    | 'no_session'
+    | 'signed_out'
+    | 'origin_not_allowed'
+    | 'user_inactive'
+    | 'user_not_allowed'
+    | 'seat_limit'
+    | 'identity_conflict'
+    | 'session_check_unavailable'
+    | 'rocketchat_unavailable'
+    | 'rate_limited'
+    | 'misconfigured';
 
   /** Codes of this script's own. */
   type ErrorCode =

@@ -33,12 +33,13 @@
   })();
 
   const locate = (options) => {
+    const said = options.chat || (own && own.dataset.chat);
     let url;
-    if (options.chat) {
+    if (said) {
       try {
-        url = new URL(options.chat, location.href);
+        url = new URL(said, location.href);
       } catch (_) { /* said below */ }
-      if (!url || !/^https?:$/.test(url.protocol)) throw new TypeError(`Gantry: ${options.chat} is no address of a chat; write it like https://chat.example.com`);
+      if (!url || !/^https?:$/.test(url.protocol)) throw new TypeError(`Gantry: ${said} is no address of a chat; write it like https://chat.example.com`);
     } else if (source && source.origin !== location.origin) {
       url = new URL('/', source);
     } else {
