@@ -57,6 +57,8 @@ declare namespace Gantry {
     open(room: string): void;
     /** Ends the chat session. True once it is known to be over; false, and an `error`, where it is not. */
     logout(): Promise<boolean>;
+    /** Lets in again who has logged out of the chat; the chat offers the same, but for bearer sessions. */
+    signIn(): void;
     /** Your session has changed: has the chat look at it now. */
     check(): void;
     /**
@@ -80,7 +82,7 @@ declare namespace Gantry {
   interface Ready {
     /** Whether Gantry's script is in the chat's pages; without it there is less to hear. */
     guard: boolean;
-    /** Gantry's version, if the script has said it. */
+    /** That script's version. */
     version?: string;
   }
 

@@ -13,7 +13,7 @@
   const SANDBOX = 'allow-scripts allow-same-origin allow-forms allow-modals allow-popups allow-popups-to-escape-sandbox ' +
     'allow-downloads allow-storage-access-by-user-activation';
   // Trying again with the same session changes nothing about these.
-  const LASTING = ['signed_out', 'user_inactive', 'user_not_allowed', 'seat_limit', 'identity_conflict', 'origin_not_allowed', 'misconfigured'];
+  const LASTING = ['signed_out', 'user_inactive', 'user_not_allowed', 'seat_limit', 'identity_conflict', 'origin_not_allowed', 'misconfigured', 'repeated', 'storage_blocked'];
   const EVENTS = ['ready', 'signed-in', 'signed-out', 'error', 'unread', 'room'];
   const HELLOS = [0, 200, 500, 1000, 2000, 4000, 7000]; // after the frame has loaded, in ms
   const SILENCE = 8000; // and when it counts as silent
@@ -77,6 +77,7 @@
       const stays = kept && (!options.room || kept.from === pathOf(options.room, this.place));
       this.start = stays ? kept.from : pathOf(options.room, this.place);
       this.here = stays ? pathOf(kept.at, this.place) : this.start;
+      this.owner = kept ? kept.user : null; // whose room that was
       this.listeners = {};
       this.last = {};
       this.user = null;
@@ -94,6 +95,7 @@
       this.container = container;
       container.appendChild(this.frame);
       this.fit();
+      this.remember();
       window.addEventListener('message', this.heard);
       chats.add(this);
     }
@@ -164,9 +166,9 @@
       delete this.last['signed-out'];
       if (this.user && this.user.id === id && this.user.username === username) return;
       this.user = { id, username };
-      const kept = this.recall();
       // What one person had open is none of the next one's business.
-      const others = kept && kept.user && kept.user !== id;
+      const others = this.owner && this.owner !== id;
+      this.owner = id;
       if (others) this.forget();
       this.emit('signed-in', { id, username });
       if (others && this.here !== this.start) this.open(this.start);
@@ -184,6 +186,7 @@
       if (reason === 'logout') this.out = true;
       this.counted(0);
       this.forget();
+      this.owner = null;
       delete this.last.error;
       delete this.last['signed-in'];
       const before = this.last['signed-out'];
@@ -199,7 +202,7 @@
 
     opened(path, name, id) {
       if (!path) return;
-      this.wanted = null;
+      if (this.wanted && path === this.wanted.split(/[?#]/)[0]) this.wanted = null;
       const before = this.last.room;
       this.here = path;
       this.remember();
@@ -227,13 +230,14 @@
 
     remember() {
       if (this.options.keep === false) return;
-      const kept = { from: this.start, at: this.here, user: this.user ? this.user.id : null };
+      const kept = { from: this.start, at: this.here, user: this.owner };
       try {
         sessionStorage.setItem(this.key(), JSON.stringify(kept));
       } catch (_) { /* blocked */ }
     }
 
     forget() {
+      this.last.room = undefined;
       try {
         sessionStorage.removeItem(this.key());
       } catch (_) { /* blocked */ }
@@ -268,6 +272,7 @@
       this.guard = guard;
       this.ready = true;
       if (!silent && !this.last.ready) this.emit('ready', version ? { guard, version } : { guard });
+      if (!this.loaded) return; // our script begins before the chat does
       if (this.wanted) this.go(this.wanted);
       this.renew(true);
     }
@@ -361,7 +366,7 @@
       this.later('wanted', 10000, () => { this.wanted = null; });
     }
 
-    // -- Signing out --
+    // -- Signing out, and in again --
 
     logout() {
       if (this.leaving) return this.leaving;
@@ -393,15 +398,17 @@
     }
 
     // One of Gantry's own paths. Answers of another origin can be read if cors.allowed_origins has this page's.
-    async ask(method, path, bearer) {
+    async ask(method, path, bearer, again) {
       const token = bearer || this.handed;
+      const headers = token ? { Authorization: `Bearer ${token}` } : {};
+      if (again) headers['X-Gantry-Sign-In'] = '1';
       try {
         const response = await fetch(this.place.origin + this.place.prefix + path, {
           method,
           credentials: 'include',
           cache: 'no-store',
           keepalive: method === 'POST',
-          headers: token ? { Authorization: `Bearer ${token}` } : {},
+          headers,
         });
         const body = await response.json();
         if (response.status === 200 && !body.error) return { ok: true, body };
@@ -415,7 +422,7 @@
 
     // Asks the page for its bearer token. It is handed over if it is another one, or if it must be.
     async renew(must) {
-      if (!this.bearer || !this.ready || this.renewing) return;
+      if (!this.bearer || !this.ready || !this.loaded || this.renewing) return;
       const { bearer } = this;
       let token;
       this.renewing = true;
@@ -444,18 +451,18 @@
 
     handOver(token, must) {
       const known = token === this.handed;
+      const again = this.again === true;
       // Who has left the chat comes back by asking to, not because a token was renewed.
-      if (this.out && (known || (subject(token) && subject(token) === subject(this.handed)))) return;
+      if (this.out && !again && (known || (subject(token) && subject(token) === subject(this.handed)))) return;
       this.stop('bearer');
       // In time before the token ends.
       const left = expiry(token) - Date.now();
       if (left > 0) this.later('bearer', Math.min(Math.max(left - Math.min(30000, left / 5), 1000), 3600000), () => this.renew());
-      if (known && (!must || Date.now() - this.handedAt < 1000)) return;
-      this.out = false;
+      if (known && !must) return;
+      this.out = this.again = false;
       this.handed = token;
-      this.handedAt = Date.now();
-      if (this.guard) this.post({ gantry: 1, command: 'bearer', token });
-      else this.exchange(token);
+      if (!this.guard) this.exchange(token, again);
+      else this.post(again ? { gantry: 1, command: 'bearer', token, again } : { gantry: 1, command: 'bearer', token });
     }
 
     // The last try was of no use, or there has to be a first one. Ever more rarely.
@@ -466,9 +473,9 @@
     }
 
     // Without our script in the frame: what it would do, in the two forms that Rocket.Chat's versions know.
-    async exchange(token) {
-      const answer = await this.ask('POST', 'token', token);
-      if (!chats.has(this) || this.handed !== token) return;
+    async exchange(token, again) {
+      const answer = await this.ask('POST', 'token', token, again);
+      if (!chats.has(this) || (this.handed || '') !== token) return;
       if (!answer.ok || !text(answer.body.loginToken)) {
         this.refused(answer.code || 'unexpected', answer.message || '', answer.id);
         return;
@@ -476,7 +483,20 @@
       this.post({ event: 'login-with-token', loginToken: answer.body.loginToken });
       this.post({ externalCommand: 'login-with-token', token: answer.body.loginToken });
       const who = await this.ask('GET', 'session', token);
-      if (who.ok && this.handed === token) this.signedIn(text(who.body.id), text(who.body.username));
+      if (who.ok && (this.handed || '') === token) this.signedIn(text(who.body.id), text(who.body.username));
+    }
+
+    // The person asks to be let in again, having logged out of the chat.
+    signIn() {
+      if (!this.ready) return;
+      if (this.bearer) {
+        this.again = true;
+        this.renew(true);
+      } else if (this.guard) {
+        this.post({ gantry: 1, command: 'sign-in' });
+      } else {
+        this.exchange('', true);
+      }
     }
 
     // Something may have changed.
@@ -565,6 +585,7 @@
         get user() { return chat.user; },
         open(room) { chat.open(room); },
         logout() { return chat.logout(); },
+        signIn() { chat.signIn(); },
         check() { chat.check(); },
         hold() { return chat.hold(); },
         on(event, fn) {
