@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, ORIGIN, REFRESH, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, ORIGIN, REFRESH, RETRY_AFTER, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
@@ -15,22 +17,28 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::audit::{Audit, Of};
-use super::pages::{LoadingRequest, Pages, json_answer, json_error, json_refusal};
+use super::pages::{LoadingRequest, Pages, json_answer, json_error, json_refusal, json_refusal_with};
 use super::route::Route;
 use crate::config::{Config, Origin};
 use crate::error::{Refusal, RefusalKind};
 use crate::headers::cors::CorsPolicy;
 use crate::identity::Credentials;
 use crate::lifecycle::Health;
-use crate::login::{Login, SignedIn};
+use crate::login::binding::Binding;
+use crate::login::{Held, Login, SignedIn, Verdict, Wish};
 use crate::metrics::{Limit, Metrics};
 use crate::peer::{Peer, RequestId};
 use crate::secret::SecretSource;
+use crate::tokens::Ending;
 
 /// Between two lines in the log about clients that are over their limit: they may be many a second.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Our own page asks for a token other than the one that a client could not use.
 const FRESH: &str = "x-gantry-fresh";
+/// Our own page asks for somebody who has logged out of the chat and wishes to be let in again.
+const AGAIN: &str = "x-gantry-sign-in";
+/// The chat session that a page has stored, as Rocket.Chat's own client sends it.
+const X_AUTH_TOKEN: &str = "x-auth-token";
 
 /// Answers on our own paths.
 #[derive(Debug)]
@@ -154,23 +162,76 @@ impl Callback {
 
     async fn token(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Response<Bytes> {
         let started = Instant::now();
-        let fresh = headers.contains_key(FRESH);
-        let outcome = self.sign_in(asked, headers, fresh).await;
+        let before = self.login.bindings().of(headers);
+        let (outcome, cookie) = self.sign_in(asked, headers, before).await;
         let refusal = outcome.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.login(self.login.source(), refusal, started.elapsed());
         if refusal == Some(RefusalKind::RocketchatUnavailable) {
             self.health.doubt();
         }
         self.audit.login(asked.after(started), &outcome);
-        match outcome {
+        let mut response = match outcome {
             Ok(signed_in) => json_answer(StatusCode::OK, &json!({ "loginToken": signed_in.token.expose() })),
             Err(refusal) => json_refusal(&refusal, asked.id),
-        }
+        };
+        response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
+        response
     }
 
-    async fn sign_in(&self, asked: &Asked<'_>, headers: &HeaderMap, fresh: bool) -> Result<SignedIn, Refusal> {
-        self.check_site(headers)?;
-        self.login.sign_in(self.credentials(asked, headers)?, fresh).await
+    /// Signs in, and says what becomes of our cookie.
+    async fn sign_in(
+        &self,
+        asked: &Asked<'_>,
+        headers: &HeaderMap,
+        before: Option<Binding>,
+    ) -> (Result<SignedIn, Refusal>, Option<HeaderValue>) {
+        // Another site's page changes nothing, not even what the browser has.
+        if let Err(refusal) = self.check_site(headers) {
+            return (Err(refusal), None);
+        }
+        let credentials = self.credentials(asked, headers);
+        let wish = Wish { fresh: headers.contains_key(FRESH), again: headers.contains_key(AGAIN), before: before.clone() };
+        let outcome = match &credentials {
+            Ok(credentials) => self.login.sign_in(credentials.clone(), wish).await,
+            Err(refusal) => Err(refusal.clone()),
+        };
+        let cookie = match (&outcome, &credentials, &before) {
+            (Ok(signed_in), Ok(credentials), before) => {
+                if let Some(before) = before {
+                    self.login.replace(before, signed_in).await;
+                }
+                self.login.bind(signed_in, credentials, before.as_ref())
+            }
+            (Err(refusal), _, Some(before)) => self.not_signed_in(refusal, before, &credentials).await,
+            _ => None,
+        };
+        (outcome, cookie)
+    }
+
+    /// Nobody is signed in: what becomes of the chat session that the browser has, and of its cookie.
+    async fn not_signed_in(&self, refusal: &Refusal, before: &Binding, credentials: &Result<Credentials, Refusal>) -> Option<HeaderValue> {
+        match refusal.kind {
+            RefusalKind::NoSession => {
+                // What is not sent along by itself is not missed where it is not there.
+                let its_own = credentials.as_ref().is_ok_and(|credentials| credentials.key == before.session);
+                if !before.rides_along && !its_own {
+                    return None;
+                }
+                self.login.end_binding(before, Ending::SessionEnded).await;
+                Some(self.login.bindings().removal())
+            }
+            RefusalKind::SignedOut => {
+                let same = refusal.whom.as_ref().is_some_and(|whom| whom.identity == before.identity);
+                self.login.end_binding(before, if same { Ending::Told } else { Ending::Switched }).await;
+                if same { self.remembers(before) } else { Some(self.login.bindings().removal()) }
+            }
+            // The host session is that of somebody who must not be in the chat, least of all as somebody else.
+            RefusalKind::UserInactive | RefusalKind::UserNotAllowed | RefusalKind::IdentityConflict | RefusalKind::SeatLimit => {
+                let verdict = self.login.verdict(before, credentials.clone()).await;
+                if verdict == Verdict::Ended { self.after_the_end(before) } else { None }
+            }
+            _ => None,
+        }
     }
 
     /// The host session of a request, which counts as one more with it.
@@ -180,10 +241,24 @@ impl Callback {
         Ok(credentials)
     }
 
+    /// What becomes of our cookie once the chat session has ended: a logout from the chat is remembered by the browser.
+    fn after_the_end(&self, before: &Binding) -> Option<HeaderValue> {
+        if self.login.is_signed_out(before) { self.remembers(before) } else { Some(self.login.bindings().removal()) }
+    }
+
+    fn remembers(&self, before: &Binding) -> Option<HeaderValue> {
+        if before.signed_out { None } else { self.login.bindings().cookie(&Binding { signed_out: true, ..before.clone() }) }
+    }
+
     /// Counts a request of this client. Whoever knows the logout secret is the host app's server, which may have
     /// everybody to sign out.
     fn admit(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Result<(), Refusal> {
-        if asked.route == Route::Logout && self.knows_secret(headers) { Ok(()) } else { self.login.admit_client(asked.client) }
+        match asked.route {
+            Route::Logout if self.knows_secret(headers) => Ok(()),
+            // Every open chat looks at its session now and then, and an office full of them has one address.
+            Route::Session if let Some(binding) = self.login.bindings().of(headers) => self.login.admit_browser(&binding),
+            _ => self.login.admit_client(asked.client),
+        }
     }
 
     /// Cheap, since it is a flood that is answered.
@@ -211,14 +286,41 @@ impl Callback {
 
     async fn session(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Response<Bytes> {
         let started = Instant::now();
-        let outcome = async {
-            self.check_site(headers)?;
-            self.login.who(self.credentials(asked, headers)?).await
+        if let Err(refusal) = self.check_site(headers) {
+            self.audit.refused(asked.after(started), "session", &refusal);
+            return json_refusal(&refusal, asked.id);
+        }
+        let binding = self.login.bindings().of(headers);
+        let credentials = self.credentials(asked, headers);
+        let session = credentials.as_ref().map(|credentials| credentials.key).ok();
+        let outcome = match credentials {
+            Ok(credentials) => self.login.who(credentials).await,
+            Err(refusal) => Err(refusal),
         };
-        match outcome.await {
+        let held = match headers.get(X_AUTH_TOKEN).and_then(|token| token.to_str().ok()) {
+            Some(token) => self.login.judge(token, session, binding.as_ref(), &outcome).await,
+            None => Held::None,
+        };
+        let cookie = binding.and_then(|binding| match (&outcome, held) {
+            // The host session goes by another name now, such as a token that was renewed.
+            (Ok(_), Held::Same) if session.is_some_and(|session| session != binding.session) => {
+                self.login.bindings().cookie(&Binding { session: session?, ..binding })
+            }
+            _ if self.login.chat_of(&binding).is_some() => None,
+            // With the host session goes the memory of a logout from the chat.
+            (Err(refusal), _) if refusal.kind == RefusalKind::NoSession && binding.rides_along => Some(self.login.bindings().removal()),
+            (_, Held::Other | Held::Ended) => self.after_the_end(&binding),
+            _ => None,
+        });
+        let mut response = match outcome {
             Ok(validated) => {
                 let identity = &validated.identity;
-                json_answer(StatusCode::OK, &json!({ "id": identity.id, "username": identity.username, "name": identity.name }))
+                let (id, username, name) = (&identity.id, &identity.username, &identity.name);
+                let mut body = json!({ "id": id, "username": username, "name": name });
+                if let Some(word) = held.word() {
+                    body["chat"] = word.into();
+                }
+                json_answer(StatusCode::OK, &body)
             }
             Err(refusal) => {
                 // Pages ask this again and again while somebody is signed out, so that is not worth a line.
@@ -226,9 +328,12 @@ impl Callback {
                 if refusal.kind != RefusalKind::NoSession {
                     self.audit.refused(asked.after(started), "session", &refusal);
                 }
-                json_refusal(&refusal, asked.id)
+                let chat = held.word().filter(|_| refusal.kind == RefusalKind::NoSession);
+                json_refusal_with(&refusal, asked.id, chat.map(|chat| ("chat", chat)))
             }
-        }
+        };
+        response.headers_mut().extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
+        response
     }
 
     async fn logout(&self, asked: &Asked<'_>, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
@@ -239,20 +344,38 @@ impl Callback {
             let words = "The body has to be {\"id\": \"<identity id>\"}.";
             return json_error(StatusCode::BAD_REQUEST, "bad_request", words, asked.id);
         }
+        let mut by_browser = false;
         let outcome = if let Some(named) = named.filter(|_| headers.contains_key(AUTHORIZATION)) {
             self.logout_by_host_app(asked, headers, &named).await
         } else {
-            async {
-                self.check_site(headers)?;
-                self.login.sign_out(self.credentials(asked, headers)?).await
-            }
-            .await
+            by_browser = true;
+            self.logout_by_browser(asked, headers).await
         };
         self.audit.logout(asked.after(started), &outcome);
-        match outcome {
+        let removes = by_browser && outcome.is_ok() && self.login.bindings().is_in(headers);
+        let mut response = match outcome {
             Ok(ended) => json_answer(StatusCode::OK, &json!({ "ended": ended })),
             Err(refusal) => json_refusal(&refusal, asked.id),
+        };
+        if removes {
+            response.headers_mut().insert(SET_COOKIE, self.login.bindings().removal());
         }
+        response
+    }
+
+    /// The chat session that belongs to the host session, and the one that the browser has: the same, but where the
+    /// host session is gone already.
+    async fn logout_by_browser(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Result<usize, Refusal> {
+        self.check_site(headers)?;
+        let binding = self.login.bindings().of(headers);
+        let ended = match (self.credentials(asked, headers), &binding) {
+            (Ok(credentials), _) => self.login.sign_out(credentials).await?,
+            (Err(refusal), Some(_)) if refusal.kind == RefusalKind::NoSession => 0,
+            (Err(refusal), _) => return Err(refusal),
+        };
+        let Some(binding) = binding else { return Ok(ended) };
+        let more = self.login.end_binding(&binding, Ending::Told).await;
+        Ok(ended + usize::from(more))
     }
 
     fn knows_secret(&self, headers: &HeaderMap) -> bool {

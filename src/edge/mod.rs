@@ -362,7 +362,7 @@ impl Edge {
         {
             let login = &self.policies.login;
             match logout {
-                PassingLogout::One(token) => login.token_logged_out(token),
+                PassingLogout::One(token) => login.person_logged_out(token),
                 PassingLogout::Own(user, token) => {
                     login.token_logged_out(token);
                     login.user_tokens_wiped(user);

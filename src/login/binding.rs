@@ -4,8 +4,10 @@
 //! The cookie is for Gantry alone: it is `HttpOnly`, never travels to the host app or the workspace, and says nothing
 //! to whoever steals it. By itself it gets nobody signed in; what it stands for ends with its login token.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
@@ -43,7 +45,7 @@ pub struct Binding {
     /// Whether a browser sends that session along by itself; see
     /// [`Credentials::ride_along`](crate::identity::Credentials::ride_along).
     pub rides_along: bool,
-    /// The person has logged out of the chat, and not asked to be let in again.
+    /// The person has logged out of the chat, and not asked to be let in again. Forgotten after `cache.tokens.ttl`.
     pub signed_out: bool,
 }
 
@@ -55,7 +57,21 @@ impl fmt::Debug for Binding {
 
 /// A binding as it is sealed.
 #[derive(Deserialize, Serialize)]
-struct Content<'b>(&'b str, &'b str, std::borrow::Cow<'b, str>, [u8; 32], bool, bool);
+struct Content<'b> {
+    #[serde(rename = "u", borrow)]
+    user_id: Cow<'b, str>,
+    #[serde(rename = "t", borrow)]
+    token: Cow<'b, str>,
+    #[serde(rename = "i", borrow)]
+    identity: Cow<'b, str>,
+    #[serde(rename = "s")]
+    session: [u8; 32],
+    #[serde(rename = "r")]
+    rides_along: bool,
+    /// Seconds after 1970 until which the person stays logged out.
+    #[serde(rename = "o")]
+    signed_out_until: u64,
+}
 
 /// Seals bindings into cookies and opens them again.
 #[derive(Debug)]
@@ -64,8 +80,12 @@ pub struct Bindings {
     secret: SecretSource,
     keys: Mutex<Keys>,
     name: &'static str,
+    /// What a cookie is bound to beside the key: its name, and the workspace whose tokens are in it.
+    bound_to: Vec<u8>,
     attributes: &'static str,
     removal: HeaderValue,
+    /// How long a logout from the chat is remembered.
+    signed_out_for: Duration,
 }
 
 /// Keys by the secret that they are derived from, the present one first. The one before still opens.
@@ -77,15 +97,35 @@ impl Bindings {
     /// keeps them apart for each site that frames the chat, as it does with Rocket.Chat's own storage.
     pub fn new(config: &Config) -> Self {
         let public = &config.server.public_url;
-        let (name, attributes) = if public.scheme() == "http" {
-            ("gantry_chat", "Path=/; HttpOnly; SameSite=Lax")
+        let (name, attributes, removal) = if public.scheme() == "http" {
+            ("gantry_chat", "Path=/; HttpOnly; SameSite=Lax", "gantry_chat=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax")
         } else if crosses_sites(config, public) {
-            ("__Host-gantry", "Path=/; Secure; HttpOnly; SameSite=None; Partitioned")
+            (
+                "__Host-gantry",
+                "Path=/; Secure; HttpOnly; SameSite=None; Partitioned",
+                "__Host-gantry=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=None; Partitioned",
+            )
         } else {
-            ("__Host-gantry", "Path=/; Secure; HttpOnly; SameSite=Lax")
+            ("__Host-gantry", "Path=/; Secure; HttpOnly; SameSite=Lax", "__Host-gantry=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax")
         };
-        let removal = HeaderValue::try_from(format!("{name}=; Max-Age=0; {attributes}")).expect("it is printable ASCII");
-        Self { secret: config.rocketchat.auth_token.clone(), keys: Mutex::default(), name, attributes, removal }
+        let removal = HeaderValue::from_static(removal);
+        let bound_to = format!("{name} {}", config.rocketchat.url).into_bytes();
+        Self {
+            secret: config.rocketchat.auth_token.clone(),
+            keys: Mutex::default(),
+            name,
+            bound_to,
+            attributes,
+            removal,
+            signed_out_for: config.cache.tokens.ttl,
+        }
+    }
+
+    /// Those of another configuration: what was sealed under the former key can still be opened.
+    #[must_use]
+    pub fn renewed(&self, config: &Config) -> Self {
+        let keys = Keys(self.keys.lock().unwrap_or_else(PoisonError::into_inner).0.clone());
+        Self { keys: Mutex::new(keys), ..Self::new(config) }
     }
 
     /// The cookie's name.
@@ -115,17 +155,22 @@ impl Bindings {
         if value.len() > LONGEST { None } else { self.open(value) }
     }
 
+    /// Whether a request carries the cookie, whatever is in it.
+    pub fn is_in(&self, headers: &HeaderMap) -> bool {
+        cookies::get(headers, self.name).is_some()
+    }
+
     fn seal(&self, binding: &Binding) -> Option<String> {
-        let content = Content(
-            &binding.user_id,
-            binding.token.expose(),
-            binding.identity.as_str().into(),
-            binding.session.0,
-            binding.rides_along,
-            binding.signed_out,
-        );
+        let content = Content {
+            user_id: (&*binding.user_id).into(),
+            token: binding.token.expose().into(),
+            identity: binding.identity.as_str().into(),
+            session: binding.session.0,
+            rides_along: binding.rides_along,
+            signed_out_until: if binding.signed_out { now().saturating_add(self.signed_out_for.as_secs()) } else { 0 },
+        };
         let mut sealed = serde_json::to_vec(&content).ok()?;
-        let nonce = self.key().seal_in_place_append_tag(Aad::from(self.name.as_bytes()), &mut sealed).ok()?;
+        let nonce = self.key().seal_in_place_append_tag(Aad::from(&self.bound_to), &mut sealed).ok()?;
         Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat()))
     }
 
@@ -137,15 +182,15 @@ impl Bindings {
         keys.iter().find_map(|key| {
             let mut sealed = sealed.to_vec();
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-            let content = key.open_in_place(nonce, Aad::from(self.name.as_bytes()), &mut sealed).ok()?;
-            let Content(user_id, token, identity, session, rides_along, signed_out) = serde_json::from_slice(content).ok()?;
+            let content = key.open_in_place(nonce, Aad::from(&self.bound_to), &mut sealed).ok()?;
+            let content: Content<'_> = serde_json::from_slice(content).ok()?;
             Some(Binding {
-                user_id: user_id.into(),
-                token: Secret::new(token),
-                identity: identity.into_owned(),
-                session: SessionKey(session),
-                rides_along,
-                signed_out,
+                user_id: content.user_id.into(),
+                token: Secret::new(content.token),
+                identity: content.identity.into_owned(),
+                session: SessionKey(content.session),
+                rides_along: content.rides_along,
+                signed_out: content.signed_out_until > now(),
             })
         })
     }
@@ -168,6 +213,11 @@ impl Bindings {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.0.get(1).map(|(_, key)| Arc::clone(key))
     }
+}
+
+/// Seconds after 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn derive(secret: &Secret) -> RandomizedNonceKey {
@@ -230,8 +280,10 @@ mod tests {
         for bad in ["", "A", &value[..20], &"A".repeat(5_000)] {
             assert!(bindings.open(bad).is_none());
         }
-        let others = Bindings::new(&config::example(&[("rocketchat.auth_token", "another-token")]));
-        assert!(others.of(&sent_back(&cookie)).is_none());
+        for other in [("rocketchat.auth_token", "another-token"), ("rocketchat.url", "http://another:3000")] {
+            let others = Bindings::new(&config::example(&[other]));
+            assert!(others.of(&sent_back(&cookie)).is_none(), "{other:?}");
+        }
         assert!(bindings.of(&sent_back(&bindings.removal())).is_none());
     }
 
@@ -243,7 +295,7 @@ mod tests {
         let mut bindings = Bindings::new(&config);
         bindings.secret = SecretSource::file(file.path()).unwrap();
         let first = bindings.cookie(&binding()).unwrap();
-        bindings.secret = SecretSource::inline("second-token");
+        bindings = bindings.renewed(&config::example(&[("rocketchat.auth_token", "second-token")]));
         let second = bindings.cookie(&binding()).unwrap();
         for cookie in [&first, &second] {
             assert!(bindings.of(&sent_back(cookie)).is_some());

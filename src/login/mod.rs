@@ -4,6 +4,7 @@
 //! that goes away cancels nothing: no create is begun twice, no token is minted and lost.
 
 pub mod binding;
+mod chats;
 mod flights;
 mod host;
 mod rates;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::config::Config;
@@ -29,10 +30,11 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::rocketchat::Client;
 use crate::secret::Secret;
-use crate::tokens::{Chat, Ending, Found, TokenError, Tokens};
+use crate::tokens::{Ending, Found, TokenError, Tokens, Wanted};
 use crate::trace;
 
 use binding::{Binding, Bindings};
+pub use chats::{Held, Verdict};
 use flights::{Flights, UnderWay};
 use host::{Host, Presented, Sessions};
 use rates::Rates;
@@ -59,6 +61,8 @@ struct Inner {
     flights: Flights,
     ended_identities: Cache<String, Instant>,
     bindings: Bindings,
+    /// Host sessions whose person has logged out of the chat.
+    signed_out: Cache<SessionKey, ()>,
 }
 
 /// What of a login still holds under a new configuration.
@@ -72,16 +76,15 @@ pub struct Kept {
     pub tokens: bool,
 }
 
-/// How the chat session in a browser stands to the host session there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// They belong together, or cannot be told apart: the host app does not answer.
-    Stays,
-    /// The host session belongs to somebody else, or there is none any more: the chat session has been ended, and the
-    /// page has to forget it.
-    Ended,
-    /// The person has logged out of the chat.
-    SignedOut,
+/// What else is known of somebody who is to be signed in.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// The last token failed: it is dropped for ever, and the account is looked at again.
+    pub fresh: bool,
+    /// The person asks to be let in again after a logout from the chat.
+    pub again: bool,
+    /// What the browser had before.
+    pub before: Option<Binding>,
 }
 
 /// Somebody signed in.
@@ -136,7 +139,8 @@ impl Login {
             users: users.clone(),
             flights: flights.clone(),
             ended_identities: ended_identities.clone(),
-            bindings: Bindings::new(config),
+            bindings: self.0.bindings.renewed(config),
+            signed_out: self.0.signed_out.clone(),
         }))
     }
 
@@ -147,6 +151,7 @@ impl Login {
     }
 
     fn with_sessions(config: &Config, sessions: Sessions, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
+        metrics.expect_endings(Ending::ALL.map(Ending::word));
         let caches = &config.cache;
         Self(Arc::new(Inner {
             sessions,
@@ -159,6 +164,7 @@ impl Login {
             flights: Flights::default(),
             ended_identities: Cache::builder().max_capacity(caches.users.capacity).time_to_live(ENDED_FOR).build(),
             bindings: Bindings::new(config),
+            signed_out: Cache::builder().max_capacity(caches.tokens.capacity).time_to_live(caches.tokens.ttl).build(),
         }))
     }
 
@@ -203,32 +209,46 @@ impl Login {
         self.0.sessions.rates.unknown(Some(client)).map(drop)
     }
 
-    /// A login token for whoever the host session belongs to. `fresh` says that the last one failed: it
-    /// is dropped for ever, and the account is looked at again.
+    /// A login token for whoever the host session belongs to.
     ///
     /// # Errors
     /// Why there is none; within `login.timeout` at the latest, while the work goes on.
-    pub async fn sign_in(&self, credentials: Credentials, fresh: bool) -> Result<SignedIn, Refusal> {
-        self.sign_in_as(Presented::Credentials(credentials), fresh).await
+    pub async fn sign_in(&self, credentials: Credentials, wish: Wish) -> Result<SignedIn, Refusal> {
+        self.sign_in_as(Presented::Credentials(credentials), wish).await
     }
 
-    async fn sign_in_as(&self, presented: Presented, fresh: bool) -> Result<SignedIn, Refusal> {
+    async fn sign_in_as(&self, presented: Presented, wish: Wish) -> Result<SignedIn, Refusal> {
         let began = Instant::now();
         let key = presented.key();
-        let ready = if fresh { None } else { self.0.ready(&key).await };
+        if wish.again {
+            self.0.signed_out.invalidate(&key);
+        } else if self.0.signed_out.contains_key(&key) {
+            return self.stays_out(presented).await;
+        }
+        let ready = if wish.fresh { None } else { self.0.ready(&key).await };
         match ready {
             Some(ready) => Ok(ready),
-            None => self.sign_in_slowly(presented, fresh, began).await,
+            None => self.sign_in_slowly(presented, wish, began).await,
         }
     }
 
-    async fn sign_in_slowly(&self, presented: Presented, fresh: bool, began: Instant) -> Result<SignedIn, Refusal> {
+    /// The person logged out of the chat in this host session: whose it is now decides whether that still holds.
+    async fn stays_out(&self, presented: Presented) -> Result<SignedIn, Refusal> {
+        let key = presented.key();
+        let who = self.who_is(presented).await;
+        if who.as_ref().is_err_and(|refusal| refusal.kind == RefusalKind::NoSession) {
+            self.0.signed_out.invalidate(&key);
+        }
+        Err(signed_out(&who?.identity))
+    }
+
+    async fn sign_in_slowly(&self, presented: Presented, wish: Wish, began: Instant) -> Result<SignedIn, Refusal> {
         let inner = Arc::clone(&self.0);
         let who = Arc::new(OnceLock::new());
         let mark = Arc::clone(&who);
         let deadline = began + self.0.timeout;
         let patience = deadline - TELLING.min(self.0.timeout / 10);
-        let task = self.0.control.spawn(trace::carried(async move { inner.sign_in(&presented, fresh, patience, &mark).await }));
+        let task = self.0.control.spawn(trace::carried(async move { inner.sign_in(&presented, wish, patience, &mark).await }));
         let outcome = match tokio::time::timeout_at(deadline, task).await {
             Ok(outcome) => outcome.unwrap_or_else(|error| Err(broken(&error))),
             Err(_) => Err(too_slow(who.get().is_some())),
@@ -275,7 +295,8 @@ impl Login {
         inner.flights.end(&session);
         inner.sessions.forget(&session).await;
         let Some((user, token)) = inner.tokens.leave(&session) else { return Ok(0) };
-        match tokio::time::timeout(inner.timeout, inner.tokens.end(&user, token)).await {
+        let Some(end) = inner.end_token(&user, &token, Ending::Told) else { return Ok(0) };
+        match tokio::time::timeout(inner.timeout, end).await {
             Ok(Ok(ended)) => ended.map(|()| 1),
             Ok(Err(error)) => Err(broken(&error)),
             Err(_) => Err(too_slow(true)),
@@ -294,6 +315,9 @@ impl Login {
             ends.extend(inner.tokens.forget_user(user).into_iter().map(|token| inner.tokens.end(user, token)));
         }
         let count = ends.len();
+        for _ in 0..count {
+            inner.metrics.chat_ended(Ending::Told.word());
+        }
         let all = async {
             for end in ends {
                 // A failure is logged where it happens.
@@ -304,49 +328,6 @@ impl Login {
             tracing::warn!(count, "login tokens are still being logged out");
         }
         count
-    }
-
-    /// What is known of a login token that somebody uses.
-    pub fn find(&self, token: &str) -> Found {
-        self.0.tokens.find(token)
-    }
-
-    /// Ends a chat session: its sockets close, its token is never handed out again and is logged out at the workspace,
-    /// in the background and for as long as that takes.
-    pub fn end(&self, chat: &Chat, why: Ending) {
-        tracing::info!(user = %chat.user_id(), reason = why.word(), "a chat session is ended");
-        self.0.tokens.end(chat.user_id(), chat.token().clone());
-    }
-
-    /// The cookies that tell which chat session a browser has.
-    pub fn bindings(&self) -> &Bindings {
-        &self.0.bindings
-    }
-
-    /// The chat session whose token protected media of this browser are fetched with: the newest that the host session
-    /// was given, if it goes on.
-    pub fn chat_of(&self, binding: &Binding) -> Option<Chat> {
-        match self.0.tokens.find(binding.token.expose()) {
-            Found::Living(chat) => Some(chat),
-            Found::Over | Found::Unknown => None,
-        }
-    }
-
-    /// Looks whether the chat session of a browser still belongs to the host session there, and ends it at the
-    /// workspace if not. `credentials` are those of a request of the browser's.
-    pub async fn verdict(&self, binding: &Binding, credentials: Result<Credentials, Refusal>) -> Verdict {
-        let _ = credentials;
-        if binding.signed_out { Verdict::SignedOut } else { Verdict::Stays }
-    }
-
-    /// A token was used in a call of the REST API: the host session behind it is looked at again when that is due.
-    pub fn used(&self, token: &str) {
-        let _ = token;
-    }
-
-    /// The person logged out of the chat: nothing but their own wish lets them in again from this host session.
-    pub fn person_logged_out(&self, token: &str) {
-        self.0.tokens.forget(token);
     }
 
     /// A logout with this token was seen passing by: it is never handed out again.
@@ -389,13 +370,13 @@ impl Inner {
     async fn sign_in(
         &self,
         presented: &Presented,
-        fresh: bool,
+        wish: Wish,
         deadline: Instant,
         who: &OnceLock<Arc<Identity>>,
     ) -> Result<SignedIn, Refusal> {
         let session = presented.key();
         let under_way = self.flights.begin(session);
-        let (mut fresh, mut created) = (fresh, false);
+        let (mut fresh, mut created) = (wish.fresh, false);
         if fresh {
             self.tokens.allow_fresh(session)?;
             // The host session is asked for again as well: a failing client is a reason to doubt it all.
@@ -407,16 +388,25 @@ impl Inner {
             let validated = self.sessions.identify(presented).await?;
             let identity = &validated.identity;
             who.get_or_init(|| Arc::clone(identity));
+            let before = wish.before.as_ref().filter(|before| before.identity == identity.id);
+            if let Some(before) = before.filter(|_| !wish.again)
+                && (before.signed_out || self.tokens.has_left(before.token.expose()))
+            {
+                self.signed_out.insert(session, ());
+                return Err(signed_out(identity));
+            }
             if fresh {
                 self.directory.forget(identity).await;
             }
             let (account, news) = self.directory.account(identity, deadline).await?;
             created |= news;
             self.remember(&identity.id, &account.id);
-            match self.tokens.token(&account.id, session, fresh, deadline).await {
+            let held = before.filter(|before| before.user_id == account.id).map(|before| &before.token);
+            let wanted = Wanted { user_id: &account.id, identity: &identity.id, session, held };
+            match self.tokens.token(wanted, fresh, deadline).await {
                 Ok(_) if self.ended_since(&under_way, &identity.id, began) => {
                     if let Some((user, token)) = self.tokens.leave(&session) {
-                        self.tokens.end(&user, token);
+                        self.end_token(&user, &token, Ending::Told);
                     }
                     self.sessions.forget(&session).await;
                 }
@@ -441,6 +431,16 @@ impl Inner {
             .retry_after(Duration::from_secs(1)))
     }
 
+    /// Ends a token of ours. `None` where it was ended before.
+    fn end_token(&self, user_id: &Arc<str>, token: &Secret, why: Ending) -> Option<JoinHandle<Result<(), Refusal>>> {
+        if self.tokens.find(token.expose()) == Found::Over {
+            return None;
+        }
+        tracing::debug!(user = %user_id, reason = why.word(), "a chat session is ended");
+        self.metrics.chat_ended(why.word());
+        Some(self.tokens.retire(user_id, token))
+    }
+
     fn remember(&self, identity_id: &str, user: &Arc<str>) {
         let known = self.users.get(identity_id);
         if known.as_ref().is_some_and(|known| known.contains(user)) {
@@ -457,6 +457,12 @@ impl Inner {
     fn ended_since(&self, login: &UnderWay<'_>, identity_id: &str, began: Instant) -> bool {
         login.ended_since(began) || self.ended_identities.get(identity_id).is_some_and(|at| at >= began)
     }
+}
+
+/// There is a host session, but its person has logged out of the chat.
+fn signed_out(identity: &Identity) -> Refusal {
+    let refusal = Refusal::new(RefusalKind::SignedOut, "You have signed out of the chat.", "the person has logged out of the chat");
+    about(refusal, identity)
 }
 
 /// A refusal of this person.

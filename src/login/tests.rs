@@ -78,11 +78,11 @@ impl World {
     }
 
     async fn sign_in(&self, number: u16) -> Result<SignedIn, Refusal> {
-        self.login.sign_in_as(Presented::Scripted(key(number)), false).await
+        self.login.sign_in_as(Presented::Scripted(key(number)), Wish::default()).await
     }
 
     async fn fresh(&self, number: u16) -> Result<SignedIn, Refusal> {
-        self.login.sign_in_as(Presented::Scripted(key(number)), true).await
+        self.login.sign_in_as(Presented::Scripted(key(number)), Wish { fresh: true, ..Wish::default() }).await
     }
 
     /// Look-ups, creates, mints.
@@ -108,7 +108,7 @@ async fn a_thousand_first_requests_of_one_session_cost_one_of_each() {
     let logins: Vec<_> = (0..1_000)
         .map(|_| {
             let login = world.login.clone();
-            tokio::spawn(async move { login.sign_in_as(Presented::Scripted(key(1)), false).await })
+            tokio::spawn(async move { login.sign_in_as(Presented::Scripted(key(1)), Wish::default()).await })
         })
         .collect();
     let (mut tokens, mut created) = (Vec::new(), 0);
@@ -130,7 +130,7 @@ async fn many_users_cost_one_of_each_each() {
         .map(|number| {
             world.session(number, person(&format!("user{number}")));
             let login = world.login.clone();
-            tokio::spawn(async move { login.sign_in_as(Presented::Scripted(key(number)), false).await })
+            tokio::spawn(async move { login.sign_in_as(Presented::Scripted(key(number)), Wish::default()).await })
         })
         .collect();
     for login in logins {
@@ -383,7 +383,7 @@ async fn tokens_of_one_user_are_bounded_over_all_sessions() {
         .map(|number| {
             world.session(number, person("kiosk"));
             let login = world.login.clone();
-            tokio::spawn(async move { login.sign_in_as(Presented::Scripted(key(number)), false).await })
+            tokio::spawn(async move { login.sign_in_as(Presented::Scripted(key(number)), Wish::default()).await })
         })
         .collect();
     for login in logins {
@@ -435,7 +435,7 @@ async fn a_wipe_during_a_mint_is_noticed() {
     let gate = world.fake.hold("users.createToken");
     let login = tokio::spawn({
         let login = world.login.clone();
-        async move { login.sign_in_as(Presented::Scripted(key(1)), false).await }
+        async move { login.sign_in_as(Presented::Scripted(key(1)), Wish::default()).await }
     });
     while world.fake.calls("users.createToken") == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -459,7 +459,7 @@ async fn a_logout_during_a_verification_is_noticed() {
     let gate = world.fake.hold("me");
     let login = tokio::spawn({
         let login = world.login.clone();
-        async move { login.sign_in_as(Presented::Scripted(key(1)), false).await }
+        async move { login.sign_in_as(Presented::Scripted(key(1)), Wish::default()).await }
     });
     while world.fake.calls("me") == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -519,7 +519,7 @@ async fn a_sign_out_during_a_login_asks_the_host_app_again() {
     let gate = world.fake.hold("users.createToken");
     let login = tokio::spawn({
         let login = world.login.clone();
-        async move { login.sign_in_as(Presented::Scripted(key(1)), false).await }
+        async move { login.sign_in_as(Presented::Scripted(key(1)), Wish::default()).await }
     });
     while world.fake.calls("users.createToken") == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -51,6 +51,7 @@ pub struct Metrics {
     login_seconds: HistogramVec,
     minted: IntCounterVec,
     reused: IntCounter,
+    chats_ended: IntCounterVec,
     users_created: IntCounterVec,
     cache_requests: IntCounterVec,
     cache_hits: IntCounterVec,
@@ -91,6 +92,7 @@ impl Metrics {
                 &["source"],
             )
             .expect("constant names"),
+            chats_ended: counters("gantry_chat_sessions_ended_total", "Chat sessions that Gantry has ended, by reason.", &["reason"]),
             minted: counters("gantry_tokens_minted_total", "Calls that mint a login token, by outcome.", &["outcome"]),
             reused: IntCounter::new("gantry_tokens_reused_total", "Login tokens handed out again instead of minted.")
                 .expect("constant name"),
@@ -153,6 +155,7 @@ impl Metrics {
             Box::new(metrics.logins.clone()),
             Box::new(metrics.login_seconds.clone()),
             Box::new(metrics.minted.clone()),
+            Box::new(metrics.chats_ended.clone()),
             Box::new(metrics.reused.clone()),
             Box::new(metrics.users_created.clone()),
             Box::new(metrics.cache_requests.clone()),
@@ -220,6 +223,18 @@ impl Metrics {
     /// A call to mint a token came back.
     pub fn minted(&self, ok: bool) {
         self.minted.with_label_values(&[outcome(ok)]).inc();
+    }
+
+    /// A chat session was ended, for this reason.
+    pub fn chat_ended(&self, reason: &str) {
+        self.chats_ended.with_label_values(&[reason]).inc();
+    }
+
+    /// Endings for these reasons start at zero, so that the first of a kind shows as a rise.
+    pub fn expect_endings(&self, reasons: impl IntoIterator<Item = &'static str>) {
+        for reason in reasons {
+            self.chats_ended.with_label_values(&[reason]);
+        }
     }
 
     /// A token was handed out again.

@@ -13,6 +13,7 @@ use crate::secret::Secret;
 pub(super) struct Minted {
     pub(super) token: Secret,
     pub(super) user_id: Arc<str>,
+    identity: Arc<str>,
     /// Milliseconds after the ledger's `born` at which it was last known to live.
     pub(super) verified: AtomicU64,
     over: CancellationToken,
@@ -20,10 +21,11 @@ pub(super) struct Minted {
 }
 
 impl Minted {
-    pub(super) fn new(user_id: &Arc<str>, token: Secret, verified: u64) -> Self {
+    pub(super) fn new(user_id: &Arc<str>, identity: &str, token: Secret, verified: u64) -> Self {
         Self {
             token,
             user_id: Arc::clone(user_id),
+            identity: identity.into(),
             verified: AtomicU64::new(verified),
             over: CancellationToken::new(),
             sockets: AtomicUsize::new(0),
@@ -49,6 +51,11 @@ impl Chat {
     /// The Rocket.Chat user's id.
     pub fn user_id(&self) -> &Arc<str> {
         &self.0.user_id
+    }
+
+    /// Whose it is: the id of the identity that it was minted for.
+    pub fn identity(&self) -> &Arc<str> {
+        &self.0.identity
     }
 
     /// The login token.

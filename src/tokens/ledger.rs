@@ -47,10 +47,26 @@ impl Ledger {
         (!minted.is_dead()).then(|| Arc::clone(minted))
     }
 
+    /// The living token that reads like this.
+    pub(super) fn reading(&self, token: &Secret) -> Option<Arc<Minted>> {
+        self.state.load().living.iter().find(|minted| !minted.is_dead() && minted.token == *token).cloned()
+    }
+
+    /// The host sessions that use a token.
+    pub(super) fn sessions_of(&self, minted: &Arc<Minted>) -> Vec<SessionKey> {
+        let state = self.state.load();
+        state.sessions.iter().filter(|(_, other)| Arc::ptr_eq(other, minted)).map(|(session, _)| *session).collect()
+    }
+
     /// The newest living token, once there are `bound` of them.
     pub(super) fn newest_at_bound(&self, bound: usize) -> Option<Arc<Minted>> {
         let state = self.state.load();
         if state.living.len() < bound.max(1) { None } else { state.living.iter().rev().find(|minted| !minted.is_dead()).cloned() }
+    }
+
+    /// Whether there are as many living tokens as allowed.
+    pub(super) fn is_full(&self, bound: usize) -> bool {
+        self.state.load().living.len() >= bound.max(1)
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -68,8 +84,8 @@ impl Ledger {
     }
 
     /// Notes a token that was minted while `generation` lasted; `None` when all tokens were wiped since.
-    pub(super) fn add(&self, generation: u64, user_id: &Arc<str>, token: Secret) -> Option<Arc<Minted>> {
-        let minted = Arc::new(Minted::new(user_id, token, self.now()));
+    pub(super) fn add(&self, generation: u64, user_id: &Arc<str>, identity: &str, token: Secret) -> Option<Arc<Minted>> {
+        let minted = Arc::new(Minted::new(user_id, identity, token, self.now()));
         let before = self.state.rcu(|state| {
             let mut next = State::clone(state);
             if next.generation == generation {

@@ -39,10 +39,12 @@ const TRUSTED_FOR: Duration = Duration::from_secs(10);
 const FRESH_EVERY: Duration = Duration::from_secs(5);
 /// Between two tries to end a token, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// How long one such try may wait for the workspace's limiter.
+const TRY_FOR: Duration = Duration::from_mins(3);
 /// How long it is remembered that a token has ended.
 const OVER_FOR: Duration = Duration::from_hours(24);
 /// How long the end of a token is tried for, in the background.
-const END_WITHIN: Duration = Duration::from_mins(3);
+const END_WITHIN: Duration = Duration::from_hours(24);
 
 /// The tokens of all users.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub struct Tokens {
     living: Cache<[u8; 32], Arc<Minted>>,
     /// SHA-256 of tokens that have ended.
     over: Cache<[u8; 32], ()>,
+    /// SHA-256 of tokens with which a person has logged out of the chat.
+    left: Cache<[u8; 32], ()>,
     /// Host session → the user that it was last given a token of.
     sessions: Cache<SessionKey, Arc<str>>,
     /// When a session last reported a failing token.
@@ -64,6 +68,19 @@ pub struct Tokens {
     doubted: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
     control: Handle,
+}
+
+/// Whom a token is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'w> {
+    /// The Rocket.Chat user's id.
+    pub user_id: &'w Arc<str>,
+    /// The identity's id.
+    pub identity: &'w str,
+    /// The host session.
+    pub session: SessionKey,
+    /// The token that the same person's browser had before.
+    pub held: Option<&'w Secret>,
 }
 
 /// A token to hand out.
@@ -99,6 +116,7 @@ impl Tokens {
             client,
             ledgers: Cache::new(capacity),
             living: Cache::new(capacity.saturating_mul(u64::try_from(bound).unwrap_or(u64::MAX))),
+            left: Cache::builder().max_capacity(capacity).time_to_live(caches.tokens.ttl).build(),
             over: Cache::builder().max_capacity(capacity).time_to_live(OVER_FOR).build(),
             sessions: Cache::new(capacity),
             fresh: Cache::builder().max_capacity(capacity).time_to_live(FRESH_EVERY).build(),
@@ -116,7 +134,7 @@ impl Tokens {
     #[must_use]
     pub fn renewed(&self, client: Client, caches: &Caches) -> Self {
         let mut new = Self::new(client, caches, Arc::clone(&self.metrics), self.control.clone());
-        (new.born, new.doubted) = (self.born, Arc::clone(&self.doubted));
+        (new.born, new.doubted, new.left) = (self.born, Arc::clone(&self.doubted), self.left.clone());
         if new.bound == self.bound && new.ledgers.policy().max_capacity() == self.ledgers.policy().max_capacity() {
             (new.ledgers, new.living, new.over) = (self.ledgers.clone(), self.living.clone(), self.over.clone());
             (new.sessions, new.fresh) = (self.sessions.clone(), self.fresh.clone());
@@ -159,15 +177,19 @@ impl Tokens {
             .retry_after(wait))
     }
 
-    /// A token for a user in a host session: the one it has, or the newest where the user has as many
-    /// as allowed, or a new one. With `fresh` the one it has is dropped for ever.
+    /// A token for a user in a host session: the one it has, or the one that its browser had before (`held`), or the
+    /// newest where the user has as many as allowed, or a new one. With `fresh` the one it has is dropped for ever.
     ///
     /// # Errors
     /// See [`TokenError`].
-    pub async fn token(&self, user_id: &Arc<str>, session: SessionKey, fresh: bool, deadline: Instant) -> Result<Handed, TokenError> {
+    pub async fn token(&self, wanted: Wanted<'_>, fresh: bool, deadline: Instant) -> Result<Handed, TokenError> {
+        let Wanted { user_id, session, held, .. } = wanted;
         let ledger = self.ledgers.get_with(Arc::clone(user_id), || Arc::new(Ledger::new(self.born)));
         let _flight = ledger.flight.lock().await;
         self.sessions.insert(session, Arc::clone(user_id));
+        if let Some(held) = held.filter(|_| !fresh && ledger.of(&session).is_none()) {
+            self.take_up(wanted, &ledger, held, deadline).await;
+        }
         if fresh && let Some(failing) = ledger.of(&session).or_else(|| ledger.newest_at_bound(self.bound)) {
             ledger.bury(&failing);
             self.end(user_id, failing.token.clone());
@@ -185,7 +207,7 @@ impl Tokens {
                     (minted, true)
                 }
                 None if died => return Err(TokenError::Died),
-                None => (self.mint(user_id, &ledger, deadline).await?, false),
+                None => (self.mint(wanted, &ledger, deadline).await?, false),
             };
             let (minted, reused) = handed;
             if ledger.bind(session, &minted) {
@@ -241,6 +263,23 @@ impl Tokens {
         }
     }
 
+    /// A token with which the person logged out of the chat.
+    pub fn person_left(&self, token: &str) {
+        self.left.insert(key_of(token), ());
+        self.forget(token);
+    }
+
+    /// Whether the person logged out of the chat with this token.
+    pub fn has_left(&self, token: &str) -> bool {
+        self.left.contains_key(&key_of(token))
+    }
+
+    /// Takes a token out for ever and logs it out; see [`Self::end`].
+    pub fn retire(&self, user_id: &Arc<str>, token: &Secret) -> JoinHandle<Result<(), Refusal>> {
+        self.forget(token.expose());
+        self.end(user_id, token.clone())
+    }
+
     /// All login tokens of a user were wiped. Returns those that were ours.
     pub fn forget_user(&self, user_id: &str) -> Vec<Secret> {
         let wiped = self.ledgers.get(user_id).map(|ledger| ledger.wipe()).unwrap_or_default();
@@ -250,13 +289,28 @@ impl Tokens {
         wiped
     }
 
-    /// Takes a host session's token out for ever, for the caller to log out: its user's id and the token.
+    /// The host sessions that use a token of ours.
+    pub fn sessions_of(&self, token: &str) -> Vec<SessionKey> {
+        let Some(minted) = self.living.get(&key_of(token)) else { return Vec::new() };
+        self.ledgers.get(&minted.user_id).map(|ledger| ledger.sessions_of(&minted)).unwrap_or_default()
+    }
+
+    /// Notes that a host session goes on with this token, as when it was renewed.
+    pub fn follow(&self, session: SessionKey, token: &str) {
+        if let Found::Living(chat) = self.find(token)
+            && let Some(ledger) = self.ledgers.get(chat.user_id())
+            && ledger.of(&session).is_none()
+        {
+            ledger.bind(session, &chat.0);
+            self.sessions.insert(session, Arc::clone(chat.user_id()));
+        }
+    }
+
+    /// The token of a host session, which is forgotten: its user's id and the token, for the caller to
+    /// [retire](Self::retire).
     pub fn leave(&self, session: &SessionKey) -> Option<(Arc<str>, Secret)> {
         let user = self.sessions.remove(session)?;
-        let ledger = self.ledgers.get(&user)?;
-        let minted = ledger.of(session)?;
-        ledger.bury(&minted);
-        self.is_over_now(&minted.token);
+        let minted = self.ledgers.get(&user)?.of(session)?;
         Some((user, minted.token.clone()))
     }
 
@@ -265,14 +319,36 @@ impl Tokens {
     pub fn end(&self, user_id: &Arc<str>, token: Secret) -> JoinHandle<Result<(), Refusal>> {
         self.is_over_now(&token);
         let deadline = Instant::now() + END_WITHIN;
-        let (client, user_id, control) = (self.client.until(deadline), Arc::clone(user_id), self.control.clone());
+        let (client, user_id, control) = (self.client.clone(), Arc::clone(user_id), self.control.clone());
         self.control.spawn(async move {
-            let ended = client.log_out(&user_id, &token).await;
+            let ended = client.until(Instant::now() + TRY_FOR).log_out(&user_id, &token).await;
             if let Err(refusal) = ended.clone() {
                 control.spawn(async move { end_later(&client, &user_id, &token, refusal, deadline).await });
             }
             ended
         })
+    }
+
+    /// The browser goes on with the token that it had in another host session of the same user, or before we were
+    /// started. `held` was sealed by us, so that it is one of ours.
+    async fn take_up(&self, wanted: Wanted<'_>, ledger: &Ledger, held: &Secret, deadline: Instant) {
+        let Wanted { user_id, identity, session, .. } = wanted;
+        if let Some(known) = ledger.reading(held) {
+            ledger.bind(session, &known);
+            return;
+        }
+        if ledger.is_full(self.bound) || self.find(held.expose()) != Found::Unknown {
+            return;
+        }
+        let generation = ledger.generation();
+        let patience = deadline.min(Instant::now() + Duration::from_secs(2));
+        if self.client.until(patience).token_alive(user_id, held).await != Some(true) {
+            return;
+        }
+        if let Some(minted) = ledger.add(generation, user_id, identity, held.clone()) {
+            self.living.insert(key_of(held.expose()), Arc::clone(&minted));
+            ledger.bind(session, &minted);
+        }
     }
 
     async fn is_alive(&self, user_id: &str, ledger: &Ledger, minted: &Minted, deadline: Instant) -> bool {
@@ -289,9 +365,9 @@ impl Tokens {
         !minted.is_dead()
     }
 
-    async fn mint(&self, user_id: &Arc<str>, ledger: &Ledger, deadline: Instant) -> Result<Arc<Minted>, TokenError> {
+    async fn mint(&self, wanted: Wanted<'_>, ledger: &Ledger, deadline: Instant) -> Result<Arc<Minted>, TokenError> {
         let generation = ledger.generation();
-        let minted = trace::step_or("token mint", self.client.until(deadline).mint_token(user_id), |error| match error {
+        let minted = trace::step_or("token mint", self.client.until(deadline).mint_token(wanted.user_id), |error| match error {
             MintError::UserGone => "user_gone",
             MintError::Refused(refusal) => refusal.kind.code(),
         })
@@ -301,11 +377,11 @@ impl Tokens {
             MintError::UserGone => TokenError::UserGone,
             MintError::Refused(refusal) => TokenError::Refused(refusal),
         })?;
-        if let Some(minted) = ledger.add(generation, user_id, token.clone()) {
+        if let Some(minted) = ledger.add(generation, wanted.user_id, wanted.identity, token.clone()) {
             self.living.insert(key_of(token.expose()), Arc::clone(&minted));
             return Ok(minted);
         }
-        self.end(user_id, token);
+        self.end(wanted.user_id, token);
         Err(TokenError::Interrupted)
     }
 
@@ -326,7 +402,7 @@ async fn end_later(client: &Client, user_id: &str, token: &Secret, mut refusal: 
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        match client.log_out(user_id, token).await {
+        match client.until(Instant::now() + TRY_FOR).log_out(user_id, token).await {
             Ok(()) => return,
             Err(again) => refusal = again,
         }

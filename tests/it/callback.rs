@@ -15,7 +15,10 @@ fn decorated(reply: &Reply) {
     assert_eq!(reply.header("x-content-type-options"), "nosniff", "{} {:?}", reply.status, reply.headers);
     let vary = reply.headers.get_all("vary").iter().any(|value| value.to_str().unwrap().to_lowercase().contains("origin"));
     assert!(vary, "{} {:?}", reply.status, reply.headers);
-    assert!(reply.headers.get("set-cookie").is_none());
+    for cookie in reply.headers.get_all("set-cookie") {
+        let cookie = cookie.to_str().unwrap();
+        assert!(cookie.starts_with("gantry_chat=") && cookie.contains("; HttpOnly"), "{cookie}");
+    }
 }
 
 #[tokio::test]

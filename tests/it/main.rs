@@ -18,6 +18,7 @@ mod http2;
 mod http2_abuse;
 mod http2_websocket;
 mod identity;
+mod in_step;
 mod interim;
 mod limits;
 mod ladder;

@@ -155,6 +155,7 @@ fn metric_names() -> BTreeSet<String> {
     metrics.shard(0).answered(RouteLabel::Upstream, 200, Duration::ZERO);
     metrics.login("jwt", None, Duration::ZERO);
     metrics.minted(true);
+    metrics.chat_ended("told");
     metrics.user_created(true);
     metrics.cache("users", true);
     metrics.cache_entries("users", 1);

@@ -18,6 +18,7 @@ use crate::config::dev::Pick;
 use crate::edge::pages::{json_answer, json_error, json_refusal};
 use crate::error::{Refusal, RefusalKind};
 use crate::identity::Validator;
+use crate::login::Wish;
 use crate::peer::{Peer, RequestId};
 use crate::rocketchat::Listed;
 
@@ -142,7 +143,7 @@ impl Dev {
             Ok(Become { username }) if !username.trim().is_empty() => username.trim().trim_start_matches('@').to_owned(),
             _ => return json_error(StatusCode::BAD_REQUEST, "bad_request", "The body has to be {\"username\": \"…\"}.", id),
         };
-        match self.login.sign_in(Validator::picked(&username), false).await {
+        match self.login.sign_in(Validator::picked(&username), Wish { again: true, ..Wish::default() }).await {
             Ok(signed_in) => {
                 tracing::info!(target: "gantry::audit", event = "dev_picked", %id, username = %signed_in.username, "picked");
                 self.chosen.set(Some(Pick { username, user_id: Some(signed_in.user_id.to_string()) }));

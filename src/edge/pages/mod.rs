@@ -200,7 +200,16 @@ impl Pages {
 /// A 401 has no `WWW-Authenticate`, against RFC 9110 §15.5.2: with one, browsers may put up a login box of
 /// their own in front of the chat, and no scheme of HTTP's would get anybody in.
 pub fn json_refusal(refusal: &Refusal, id: &RequestId) -> Response<Bytes> {
-    let mut response = json_error(refusal.kind.status(), refusal.kind.code(), &refusal.message, id);
+    json_refusal_with(refusal, id, None)
+}
+
+/// The same, with one more field.
+pub fn json_refusal_with(refusal: &Refusal, id: &RequestId, more: Option<(&str, &str)>) -> Response<Bytes> {
+    let mut body = serde_json::json!({ "error": refusal.kind.code(), "message": &refusal.message, "id": id.as_str() });
+    if let Some((name, value)) = more {
+        body[name] = value.into();
+    }
+    let mut response = json_answer(refusal.kind.status(), &body);
     if let Some(after) = refusal.retry_after {
         // Whole seconds (RFC 9110 §10.2.3), never earlier than meant and never "at once".
         let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);

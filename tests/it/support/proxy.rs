@@ -107,6 +107,10 @@ impl Proxy {
     }
 
     /// Tells it to drain, as TERM does.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        self.settings.lock().unwrap().clone()
+    }
+
     pub fn drain(&self) {
         self.running.as_ref().expect("still there").stop().drain();
     }
