@@ -192,6 +192,9 @@ mod tests {
         }
     }
 
+    /// What only the script in the chat's pages says.
+    const GUARDS: [&str; 4] = ["switched", "ended", "storage_blocked", "repeated"];
+
     #[test]
     fn every_name_of_the_types_is_in_the_script() {
         let codes: Vec<&str> = RefusalKind::ALL.iter().map(|kind| kind.code()).collect();
@@ -211,7 +214,7 @@ mod tests {
             for literal in line.split('\'').skip(1).step_by(2).filter(|literal| !codes.contains(literal)) {
                 let bare = literal.trim_start_matches("gantry-");
                 let there = [format!("'{literal}'"), format!("'{bare}'"), format!("{bare}:")].iter().any(|form| EMBED.contains(form.as_str()));
-                assert!(there, "'{literal}': declared, and not in the script");
+                assert!(there || GUARDS.contains(&literal), "'{literal}': declared, and not in the script");
                 seen += 1;
             }
         }

@@ -12,6 +12,7 @@ mod dev;
 mod doctor;
 mod doctor_surroundings;
 mod downgrade;
+mod embed;
 mod drain;
 mod hostile;
 mod http2;

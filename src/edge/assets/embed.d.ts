@@ -87,8 +87,8 @@ declare namespace Gantry {
   }
 
   interface SignedOut {
-    /** `'logout'` when somebody logged out of the chat; otherwise why the chat session ended. */
-    reason: string;
+    /** `'logout'`: somebody logged out of the chat. Otherwise the host session is another one's, or over. */
+    reason: 'logout' | 'switched' | 'ended' | (string & {});
   }
 
   interface Failure {
@@ -114,12 +114,14 @@ declare namespace Gantry {
     | 'rate_limited'
     | 'misconfigured';
 
-  /** Codes of this script's own. */
+  /** Codes of the two scripts' own. */
   type ErrorCode =
     | 'frame_silent'
     | 'bearer_failed'
     | 'login_refused'
     | 'unreachable'
+    | 'storage_blocked'
+    | 'repeated'
     | 'unexpected';
 
   interface Unread {
