@@ -13,6 +13,7 @@ mod doctor;
 mod doctor_surroundings;
 mod downgrade;
 mod embed;
+mod embed_demo;
 mod drain;
 mod hostile;
 mod http2;
