@@ -1,11 +1,14 @@
-//! The one body type of answers: what we made, what we pass on, or what is made piece by piece.
+//! The one body type of answers: what we made, what we pass on, what is changed on its way, or what is made piece by
+//! piece.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
+
+use crate::html::Page;
 
 /// What a body can fail with.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -17,11 +20,86 @@ pub enum Body<U> {
     Ours(Option<Bytes>),
     /// Passed on as it comes.
     Passed(U),
+    /// A page that something is put into as it passes.
+    Page(Box<Passing<U>>),
     /// Fed by a task; the length is not known before the end.
     Fed(mpsc::Receiver<Result<Bytes, BodyError>>),
 }
 
+/// A page from upstream on its way.
+#[derive(Debug)]
+pub struct Passing<U> {
+    body: U,
+    page: Page,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Coming,
+    /// All has come, and what is left has been given.
+    Done,
+    /// It broke off, which has been told.
+    Broken,
+}
+
+impl<U> Passing<U> {
+    /// Puts more into the page's head. Only before it was looked at.
+    pub fn also(&mut self, markup: &str) {
+        self.page.also(markup);
+    }
+}
+
+impl<U> Passing<U>
+where
+    U: HttpBody<Data = Bytes> + Unpin,
+    U::Error: Into<BodyError>,
+{
+    /// What comes out of it next. Trailers stay behind: they tell of bytes that were changed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.state != State::Coming {
+            return Poll::Ready(None);
+        }
+        let next = ready!(self.poll_next(cx));
+        if matches!(next, Some(Err(_))) {
+            self.state = State::Broken;
+        }
+        Poll::Ready(next)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            match self.page.next() {
+                Ok(Some(made)) => return Poll::Ready(Some(Ok(made))),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.page.take(data);
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => {
+                    self.state = State::Done;
+                    let last = self.page.finish();
+                    return Poll::Ready(match last {
+                        Ok(last) => (!last.is_empty()).then_some(Ok(last)),
+                        Err(error) => Some(Err(error.into())),
+                    });
+                }
+            }
+        }
+    }
+}
+
 impl<U> Body<U> {
+    /// What comes from upstream, with `page`'s insertion made.
+    pub fn page(body: U, page: Page) -> Self {
+        Self::Page(Box::new(Passing { body, page, state: State::Coming }))
+    }
+
     /// No bytes.
     pub const fn empty() -> Self {
         Self::Ours(None)
@@ -46,6 +124,7 @@ where
         match self.get_mut() {
             Self::Ours(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Passed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Page(passing) => passing.poll(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
             Self::Fed(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
         }
     }
@@ -54,6 +133,7 @@ where
         match self {
             Self::Ours(bytes) => bytes.is_none(),
             Self::Passed(body) => body.is_end_stream(),
+            Self::Page(passing) => passing.state != State::Coming,
             Self::Fed(_) => false,
         }
     }
@@ -62,7 +142,7 @@ where
         match self {
             Self::Ours(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Passed(body) => body.size_hint(),
-            Self::Fed(_) => SizeHint::default(),
+            Self::Page(_) | Self::Fed(_) => SizeHint::default(),
         }
     }
 }

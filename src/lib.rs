@@ -4,7 +4,7 @@
 //! The modules form a ladder: a module may name only those above its own in this list, and
 //! `tests/it/ladder.rs` holds the tree to it.
 //!
-//! * words: [`secret`], [`error`], [`body`], [`peer`], [`journal`], [`metrics`], [`trace`],
+//! * words: [`secret`], [`error`], [`html`], [`body`], [`peer`], [`journal`], [`metrics`], [`trace`],
 //!   [`lifecycle`]
 //! * [`config`]: `proxy.toml`, the environment and flags, lowered to values that can be trusted
 //! * [`headers`]: pure rules over header maps
@@ -25,6 +25,7 @@
 
 pub mod secret;
 pub mod error;
+pub mod html;
 pub mod body;
 pub mod peer;
 pub mod journal;

@@ -219,6 +219,8 @@ pub struct Limits {
     pub queue_timeout: Duration,
     /// Bytes of the head of an answer to such a call.
     pub call_head: usize,
+    /// Bytes that are kept of a page while its head is looked for.
+    pub page_memory: usize,
     /// Bounds on the workspace's answers to forwarded requests.
     pub answers: AnswerLimits,
 }
@@ -498,6 +500,8 @@ pub struct Session {
     pub grace: Duration,
     /// Whether our script goes into Rocket.Chat's pages.
     pub guard_script: bool,
+    /// How long a page waits to hear whether the browser's chat session still belongs to the host session there.
+    pub page_wait: Duration,
     /// Whether requests for protected media get the login token of the browser's chat session.
     pub cookie_bridge: bool,
     /// Lets the host app's server end a user's chat sessions.

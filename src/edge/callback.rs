@@ -21,6 +21,7 @@ use super::pages::{LoadingRequest, Pages, json_answer, json_error, json_refusal,
 use super::route::Route;
 use crate::config::{Config, Origin};
 use crate::error::{Refusal, RefusalKind};
+use crate::headers::cookies;
 use crate::headers::cors::CorsPolicy;
 use crate::identity::Credentials;
 use crate::lifecycle::Health;
@@ -35,6 +36,10 @@ use crate::tokens::Ending;
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Our own page asks for a token other than the one that a client could not use.
 const FRESH: &str = "x-gantry-fresh";
+/// Our own page asks, not the chat's client.
+const OWN_PAGE: &str = "x-gantry-page";
+/// The cookie by which the guard script marks the mobile app's web view.
+const VIEW: &str = "gantry_view";
 /// Our own page asks for somebody who has logged out of the chat and wishes to be let in again.
 const AGAIN: &str = "x-gantry-sign-in";
 /// The chat session that a page has stored, as Rocket.Chat's own client sends it.
@@ -140,9 +145,13 @@ impl Callback {
             Route::Session => self.session(asked, request.headers()).await,
             Route::Logout => self.logout(asked, request.headers(), &body).await,
             Route::Login => pages.loading(&LoadingRequest::new(*asked.id, request.uri().query())),
-            Route::Nowhere | Route::Script(_) | Route::Hidden | Route::Upstream | Route::Challenge | Route::Redirect => {
-                json_error(StatusCode::NOT_FOUND, "not_found", "There is nothing here.", asked.id)
-            }
+            Route::GuardScript
+            | Route::Script(_)
+            | Route::Nowhere
+            | Route::Hidden
+            | Route::Upstream
+            | Route::Challenge
+            | Route::Redirect => json_error(StatusCode::NOT_FOUND, "not_found", "There is nothing here.", asked.id),
         }
     }
 
@@ -187,6 +196,12 @@ impl Callback {
     ) -> (Result<SignedIn, Refusal>, Option<HeaderValue>) {
         // Another site's page changes nothing, not even what the browser has.
         if let Err(refusal) = self.check_site(headers) {
+            return (Err(refusal), None);
+        }
+        // The app waits for a message of our page. A client that signed itself in would never send it.
+        if cookies::get(headers, VIEW) == Some("app") && !headers.contains_key(OWN_PAGE) {
+            let words = "In the app, the sign-in page signs you in.";
+            let refusal = Refusal::new(RefusalKind::NoSession, words, "our loading page signs the mobile app's web view in");
             return (Err(refusal), None);
         }
         let credentials = self.credentials(asked, headers);

@@ -7,6 +7,7 @@ pub mod callback;
 mod caught;
 pub mod dev;
 pub mod forward;
+pub mod guard;
 pub(crate) mod frames;
 pub mod pages;
 pub mod plain;
@@ -54,6 +55,7 @@ use callback::{Asked, Callback};
 use caught::caught;
 use dev::Dev;
 use forward::Forward;
+use guard::Guard;
 use pages::Pages;
 use plain::PlainDoor;
 use route::{Paths, Route};
@@ -77,6 +79,7 @@ pub struct Policies {
     hsts: Option<HeaderValue>,
     pages: Pages,
     scripts: Scripts,
+    guard: Guard,
     login: Login,
     access: Option<AccessLog>,
     bounds: request::Bounds,
@@ -102,6 +105,7 @@ impl Policies {
             forwarding: Arc::new(Forwarding::new(config)),
             framing: FramingPolicy::new(&config.framing),
             cors: CorsPolicy::new(&config.cors.allowed_origins).and_local(config.cors.local),
+            guard: Guard::new(config, Arc::clone(&metrics)),
             callback: Callback::new(config, login.clone(), metrics, health),
             plain: PlainDoor::new(&config.server, challenges),
             hsts: config.server.tls.as_ref().and_then(|tls| tls.hsts.clone()),
@@ -256,6 +260,10 @@ impl Edge {
             (Ok(()), Route::Challenge) => Ok(seen.ours(self.policies.plain.challenge(&parts.method, &parts.uri))),
             (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&parts.headers)),
             (Ok(()), Route::Upstream) if seen.last_hop => Ok(last_hop()),
+            (Ok(()), Route::Upstream) if let Some(page) = self.page_asked(seen, websocket.is_some()) => {
+                // In a box: rare, and larger than what a request takes otherwise.
+                Box::pin(self.page(seen, page, body, peer)).await
+            }
             (Ok(()), Route::Upstream) => {
                 self.forward.send(parts, body, websocket, peer, &seen.span).await.map(|response| response.map(Body::Passed))
             }
@@ -268,9 +276,38 @@ impl Edge {
                 }
                 Ok(seen.ours(self.policies.scripts.answer(script, &parts.method, &parts.headers, &seen.id)))
             }
+            (Ok(()), Route::GuardScript) => {
+                if !body.is_end_stream() {
+                    peer.note_unread();
+                }
+                Ok(seen.ours(self.policies.guard.script(&parts.method, parts.uri.query(), &seen.id)))
+            }
             // In a box: rare, and larger than all the rest.
             (Ok(()), _) => Ok(Box::pin(seen.span.around(self.own(seen, peer, body))).await),
         }
+    }
+
+    fn page_asked(&self, seen: &Seen<'_>, websocket: bool) -> Option<guard::Asked> {
+        let page = self.policies.guard.asked(seen.parts).filter(|_| !websocket)?;
+        self.policies.guard.concerns(seen.parts, &self.policies.login).then_some(page)
+    }
+
+    /// Passes on a request for one of the chat's pages. Meanwhile it is looked whether the chat session in the browser
+    /// still belongs to the host session there.
+    async fn page(
+        &self,
+        seen: &Seen<'_>,
+        page: guard::Asked,
+        body: Incoming,
+        peer: &Arc<Peer>,
+    ) -> Result<Response<Body<PooledBody>>, Failure> {
+        let (guard, login) = (&self.policies.guard, &self.policies.login);
+        let onward = guard.onward(seen.parts);
+        let headers = &seen.parts.headers;
+        let credentials = login.credentials(headers, peer).map(|credentials| credentials.from(seen.client));
+        let (response, found) =
+            tokio::join!(self.forward.send(&onward, body, None, peer, &seen.span), guard.look(login, headers, credentials));
+        Ok(guard.dress(page, found, response?, &self.shard))
     }
 
     fn look<'r>(&self, parts: &'r Parts, body: &Incoming, peer: &Peer, connect: bool, upgrades: bool) -> Seen<'r> {

@@ -19,6 +19,8 @@ pub enum Route {
     Logout,
     /// A script for host pages.
     Script(Script),
+    /// The script in the chat's pages.
+    GuardScript,
     /// Under our prefix, and nothing there.
     Nowhere,
     /// On the plain listener: a challenge of a certificate authority.
@@ -39,7 +41,7 @@ impl Route {
             Self::Login => RouteLabel::Login,
             Self::Session => RouteLabel::Session,
             Self::Logout => RouteLabel::Logout,
-            Self::Script(_) | Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
+            Self::GuardScript | Self::Script(_) | Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
             Self::Hidden | Self::Upstream => RouteLabel::Upstream,
         }
     }
@@ -69,6 +71,7 @@ impl Paths {
                 "login" => Route::Login,
                 "session" => Route::Session,
                 "logout" => Route::Logout,
+                "guard.js" => Route::GuardScript,
                 rest => Script::at(rest).map_or(Route::Nowhere, Route::Script),
             };
         }
@@ -136,6 +139,7 @@ mod tests {
             ("/_gantry/logout", Route::Logout),
             ("/_gantry/embed.js", Route::Script(Script::Embed)),
             ("/embed.js", Route::Upstream),
+            ("/_gantry/guard.js", Route::GuardScript),
             ("/_gantry/", Route::Nowhere),
             ("/_gantry/token/", Route::Nowhere),
             ("/_gantry/../api/v1/info", Route::Nowhere),

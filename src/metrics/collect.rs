@@ -9,7 +9,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntCounter, IntGauge, IntGaugeVec, Opts};
 
-use super::shard::{AnswerLimit, BUCKETS, CODES, Crowd, Flood, Handshake, RouteLabel, Shard, Stalled};
+use super::shard::{AnswerLimit, BUCKETS, CODES, Crowd, Flood, Handshake, PageFate, RouteLabel, Shard, Stalled};
 use super::{Process, counters, outcome};
 use crate::error::Failure;
 
@@ -64,6 +64,12 @@ impl Collector for Shards {
             handshakes.with_label_values(&[outcome.as_str()]).inc_by(count);
         }
         families.extend(handshakes.collect());
+        let pages = counters("gantry_pages_total", "Pages of the chat's, by what became of them.", &["fate"]);
+        for fate in PageFate::ALL {
+            let count = self.sum(|shard| shard.pages[fate as usize].load(Ordering::Relaxed));
+            pages.with_label_values(&[fate.as_str()]).inc_by(count);
+        }
+        families.extend(pages.collect());
         families.extend(self.limits());
         families.extend(self.gauge("gantry_connections", "Client connections open.", |s| &s.connections));
         families.extend(self.gauge("gantry_idle_connections", "Client connections of HTTP/1 that wait for a request.", |s| &s.idle));

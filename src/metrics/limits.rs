@@ -1,7 +1,7 @@
 //! Limits that bite, and the calls that Gantry itself makes.
 
 use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts};
 
 use super::{Metrics, counters};
 
@@ -20,17 +20,23 @@ pub enum Limit {
     LoginBody,
     /// `limits.login_body_timeout`
     LoginBodyTimeout,
+    /// `limits.page_memory`
+    PageMemory,
+    /// `session.page_wait`
+    PageWait,
 }
 
 impl Limit {
     /// Every limit, so that its count starts at zero.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::LoginsPerClient,
         Self::LoginsPerSession,
         Self::UnknownSessionsPerClient,
         Self::Tracked,
         Self::LoginBody,
         Self::LoginBodyTimeout,
+        Self::PageMemory,
+        Self::PageWait,
     ];
 
     /// The label's value.
@@ -42,6 +48,8 @@ impl Limit {
             Self::Tracked => "tracked",
             Self::LoginBody => "login_body",
             Self::LoginBodyTimeout => "login_body_timeout",
+            Self::PageMemory => "page_memory",
+            Self::PageWait => "page_wait",
         }
     }
 }
@@ -173,6 +181,11 @@ impl Metrics {
     /// A limit has bitten.
     pub fn limit_hit(&self, limit: Limit) {
         self.limits.hits.with_label_values(&[limit.as_str()]).inc();
+    }
+
+    /// Counts how often a limit bites, for where this is not at hand.
+    pub fn limit_counter(&self, limit: Limit) -> IntCounter {
+        self.limits.hits.with_label_values(&[limit.as_str()])
     }
 
     /// A call of our own came to nothing.

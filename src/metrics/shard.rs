@@ -141,6 +141,30 @@ impl Stalled {
     }
 }
 
+/// What became of a page of the chat's: the `fate` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageFate {
+    /// It got our script.
+    Guarded,
+    /// The same, and was told that the chat session in the browser is over.
+    Forgetful,
+    /// It passed as it came: in another charset, in a coding that cannot be read, or not to be changed.
+    Passed,
+}
+
+impl PageFate {
+    pub(super) const ALL: [Self; 3] = [Self::Guarded, Self::Forgetful, Self::Passed];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guarded => "guarded",
+            Self::Forgetful => "forgetful",
+            Self::Passed => "passed",
+        }
+    }
+}
+
 /// Which limit an answer of the workspace's went past: the `limit` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerLimit {
@@ -240,6 +264,7 @@ pub struct Shard {
     pub(super) stalled: [AtomicU64; Stalled::ALL.len()],
     pub(super) answers_refused: [AtomicU64; AnswerLimit::ALL.len()],
     pub(super) floods: [AtomicU64; Flood::ALL.len()],
+    pub(super) pages: [AtomicU64; PageFate::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -288,6 +313,7 @@ impl Shard {
             stalled: std::array::from_fn(|_| AtomicU64::new(0)),
             answers_refused: std::array::from_fn(|_| AtomicU64::new(0)),
             floods: std::array::from_fn(|_| AtomicU64::new(0)),
+            pages: std::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
@@ -376,6 +402,11 @@ impl Shard {
     /// An answer of the workspace's went past a limit.
     pub fn answer_refused(&self, limit: AnswerLimit) {
         self.answers_refused[limit as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A page of the chat's passed by.
+    pub fn page(&self, fate: PageFate) {
+        self.pages[fate as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection was ended for frames that do no work.

@@ -27,7 +27,9 @@ async fn the_files_are_served_as_pages_of_other_sites_need_them() {
         (&pinned, "text/javascript; charset=utf-8", "public, max-age=31536000, immutable", EMBED),
         ("/_gantry/embed.d.ts", "text/plain; charset=utf-8", "no-cache", EMBED_TYPES),
     ] {
-        for origin in [vec![], vec![("origin", "https://app.test")], vec![("origin", "https://anybody.example"), ("sec-fetch-site", "cross-site")]] {
+        for origin in
+            [vec![], vec![("origin", "https://app.test")], vec![("origin", "https://anybody.example"), ("sec-fetch-site", "cross-site")]]
+        {
             let reply = world.get(path, &origin).await;
             assert_eq!((reply.status, reply.text().as_str()), (200, body), "{path} {origin:?}");
             let header = |name| reply.header(name);
@@ -59,12 +61,17 @@ async fn the_files_are_served_as_pages_of_other_sites_need_them() {
 #[tokio::test]
 async fn nothing_of_the_configuration_is_in_the_script() {
     let here = World::start().await;
-    let there = World::keys(&[("login.prefix", "/sso/"), ("server.public_url", "http://localhost"), ("limits.logins_per_client", "1")]).await;
+    let there =
+        World::keys(&[("login.prefix", "/sso/"), ("server.public_url", "http://localhost"), ("limits.logins_per_client", "1")]).await;
     for _ in 0..3 {
         // It is no login, and so not counted as one: a page may be loaded by a whole office at once.
         assert_eq!(here.get("/_gantry/embed.js", &[]).await.text(), there.get("/sso/embed.js", &[]).await.text());
     }
-    assert_eq!(there.get("/_gantry/embed.js", &[]).await.text(), here.get("/not-ours", &[]).await.text(), "another prefix is Rocket.Chat's");
+    assert_eq!(
+        there.get("/_gantry/embed.js", &[]).await.text(),
+        here.get("/not-ours", &[]).await.text(),
+        "another prefix is Rocket.Chat's"
+    );
 }
 
 #[tokio::test]
@@ -133,7 +140,9 @@ impl Pages {
                 format!("<script src=\"{chat}/_gantry/embed.js\" {attributes}></script><script>{LISTEN}</script>")
             };
             match head.split(' ').nth(1) {
-                Some("/data") => page(&script("data-mount=\"#chat\" data-room=crew data-layout=full data-title=Crew"), "<div id=chat></div>"),
+                Some("/data") => {
+                    page(&script("data-mount=\"#chat\" data-room=crew data-layout=full data-title=Crew"), "<div id=chat></div>")
+                }
                 Some("/element") => page(&script(""), "<gantry-chat room=crew height=200 sandbox></gantry-chat><p>x</p>"),
                 _ => page(&script(""), "<div id=chat style=\"height: 300px\"></div>"),
             }
@@ -191,7 +200,8 @@ async fn a_page_is_told_each_thing_once_and_by_nobody_else() {
         ["room", { "path": "/channel/deep" }], ["error", { "code": "last", "message": "said" }],
     ]);
     assert_eq!(pages.top("return got").await, expected);
-    let late = "return new Promise((done) => { let user; chat.on('signed-in', (told) => { user = told; }); setTimeout(() => done(user.id)); })";
+    let late =
+        "return new Promise((done) => { let user; chat.on('signed-in', (told) => { user = told; }); setTimeout(() => done(user.id)); })";
     assert_eq!(pages.top(late).await, json!("1"));
 
     // The page itself, and a frame of another origin.
@@ -233,10 +243,15 @@ async fn a_page_is_told_each_thing_once_and_by_nobody_else() {
         () => Gantry.mount('#chat', { sandbox: 'allow-scripts' }), () => chat.on('nonsense', () => {}), () => chat.on('ready'),
       ].map((mistake) => { try { mistake(); return ''; } catch (error) { return error.message; } })";
     let words = pages.top(mistakes).await;
-    for (told, expected) in words.as_array().unwrap().iter().zip(["#none", "ftp://x", "function", "allow-same-origin", "signed-in", "function"]) {
+    for (told, expected) in
+        words.as_array().unwrap().iter().zip(["#none", "ftp://x", "function", "allow-same-origin", "signed-in", "function"])
+    {
         assert!(told.as_str().unwrap().contains(expected), "{told} lacks {expected}");
     }
-    assert_eq!(pages.top("chat.destroy(); return [document.querySelectorAll('iframe[data-gantry-frame]').length, problems]").await, json!([0, []]));
+    assert_eq!(
+        pages.top("chat.destroy(); return [document.querySelectorAll('iframe[data-gantry-frame]').length, problems]").await,
+        json!([0, []])
+    );
 }
 
 #[tokio::test]
@@ -326,7 +341,9 @@ async fn a_frame_lives_on_where_the_page_around_it_changes() {
     browser.open(&format!("{}/element", pages.host)).await;
     browser.wait(FRAME, "told('hello').length").await;
     pages.top("const chat = document.querySelector('gantry-chat'); chat.setAttribute('room', 'next'); chat.bearer = () => 'token'").await;
-    browser.wait(FRAME, "told('open').some(({ path }) => path === '/channel/next') && told('bearer').some(({ token }) => token === 'token')").await;
+    browser
+        .wait(FRAME, "told('open').some(({ path }) => path === '/channel/next') && told('bearer').some(({ token }) => token === 'token')")
+        .await;
     assert_eq!(pages.top("const { frame } = document.querySelector('gantry-chat').handle; return [frame.clientHeight, frame.sandbox.contains('allow-top-navigation')]").await, json!([200, false]));
     // A container without a height of its own does not make a strip of it.
     browser.open(&format!("{}/data", pages.host)).await;

@@ -45,7 +45,8 @@ async fn the_example_page_sees_who_is_in_the_chat() {
     let tab = browser.new_tab().await;
     browser.open(&format!("{}/channel/general", stage.chat())).await;
     stage.signed_in(TOP, "ada").await;
-    let write = "const form = document.querySelector('form.composer'); form.querySelector('input').value = 'Crane 4 is back'; form.requestSubmit()";
+    let write =
+        "const form = document.querySelector('form.composer'); form.querySelector('input').value = 'Crane 4 is back'; form.requestSubmit()";
     browser.run(TOP, write).await;
     browser.wait(TOP, "[...document.querySelectorAll('.messages p')].some((line) => line.textContent === 'Crane 4 is back')").await;
     browser.to_tab(&tab).await;
@@ -67,7 +68,11 @@ async fn the_example_page_sees_who_is_in_the_chat() {
     browser.wait(TOP, &who("Nobody")).await;
     stage.says(LOADING, "You have signed out of the chat").await;
     let grace = stage.demo.workspace.user("grace").expect("created").id;
-    stage.demo.workspace.wait_for("the end of her session", |state| state.user_by_id(&grace).is_some_and(|user| user.tokens.is_empty())).await;
+    stage
+        .demo
+        .workspace
+        .wait_for("the end of her session", |state| state.user_by_id(&grace).is_some_and(|user| user.tokens.is_empty()))
+        .await;
     browser.run(TOP, "chat.signIn()").await;
     browser.wait(TOP, &who("grace")).await;
 
@@ -80,7 +85,7 @@ async fn the_example_page_sees_who_is_in_the_chat() {
 
 #[tokio::test]
 async fn without_our_script_in_the_chat_the_page_still_opens_rooms_and_leaves() {
-    let stage = Stage::changed(&Looks::default(), |toml| toml.replace("[session]\n", "[session]\nguard_script = false\n")).await;
+    let stage = Stage::keys(&Looks::default(), &[("session.guard_script", "false")]).await;
     let browser = &stage.browser;
     browser.open(&stage.demo.address()).await;
     stage.host_session(Some("ada")).await;

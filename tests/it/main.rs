@@ -5,6 +5,7 @@
 
 mod acme;
 mod browser;
+mod browser_in_step;
 mod budgets;
 mod callback;
 mod certificates;
@@ -29,6 +30,7 @@ mod manual;
 mod metrics;
 mod minting;
 mod outages;
+mod pages;
 mod proxying;
 mod status;
 mod reload;

@@ -9,6 +9,8 @@ pub(super) const MAX_BODY: i64 = 16 << 20;
 const MOST_TRACKED: i64 = 16 << 20;
 /// The HTTP client cannot read a head into less.
 const LEAST_HEAD: i64 = 8_192;
+/// A start tag of Rocket.Chat's, and what the parser itself takes.
+const LEAST_PAGE_MEMORY: i64 = 8_192;
 
 pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
     let connections = r.integer("limits.connections", 0..=10_000_000);
@@ -36,6 +38,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
     let queue = r.integer("limits.queue", 0..=1_048_576);
     let queue_timeout = r.duration("limits.queue_timeout");
     let call_head = r.integer("limits.call_head", LEAST_HEAD..=1_048_576);
+    let page_memory = r.integer("limits.page_memory", LEAST_PAGE_MEMORY..=16_777_216);
     if let (Some(session), Some(client)) = (logins_per_session, logins_per_client)
         && session > client
         && client > 0
@@ -62,6 +65,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
         queue: queue?,
         queue_timeout: queue_timeout?,
         call_head: call_head?,
+        page_memory: page_memory?,
         answers: answers?,
     })
 }

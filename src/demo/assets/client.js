@@ -167,13 +167,14 @@
     const token = typeof body === 'string' ? body : body?.token;
     const loginToken = typeof body === 'object' ? body?.loginToken : undefined;
     if (generation === 'B') {
-      await (loginToken ? byResume(loginToken) : byIframeToken(token)).catch(failed);
+      // The answer's body is read a second time before a reply is sent, which throws: the reply never arrives.
+      await (loginToken ? byResume(loginToken) : byIframeToken(token)).catch(showIframe);
       return;
     }
     // C and D run both; with neither field nothing at all happens.
     const logins = [];
     if (loginToken) logins.push(byResume(loginToken).catch((error) => (generation === 'C' ? showStock() : failed(error))));
-    if (token) logins.push(byIframeToken(token).catch(failed));
+    if (token) logins.push(byIframeToken(token).catch(generation === 'C' ? showIframe : failed));
     await Promise.all(logins);
   };
 
@@ -214,7 +215,7 @@
       return;
     }
     switch (event.data.externalCommand) {
-      case 'logout': logout(); break;
+      case 'logout': logout().then(() => go('/home')); break;
       case 'login-with-token': byResume(event.data.token).catch(() => {}); break;
       case 'go': go(event.data.path); break;
       default:
@@ -265,9 +266,20 @@
       body);
   };
 
+  const unread = new Map();
+  const countUnread = () => {
+    const count = [...unread.values()].reduce((sum, some) => sum + some, 0);
+    document.title = `${count ? `(${count}) ` : ''}Rocket.Chat (stand-in)`;
+    fireEvent('unread-changed', count);
+  };
+
   const onMessage = (message) => {
     const list = document.querySelector('.messages');
     fireEvent('new-message', message);
+    if (message.rid !== room) {
+      unread.set(message.rid, (unread.get(message.rid) ?? 0) + 1);
+      countUnread();
+    }
     if (!list || message.rid !== room || list.querySelector(`[data-id="${message._id}"]`)) return;
     list.append(messageItem(message));
     list.scrollTop = list.scrollHeight;
@@ -289,7 +301,8 @@
       input.value = '';
       if (text) ddp.call('sendMessage', { rid: shown, msg: text }).then(onMessage, () => {});
     };
-    fireEvent('room-opened', { _id: room, name: room });
+    fireEvent('room-opened', { _id: room, name: room, t: 'c' });
+    if (unread.delete(room)) countUnread();
     return element('div', { class: 'chat' },
       element('aside', { class: 'side' },
         element('header', {}, settings.Site_Name ?? 'Chat'),
@@ -356,6 +369,7 @@
     } catch { return; } // the connection broke again
     const first = !started;
     started = true;
+    if (first && 'AB'.includes(generation)) fireEvent('startup', true);
     try {
       if (first && await byQuery()) return;
       if (stored()) { await byResume(stored()); return; }
@@ -367,6 +381,16 @@
     }
     if (first) { onMount(); if (!me) render(); }
   };
+
+  // Meteor's accounts package looks every three seconds whether another tab has changed what is stored.
+  let polled = stored();
+  setInterval(() => {
+    const token = stored();
+    if (token === polled || !started) return;
+    polled = token;
+    if (token) byResume(token).catch(endSession);
+    else if (me) logout();
+  }, 3000);
 
   const match = location.pathname.match(/^\/(?:channel|group)\/([^/]+)/);
   if (match) room = decodeURIComponent(match[1]);

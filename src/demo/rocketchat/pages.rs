@@ -1,9 +1,16 @@
 //! Everything that is not REST and not a socket: the web client, its static files, health, the runtime
 //! config, avatars and live chat, with the security headers of the real one.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http_body_util::Full;
-use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION, REFERER};
+use hyper::header::{
+    ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    LOCATION, REFERER, VARY,
+};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -42,7 +49,7 @@ pub(super) fn answer(shared: &Shared, parts: &Parts, loopback: bool) -> Answer {
             _ => match (avatar, file) {
                 (Some(name), _) => drawn(name),
                 (_, Some(name)) => files::answer(state, parts, name),
-                _ => page(state),
+                _ => page(state, parts),
             },
         };
         security(state, &mut answer);
@@ -87,11 +94,21 @@ fn config(state: &State, parts: &Parts) -> Answer {
     answer
 }
 
-/// The web client: the same page at every path.
-fn page(state: &State) -> Answer {
+/// The web client: the same page at every path, in gzip for whoever takes it, as Meteor sends it.
+fn page(state: &State, parts: &Parts) -> Answer {
     let (_, hash) = runtime_config(state);
     let html = CLIENT_HTML.replace("{{hash}}", &hash);
-    let mut answer = plain(StatusCode::OK, "text/html; charset=utf-8", html);
+    let takes = |value: &HeaderValue| value.to_str().is_ok_and(|codings| codings.contains("gzip"));
+    let mut answer = if parts.headers.get_all(ACCEPT_ENCODING).iter().any(takes) {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        let coded = encoder.write_all(html.as_bytes()).and_then(|()| encoder.finish()).expect("memory can be written to");
+        let mut answer = plain(StatusCode::OK, "text/html; charset=utf-8", coded);
+        answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        answer
+    } else {
+        plain(StatusCode::OK, "text/html; charset=utf-8", html)
+    };
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     answer
 }
@@ -109,7 +126,7 @@ fn livechat(state: &State, parts: &Parts) -> Answer {
                 (widget(), Some(format!("frame-ancestors {}://{host}", url.scheme())))
             } else {
                 // Falls through to the web client.
-                (page(state), Some("frame-ancestors 'none'".to_owned()))
+                (page(state, parts), Some("frame-ancestors 'none'".to_owned()))
             }
         }
     };

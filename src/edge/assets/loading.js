@@ -35,9 +35,8 @@
 
   // The window that the mobile app listens on. Asked anew each time: the app may arrive after us.
   function appWindow() {
-    if (bridged(window)) return window;
-    const top = near(window.top);
-    if (bridged(top)) return top;
+    const top = near(window.top) || window;
+    if (bridged(window) || bridged(top)) return top;
     const named = /\bRC Mobile\b|\bRocket\.?Chat\b/i.test(navigator.userAgent) && !electron;
     return named && window.parent === window ? window : null;
   }
@@ -72,8 +71,11 @@
     const signIn = !!view.signIn && link();
     reveal('sign-in', signIn);
     reveal('open', !!view.open);
-    reveal('retry', !!view.retry);
-    reveal('actions', signIn || !!view.open || !!view.retry);
+    reveal('again', !!view.again);
+    // A page of the operator's may have one button for both.
+    const retry = !!view.retry || (!!view.again && !part('again'));
+    reveal('retry', retry);
+    reveal('actions', signIn || !!view.open || !!view.again || retry);
     reveal('footer', !!view.id);
     if (view.id) write('reference', view.id);
     if (view.state === 'working') count(0);
@@ -94,6 +96,7 @@
 
   const WORDS = {
     no_session: ['You are not signed in to ' + app, 'Sign in there, then come back to the chat.'],
+    signed_out: ['You have signed out of the chat', 'You are still signed in to ' + app + '.'],
     session_check_unavailable: [app + ' is not answering', 'It could not be asked whether you are signed in.'],
     rocketchat_unavailable: ['The chat is not answering', 'It may be starting.'],
     rate_limited: ['Many people are signing in right now', 'You are in the queue.'],
@@ -111,16 +114,26 @@
     timeout: ['The chat server takes too long to answer', 'It may be busy.'],
     intercepted: ['Something else answered instead of the chat server', 'A sign-in gate or a filter may stand in the way.'],
   };
-  const LASTING = ['user_inactive', 'user_not_allowed', 'seat_limit', 'identity_conflict', 'origin_not_allowed', 'misconfigured', 'refused', 'untaken', 'repeated'];
+  const LASTING = ['signed_out', 'user_inactive', 'user_not_allowed', 'seat_limit', 'identity_conflict', 'origin_not_allowed', 'misconfigured', 'refused', 'untaken', 'repeated'];
+
+  // The chat's page around us has a script that passes this on to the page that frames it.
+  let relayed = '';
+  function report(code, message, id) {
+    if (!chat || relayed === code) return;
+    relayed = code;
+    chat.postMessage({ gantry: 1, event: 'error', code: code, message: message, id: id || config.request_id }, origin);
+  }
 
   let left = false; // somebody followed the sign-in link
   function explain(answer) {
     const words = WORDS[answer.error] || ['The chat server answered with an error', 'Its status was ' + answer.status + '.'];
     const missing = answer.error === 'no_session';
+    const gone = answer.error === 'signed_out';
+    report(answer.error, answer.message || words[0], answer.id);
     const person = /^(user_|identity_)/.test(answer.error);
     // The server's own words, unless they only say the heading again.
     const plain = function (text) { return text.toLowerCase().replace(/[.!\s]+$/, ''); };
-    const says = !missing && answer.message && plain(answer.message) !== plain(words[0]);
+    const says = !missing && !gone && answer.message && plain(answer.message) !== plain(words[0]);
     const message = says ? answer.message : words[1];
     // Signed in elsewhere and still not seen here: a page of another site around us is the likely cause.
     const blocked = missing && left && !!chat && window.top !== window.parent && !near(window.top);
@@ -130,10 +143,11 @@
       title: words[0],
       message: message,
       hint: blocked ? cookies : missing ? 'This page goes on by itself as soon as you are.' : '',
-      id: answer.id || config.request_id,
+      id: gone ? '' : answer.id || config.request_id,
       signIn: missing || person,
       open: blocked,
-      retry: true,
+      again: gone,
+      retry: !gone,
     });
   }
 
@@ -216,8 +230,14 @@
     }
   }
 
-  function token(fresh) {
-    return call('POST', config.token_path, fresh ? { 'X-Gantry-Fresh': '1' } : {});
+  let asked = false; // the person wants to be let in again
+  async function token(fresh) {
+    const headers = { 'X-Gantry-Page': '1' };
+    if (fresh) headers['X-Gantry-Fresh'] = '1';
+    if (asked) headers['X-Gantry-Sign-In'] = '1';
+    const answer = await call('POST', config.token_path, headers);
+    if (answer.ok) asked = false;
+    return answer;
   }
 
   // ---- The loop breaker --------------------------------------------------------------------------
@@ -324,6 +344,7 @@
     person = who;
     if (settled === who) {
       plan(LONGEST_WAIT); // another person may come
+      if (out) returned();
       return;
     }
     const face = place();
@@ -335,6 +356,7 @@
       return;
     }
     signing = true;
+    out = false;
     count(0);
     show({ state: 'working', title: 'Signing you in…', message: 'You are signed in to ' + app + '. Opening the chat.' });
     tell();
@@ -343,12 +365,24 @@
       explain(answer);
       if (LASTING.indexOf(answer.error) >= 0) {
         settled = who;
+        out = answer.error === 'signed_out';
         plan(LONGEST_WAIT);
       } else {
         probe = true;
         wait(answer);
       }
     });
+  }
+
+  // Whoever signed out of the chat, and then out of the host app and in again, is let in without asking. Whether it
+  // is a new session there only the callback knows.
+  let out = false;
+  async function returned() {
+    const answer = await token(false);
+    if (!answer.ok || signing || !out) return;
+    out = false;
+    settled = null;
+    check();
   }
 
   // ---- Framed by Rocket.Chat's login page --------------------------------------------------------
@@ -387,7 +421,7 @@
   async function signInChat() {
     let answer;
     if (!stale) {
-      if (probe) {
+      if (probe || asked) {
         answer = await token(false);
         if (!answer.ok) return answer;
         probe = false;
@@ -433,6 +467,8 @@
     for (let i = 0; i < gaps.length && !taken(view); i += 1) {
       await pause(gaps[i]);
       view.postMessage(message, origin);
+      // Another app's web view may frame the chat, whose client listens as well.
+      if (chat && chat !== view) chat.postMessage(message, origin);
     }
     await pause(10000); // the app takes three seconds and then closes this view
     stale = true;
@@ -479,15 +515,24 @@
     if (element) element.addEventListener('click', action);
   }
 
-  press('retry', function () {
+  function retry() {
     keep('gantry.rounds', []);
     keep('gantry.all', []);
     settled = null;
     probe = false;
     attempt = 0;
     held = 0;
+    relayed = '';
     show({ state: 'working', title: 'Signing you in…', message: 'Checking whether you are signed in to ' + app + '.' });
     check();
+  }
+  press('retry', function () {
+    asked = out;
+    retry();
+  });
+  press('again', function () {
+    asked = true;
+    retry();
   });
   press('sign-in', function () {
     left = true;

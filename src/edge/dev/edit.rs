@@ -1,20 +1,21 @@
-//! Answers that the dev proxy changes on their way: pages get the bar, settings and the runtime config our
-//! address. Pages stream; the others are small and are read whole, up to a bound.
+//! Answers that the dev proxy changes on their way: settings and the runtime config get our address. They are small
+//! and are read whole, up to a bound; what is longer passes. Pages, which get the bar, are not read whole: see
+//! [`crate::html`].
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use flate2::write::{MultiGzDecoder, ZlibDecoder};
 use http::HeaderMap;
 use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderName, LAST_MODIFIED};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
-use super::{Dev, html};
+use super::Dev;
 use crate::body::{Body, BodyError};
 use crate::headers::tokens;
+use crate::html::Decoder;
 
 /// Bytes of settings or of a runtime config that are read at most; what is longer passes unchanged.
 const MOST: usize = 8 * 1024 * 1024;
@@ -32,48 +33,13 @@ pub(super) enum Edit {
     Config,
 }
 
-/// How an answer is coded (RFC 9110 §8.4.1).
-pub(super) enum Coding {
-    Plain,
-    Gzip(MultiGzDecoder<Vec<u8>>),
-    Deflate(ZlibDecoder<Vec<u8>>),
-}
-
-impl Coding {
-    /// The coding that the headers tell; else its name, which we cannot read.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, String> {
-        let mut codings = tokens(headers, CONTENT_ENCODING).map(str::to_ascii_lowercase);
-        match (codings.next().as_deref(), codings.next()) {
-            (None | Some("identity"), None) => Ok(Self::Plain),
-            (Some("gzip" | "x-gzip"), None) => Ok(Self::Gzip(MultiGzDecoder::new(Vec::new()))),
-            (Some("deflate"), None) => Ok(Self::Deflate(ZlibDecoder::new(Vec::new()))),
-            (first, second) => Err([first.map(str::to_owned), second].into_iter().flatten().collect::<Vec<_>>().join(", ")),
-        }
-    }
-
-    fn decode(&mut self, coded: &[u8]) -> io::Result<Bytes> {
-        let out = match self {
-            Self::Plain => return Ok(Bytes::copy_from_slice(coded)),
-            Self::Gzip(decoder) => {
-                decoder.write_all(coded)?;
-                decoder.flush()?;
-                decoder.get_mut()
-            }
-            Self::Deflate(decoder) => {
-                decoder.write_all(coded)?;
-                decoder.flush()?;
-                decoder.get_mut()
-            }
-        };
-        Ok(std::mem::take(out).into())
-    }
-
-    fn finish(self) -> io::Result<Bytes> {
-        match self {
-            Self::Plain => Ok(Bytes::new()),
-            Self::Gzip(decoder) => decoder.finish().map(Into::into),
-            Self::Deflate(decoder) => decoder.finish().map(Into::into),
-        }
+/// How an answer is coded (RFC 9110 §8.4.1); else the coding's name, which we cannot read.
+pub(super) fn decoder(headers: &HeaderMap) -> Result<Decoder, String> {
+    let mut codings = tokens(headers, CONTENT_ENCODING);
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(Decoder::Plain),
+        (Some(coding), None) => Decoder::named(coding).ok_or_else(|| coding.to_owned()),
+        (Some(first), Some(second)) => Err(format!("{first}, {second}")),
     }
 }
 
@@ -92,14 +58,14 @@ pub(super) fn unfasten(headers: &mut HeaderMap) {
 }
 
 /// The body with the edit made to it, by a task on the worker's own thread.
-pub(super) fn edited<U>(dev: Arc<Dev>, body: Body<U>, coding: Coding, edit: Edit) -> Body<U>
+pub(super) fn edited<U>(dev: Arc<Dev>, body: Body<U>, decoder: Decoder, edit: Edit) -> Body<U>
 where
     U: HttpBody<Data = Bytes> + Unpin + 'static,
     U::Error: Into<BodyError>,
 {
     let (pieces, fed) = mpsc::channel(AHEAD);
     tokio::task::spawn_local(async move {
-        let work = Work { coding, held: BytesMut::new(), settled: false, edit, dev };
+        let work = Work { decoder, held: BytesMut::new(), settled: false, edit, dev };
         // Nobody listens any more when this cannot be sent.
         if let Err(error) = feed(body, work, &pieces).await {
             drop(pieces.send(Err(error)).await);
@@ -114,10 +80,11 @@ where
     U::Error: Into<BodyError>,
 {
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        let piece = work.take(&data)?;
-        if !piece.is_empty() && pieces.send(Ok(piece)).await.is_err() {
-            return Ok(());
+        let Ok(mut data) = frame?.into_data() else { continue };
+        while let Some(piece) = work.take(&mut data)? {
+            if pieces.send(Ok(piece)).await.is_err() {
+                return Ok(());
+            }
         }
     }
     let last = work.finish()?;
@@ -128,7 +95,7 @@ where
 }
 
 struct Work {
-    coding: Coding,
+    decoder: Decoder,
     held: BytesMut,
     /// Nothing more is changed.
     settled: bool,
@@ -137,38 +104,29 @@ struct Work {
 }
 
 impl Work {
-    fn take(&mut self, coded: &[u8]) -> io::Result<Bytes> {
-        let plain = self.coding.decode(coded)?;
-        Ok(self.plain(plain, false))
+    /// The next piece that can go on; `None` when more has to come.
+    fn take(&mut self, coded: &mut Bytes) -> io::Result<Option<Bytes>> {
+        while let Some(plain) = self.decoder.next(coded)? {
+            if self.settled {
+                return Ok(Some(plain));
+            }
+            self.held.extend_from_slice(&plain);
+            if self.held.len() > MOST {
+                self.settled = true;
+                return Ok(Some(std::mem::take(&mut self.held).freeze()));
+            }
+        }
+        Ok(None)
     }
 
     fn finish(mut self) -> io::Result<Bytes> {
-        let coding = std::mem::replace(&mut self.coding, Coding::Plain);
-        let plain = coding.finish()?;
-        Ok(self.plain(plain, true))
-    }
-
-    fn plain(&mut self, plain: Bytes, last: bool) -> Bytes {
+        self.decoder.finish()?;
         if self.settled {
-            return plain;
+            return Ok(Bytes::new());
         }
-        self.held.extend_from_slice(&plain);
-        let ready = match self.edit {
-            Edit::Mark => html::insertion(&self.held, last).map(|at| {
-                let rest = self.held.split_off(at);
-                let bar = self.dev.bar();
-                [self.held.as_ref(), bar.as_bytes(), rest.as_ref()].concat()
-            }),
-            _ if self.held.len() > MOST => Some(self.held.to_vec()),
-            _ if !last => None,
-            edit => Some(match std::str::from_utf8(&self.held) {
-                Ok(text) => self.dev.rewritten(edit, text).into_bytes(),
-                Err(_) => self.held.to_vec(),
-            }),
-        };
-        let Some(ready) = ready else { return Bytes::new() };
-        self.settled = true;
-        self.held = BytesMut::new();
-        ready.into()
+        Ok(match std::str::from_utf8(&self.held) {
+            Ok(text) => self.dev.rewritten(self.edit, text).into(),
+            Err(_) => self.held.freeze(),
+        })
     }
 }

@@ -4,7 +4,6 @@
 //! None of it is built in any other proxy: [`Policies`](super::Policies) then hold `None`.
 
 mod edit;
-mod html;
 mod pages;
 mod settings;
 mod socket;
@@ -15,19 +14,20 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, REFRESH};
+use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, REFRESH};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::edit::{Coding, Edit};
+use self::edit::Edit;
 use self::settings::Settings;
 use super::Edge;
 use crate::body::Body;
 use crate::config::Config;
 use crate::config::dev::Chosen;
 use crate::headers::local::{Elsewhere, is_local};
+use crate::html::{Insertion, Page};
 use crate::login::Login;
 use crate::outbound::http1::body::PooledBody;
 use crate::peer::{Peer, RequestId};
@@ -49,6 +49,7 @@ pub struct Dev {
     base: String,
     prefix: String,
     scheme: &'static str,
+    page_memory: usize,
     login: Login,
     client: Client,
 }
@@ -75,6 +76,7 @@ impl Dev {
             deny_roles: config.users.deny_roles.clone(),
             base: config.rocketchat.url.path().trim_end_matches('/').to_owned(),
             prefix: format!("{}dev", config.login.prefix),
+            page_memory: config.limits.page_memory,
             scheme: if here.as_str().starts_with("https:") { "https" } else { "http" },
             login,
             client,
@@ -139,15 +141,30 @@ impl Dev {
             response.headers_mut().remove(CONTENT_LENGTH);
             return response;
         }
-        let coding = match Coding::of(response.headers()) {
-            Ok(coding) => coding,
+        let decoder = match edit::decoder(response.headers()) {
+            Ok(decoder) => decoder,
             Err(name) => {
                 tracing::warn!(%id, coding = name, "the workspace compressed a page in a way that was not asked for, so that it cannot be marked");
                 return marked(pages::unreadable(&name, id)).map(Body::full);
             }
         };
+        if edit != Edit::Mark {
+            edit::unfasten(response.headers_mut());
+            return response.map(|body| edit::edited(Arc::clone(self), body, decoder, edit));
+        }
+        if let Body::Page(page) = response.body_mut() {
+            // Our script goes into it already, and it is in gzip if it was.
+            page.also(&self.bar());
+            response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            return response;
+        }
         edit::unfasten(response.headers_mut());
-        response.map(|body| edit::edited(Arc::clone(self), body, coding, edit))
+        let mut page = Page::new(decoder, Insertion::new(&self.bar(), self.page_memory).or_at_end());
+        response.map(|body| match body {
+            Body::Passed(body) => Body::page(body, page),
+            Body::Ours(bytes) => page.whole(bytes.unwrap_or_default()).map_or_else(|_| Body::empty(), Body::full),
+            other => other,
+        })
     }
 
     /// The elements that show the bar. What they load is served here, so that `'self'` lets it in.

@@ -18,9 +18,10 @@
 //! | `{{app_name}}`, `{{request_id}}` | the host app's name and the correlation id, as text |
 //!
 //! Our script shows what it has to say in the elements that carry `data-gantry`: `title`, `message`, `hint`,
-//! `countdown` and `reference` get text; `sign-in` and `open` (links), `retry` (a button), `actions` and
-//! `footer` are shown and hidden; `stuck` is removed once the script runs. Each may be missing. The root
-//! element's `data-state` is `working`, `stopped` or `done`. Images have to be `data:` URLs.
+//! `countdown` and `reference` get text; `sign-in` and `open` (links), `retry` and `again` (buttons; without
+//! `again`, `retry` is both), `actions` and `footer` are shown and hidden; `stuck` is removed once the script
+//! runs. Each may be missing. The root element's `data-state` is `working`, `stopped` or `done`. Images have to
+//! be `data:` URLs.
 
 pub(crate) mod accept;
 mod brand;
@@ -37,9 +38,11 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
+pub(super) use self::template::html;
+
 use self::accept::Form;
 use self::brand::Color;
-use self::template::{Piece, Slot, Template, html, json};
+use self::template::{Piece, Slot, Template, json};
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::peer::RequestId;

@@ -80,7 +80,7 @@ impl Template {
 }
 
 /// Text for HTML, in content and in double or single quotes.
-pub(super) fn html(text: &str) -> String {
+pub(in crate::edge) fn html(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
