@@ -128,9 +128,7 @@ async fn a_host_session_that_ends_takes_the_open_chat_with_it_and_no_other_login
     for _ in 0..2 {
         browser.open(&stage.demo.address()).await;
         stage.signed_in(CHAT, "ada").await;
-        browser
-            .run(CHAT, "window.looks = performance.getEntriesByType('resource').filter(({ name }) => name.includes('session')).length")
-            .await;
+        browser.run(CHAT, "window.looks = performance.getEntriesByType('resource').filter(({ name }) => name.includes('session')).length").await;
         stage.come_back(CHAT).await;
         let looked = "performance.getEntriesByType('resource').filter(({ name, responseEnd }) => responseEnd && name.includes('session')).length > window.looks";
         browser.wait(CHAT, looked).await;
@@ -210,9 +208,7 @@ async fn the_framing_page_hears_what_goes_on_and_nobody_else_commands() {
 
     // A room is opened, without more of the path than a room can have.
     command(&stage, &json!({ "gantry": 1, "command": "open", "path": "/channel/weather" })).await;
-    browser
-        .wait(CHAT, "location.pathname === '/channel/weather' && document.querySelector('.room header').textContent.includes('weather')")
-        .await;
+    browser.wait(CHAT, "location.pathname === '/channel/weather' && document.querySelector('.room header').textContent.includes('weather')").await;
     browser.wait(TOP, &heard(&json!({ "event": "room", "path": "/channel/weather", "name": "weather" }))).await;
     for path in ["https://evil.test/x", "//evil.test/x", "javascript:document.title='x'", "/_gantry/login"] {
         command(&stage, &json!({ "gantry": 1, "command": "open", "path": path })).await;
@@ -239,8 +235,7 @@ async fn a_session_that_is_handed_over_signs_in() {
     // Nobody is known by this one.
     command(&stage, &json!({ "gantry": 1, "command": "bearer", "token": "nobodys" })).await;
     browser.wait(TOP, &heard(&json!({ "event": "error", "code": "no_session" }))).await;
-    let sent =
-        "const requests = performance.getEntriesByType('resource').map(({ name }) => name).join(' '); return requests.includes('nobodys')";
+    let sent = "const requests = performance.getEntriesByType('resource').map(({ name }) => name).join(' '); return requests.includes('nobodys')";
     assert_eq!(browser.run(CHAT, sent).await, Value::Bool(false));
     stage.host_session(Some("ada")).await;
     command(&stage, &json!({ "gantry": 1, "command": "bearer", "token": "whoever" })).await;
