@@ -388,8 +388,9 @@
           this.left = this.leaving = null;
           resolve(done);
         };
-        // The page may be on its way to the host app's own logout.
+        // The page may be on its way to the host app's own logout, and the frame gone before it has said anything.
         window.addEventListener('pagehide', ask);
+        this.hurry = ask;
         this.post(this.guard ? { gantry: 1, command: 'logout' } : { externalCommand: 'logout' });
         // Rocket.Chat's client does not say that it has done it.
         this.later('logout', this.guard ? LOGOUT_WAIT : LOGOUT_WAIT / 3, ask);
@@ -607,8 +608,8 @@
     destroy() {
       if (!chats.delete(this)) return;
       window.removeEventListener('message', this.heard);
+      if (this.timers.logout) this.hurry();
       this.stop(...Object.keys(this.timers));
-      if (this.left) this.left(false);
       if (this.fitting) this.fitting.disconnect();
       this.frame.remove();
       if (this.held) this.held.remove();
