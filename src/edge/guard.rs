@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderName, IF_MATCH,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE, SET_COOKIE, TRAILER,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, ETAG, HeaderName, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE, SET_COOKIE, TRAILER,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
@@ -80,14 +80,7 @@ impl Guard {
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let base = config.rocketchat.url.path().trim_end_matches('/').to_owned();
         let element = config.session.guard_script.then(|| element(config, &base));
-        Self {
-            element,
-            base,
-            memory: config.limits.page_memory,
-            wait: config.session.page_wait,
-            metrics,
-            told: AtomicBool::new(false),
-        }
+        Self { element, base, memory: config.limits.page_memory, wait: config.session.page_wait, metrics, told: AtomicBool::new(false) }
     }
 
     /// Whether our script goes into pages.
@@ -138,12 +131,7 @@ impl Guard {
 
     /// Looks whether the browser's chat session still belongs to its host session. `None`: there is nothing to be said, or
     /// not in time; the look goes on by itself then.
-    pub(super) async fn look(
-        &self,
-        login: &Login,
-        headers: &HeaderMap,
-        credentials: Result<Credentials, Refusal>,
-    ) -> Option<Found> {
+    pub(super) async fn look(&self, login: &Login, headers: &HeaderMap, credentials: Result<Credentials, Refusal>) -> Option<Found> {
         let binding = login.bindings().of(headers)?;
         let kept = binding.clone();
         let looking = login.clone();

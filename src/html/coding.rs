@@ -157,7 +157,9 @@ impl Inflate {
                 Ok(())
             }
             // Neither read nor written, though there was something to read: that would go on for ever.
-            Ok(_) if read == 0 && made == 0 && !coded.is_empty() => Err(io::Error::new(io::ErrorKind::InvalidData, "corrupt deflate stream")),
+            Ok(_) if read == 0 && made == 0 && !coded.is_empty() => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "corrupt deflate stream"))
+            }
             Ok(Status::Ok | Status::BufError) => Ok(()),
             Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         }

@@ -63,7 +63,9 @@ impl Insertion {
         });
         let settings = Settings::new()
             .append_element_content_handler(handler)
-            .with_memory_settings(MemorySettings::new().with_preallocated_parsing_buffer_size(bound.min(1024)).with_max_allowed_memory_usage(bound))
+            .with_memory_settings(
+                MemorySettings::new().with_preallocated_parsing_buffer_size(bound.min(1024)).with_max_allowed_memory_usage(bound),
+            )
             .with_strict(false);
         let rewriter = HtmlRewriter::new(settings, Sink(Rc::clone(&shared)));
         let looking = Some(Box::new(Looking { rewriter, held: Vec::new(), begun: false }));

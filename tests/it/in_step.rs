@@ -419,7 +419,6 @@ impl Model {
 
     /// Who is shown after a page was loaded; `script`: whether ours may run there.
     async fn open(&mut self, script: bool) {
-        self.look().await;
         let page = self.browser.navigate(&self.world).await;
         if script && page.contains("data-forget") {
             self.browser.stored = None;

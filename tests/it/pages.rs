@@ -80,7 +80,9 @@ async fn a_page_gets_the_script_first_in_its_head_and_is_the_same_otherwise() {
     for gone in ["etag", "last-modified", "accept-ranges", "digest", "content-md5", "content-length", "content-encoding"] {
         assert_eq!(answer.header(gone), "", "{gone}");
     }
-    for (kept, value) in [("cache-control", "no-cache"), ("set-cookie", "a=b"), ("x-kept", "2"), ("content-type", "text/html; charset=UTF-8")] {
+    for (kept, value) in
+        [("cache-control", "no-cache"), ("set-cookie", "a=b"), ("x-kept", "2"), ("content-type", "text/html; charset=UTF-8")]
+    {
         assert_eq!(answer.header(kept), value);
     }
     for said in [
@@ -142,7 +144,11 @@ async fn whatever_is_no_page_of_the_chats_passes_byte_for_byte() {
         let proxy = Proxy::before(origin(&fields, PAGE.as_bytes()).await);
         let answer = get(proxy.addr, path, asked).await;
         assert_eq!(answer.text(), PAGE, "{path} {asked} {fields}");
-        assert_eq!((answer.header("etag"), answer.header("content-length")), ("\"kept\"", &*PAGE.len().to_string()), "{path} {asked} {fields}");
+        assert_eq!(
+            (answer.header("etag"), answer.header("content-length")),
+            ("\"kept\"", &*PAGE.len().to_string()),
+            "{path} {asked} {fields}"
+        );
     }
     // A path that only begins like one of those.
     let proxy = Proxy::before(origin(html, PAGE.as_bytes()).await);
@@ -214,7 +220,9 @@ async fn a_page_that_comes_slowly_is_passed_on_as_it_comes() {
     upstream.send("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     client.try_head().await.unwrap();
     let mut seen = Vec::new();
-    for (piece, mark) in [("<!doctype html><html>", "<html>"), ("<head>", "</script>"), ("<title>x</title>", "</title>"), ("<p>one", "<p>one")] {
+    for (piece, mark) in
+        [("<!doctype html><html>", "<html>"), ("<head>", "</script>"), ("<title>x</title>", "</title>"), ("<p>one", "<p>one")]
+    {
         upstream.send(&format!("{:x}\r\n{piece}\r\n", piece.len())).await;
         // The rest is not sent before this has arrived.
         while !String::from_utf8_lossy(&seen).contains(mark) {

@@ -14,7 +14,8 @@
   const RECHECK = Number(config.recheck) || 0; // the same while it is not; 0: none
   const PAUSE = 2000; // between two looks, whatever happens
   const PATIENCE = 20000; // for an answer
-  const RELOADS = 3; // a minute
+  const RELOADS = 3; // a minute, unless all was well in between
+  const CEILING = 12; // the same, however well it was
   const MINUTE = 60000;
 
   // ---- What the client keeps ---------------------------------------------------------------------
@@ -212,7 +213,10 @@
     const chat = told ? answer.body.chat : '';
     if (token !== read(TOKEN)) return; // it was about another one
     if (chat === 'other' || chat === 'ended') leave(chat === 'other' ? 'switched' : 'ended');
-    else if (chat === 'same' && answer.status === 200) signedIn(String(answer.body.id || ''), String(answer.body.username || ''));
+    else if (chat === 'same' && answer.status === 200) {
+      if (recent('gantry.reloads').length) keep('gantry.reloads', []);
+      signedIn(String(answer.body.id || ''), String(answer.body.username || ''));
+    }
   }
 
   // ---- Leaving -----------------------------------------------------------------------------------
@@ -232,29 +236,43 @@
     reload();
   }
 
-  let leaving = 0;
-  function reload() {
-    if (leaving) return;
+  // Times of the last minute, over loads of this page.
+  function recent(key) {
     let times = [];
     try {
-      times = JSON.parse(sessionStorage.getItem('gantry.reloads')) || [];
+      times = JSON.parse(sessionStorage.getItem(key)) || [];
     } catch (_) { /* blocked, or not ours */ }
     const now = Date.now();
-    times = Array.isArray(times) ? times.filter(function (time) { return time <= now && now - time < MINUTE; }) : [];
-    if (times.length >= RELOADS) {
-      // Once more when the minute is over, and no sooner: something sends us in circles.
-      tell('error', { code: 'repeated', message: 'The chat was signed out ' + RELOADS + ' times within a minute.' });
-      leaving = setTimeout(function () {
-        leaving = 0;
-        reload();
-      }, times[0] + MINUTE - now + 100);
+    return Array.isArray(times) ? times.filter(function (time) { return time <= now && now - time < MINUTE; }) : [];
+  }
+
+  function keep(key, times) {
+    try {
+      sessionStorage.setItem(key, JSON.stringify(times));
+    } catch (_) { /* blocked */ }
+  }
+
+  let leaving = false;
+  function reload() {
+    if (leaving) return;
+    leaving = true;
+    const now = Date.now();
+    const rounds = recent('gantry.reloads');
+    const all = recent('gantry.all-reloads');
+    if (rounds.length < RELOADS && all.length < CEILING) {
+      keep('gantry.reloads', rounds.concat(now));
+      keep('gantry.all-reloads', all.concat(now));
+      window.location.reload();
       return;
     }
-    try {
-      sessionStorage.setItem('gantry.reloads', JSON.stringify(times.concat(now)));
-    } catch (_) { /* blocked */ }
-    leaving = 1;
-    window.location.reload();
+    // Something sends us in circles: once more when the minute is over, and nothing is shown until then.
+    if (document.body) document.body.textContent = 'The chat was signed out several times within a minute. It is loaded again in a while.';
+    tell('error', { code: 'repeated', message: 'The chat was signed out several times within a minute.' });
+    const oldest = Math.min(rounds.length < RELOADS ? now : rounds[0], all.length < CEILING ? now : all[0]);
+    setTimeout(function () {
+      leaving = false;
+      reload();
+    }, oldest + MINUTE - now + 100);
   }
 
   // ---- What the client does in this page, and in others ------------------------------------------

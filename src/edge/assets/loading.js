@@ -260,6 +260,12 @@
     } catch (_) { /* blocked */ }
   }
 
+  // Where no more rounds are allowed, there may be a better reason than that.
+  async function worn() {
+    const answer = await token(false);
+    return answer.ok ? { error: 'repeated' } : answer;
+  }
+
   function allowed() {
     const rounds = recent('gantry.rounds');
     const all = recent('gantry.all');
@@ -426,7 +432,7 @@
         if (!answer.ok) return answer;
         probe = false;
       }
-      if (!allowed()) return { error: 'repeated' };
+      if (!allowed()) return worn();
       ask();
       if (!(await reported(REPLY_WAIT))) {
         // Some generations never reply. A login that is still under way is waited for, a refusal explained.
@@ -438,7 +444,7 @@
     answer = await token(true);
     stale = answer.error === 'rate_limited'; // then the next round begins here
     if (!answer.ok) return answer;
-    if (!allowed()) return { error: 'repeated' };
+    if (!allowed()) return worn();
     ask();
     await reported(REPLY_WAIT);
     answer = await token(false);
