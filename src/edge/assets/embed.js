@@ -282,6 +282,12 @@
       if (target) target.postMessage(message, this.place.origin);
     }
 
+    // Rocket.Chat's client obeys at once where its settings allow it. Our script sees that, or finds another way.
+    command(client, guard) {
+      this.post(client);
+      if (this.guard) this.post(Object.assign({ gantry: 1 }, guard));
+    }
+
     heard(event) {
       if (event.source !== this.frame.contentWindow || event.origin !== this.place.origin) return;
       const { data } = event;
@@ -360,8 +366,7 @@
     }
 
     go(path) {
-      if (this.guard) this.post({ gantry: 1, command: 'open', path });
-      else this.post({ externalCommand: 'go', path });
+      this.command({ externalCommand: 'go', path }, { command: 'open', path });
       // What a page that is just being replaced did not hear is said to the next one.
       this.later('wanted', 10000, () => { this.wanted = null; });
     }
@@ -391,7 +396,7 @@
         // The page may be on its way to the host app's own logout, and the frame gone before it has said anything.
         window.addEventListener('pagehide', ask);
         this.hurry = ask;
-        this.post(this.guard ? { gantry: 1, command: 'logout' } : { externalCommand: 'logout' });
+        this.command({ externalCommand: 'logout' }, { command: 'logout' });
         // Rocket.Chat's client does not say that it has done it.
         this.later('logout', this.guard ? LOGOUT_WAIT : LOGOUT_WAIT / 3, ask);
       });
