@@ -187,6 +187,7 @@ pub const KEYS: &[Key] = &[
     key("limits.answer_fields", Kind::Integer, "256"),
     key("limits.answer_interim", Kind::Integer, "100"),
     key("limits.chunk_extensions", Kind::Integer, "16_384"),
+    key("limits.websocket_message", Kind::Integer, "65_536"),
     key("framing.allowed_ancestors", Kind::List, "[]"),
     key("cors.allowed_origins", Kind::List, "[]"),
     key("login.prefix", Kind::Text, "\"/_gantry/\""),

@@ -221,6 +221,8 @@ pub struct Limits {
     pub call_head: usize,
     /// Bytes that are kept of a page while its head is looked for.
     pub page_memory: usize,
+    /// Bytes of a client's message in a WebSocket that is looked into for logins and logouts.
+    pub websocket_message: usize,
     /// Bounds on the workspace's answers to forwarded requests.
     pub answers: AnswerLimits,
 }

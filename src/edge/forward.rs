@@ -11,10 +11,11 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
-use super::dev::Dev;
+use super::Policies;
+use super::media::Bridged;
+use super::watch::Watch;
 use super::websocket::Handshake;
 use crate::error::Failure;
-use crate::headers::forwarded::Forwarding;
 use crate::headers::onward::Onward;
 use crate::headers::redact;
 use crate::headers::target::Target;
@@ -30,29 +31,22 @@ use crate::trace::Span;
 /// Forwards requests. One for each worker.
 #[derive(Debug)]
 pub struct Forward {
+    policies: Arc<Policies>,
     pool: Rc<Pool>,
-    rules: Arc<Forwarding>,
     /// `Host` for a client that sent none (HTTP/1.0).
     host: HeaderValue,
     tunnels: TaskTracker,
     shard: Arc<Shard>,
     health: Arc<Health>,
     stop: Stop,
-    dev: Option<Arc<Dev>>,
 }
 
 impl Forward {
-    /// Forwards through `pool`; tunnels are tracked in `tunnels` and are closed, each in its turn,
+    /// Forwards through `pool` as `policies` say; tunnels are tracked in `tunnels` and are closed, each in its turn,
     /// when `stop` drains.
-    pub fn new(pool: Rc<Pool>, rules: Arc<Forwarding>, tunnels: TaskTracker, shard: Arc<Shard>, health: Arc<Health>, stop: Stop) -> Self {
+    pub fn new(policies: Arc<Policies>, pool: Rc<Pool>, tunnels: TaskTracker, shard: Arc<Shard>, health: Arc<Health>, stop: Stop) -> Self {
         let host = HeaderValue::from_str(pool.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        Self { pool, rules, host, tunnels, shard, health, stop, dev: None }
-    }
-
-    /// Looks into WebSockets for `gantry dev`, if it is there.
-    #[must_use]
-    pub fn for_dev(self, dev: Option<Arc<Dev>>) -> Self {
-        Self { dev, ..self }
+        Self { policies, pool, host, tunnels, shard, health, stop }
     }
 
     /// Sends the request on and returns the answer as it came, less what belongs to the connection. It is a
@@ -68,14 +62,15 @@ impl Forward {
         peer: &Arc<Peer>,
         span: &Span,
     ) -> Result<Response<PooledBody>, Failure> {
+        let bridged = self.policies.media.as_ref().map_or(Bridged::No, |media| media.bridge(parts, &self.policies.login));
         if !span.is_on() {
-            return self.exchange(parts, &parts.headers, body, websocket, peer).await;
+            return self.exchange(parts, &parts.headers, body, websocket, peer, &bridged).await;
         }
         let (host, port) = self.pool.host_and_port();
         let call = span.call(&parts.method, host, port, || redact::path_and_query(parts.uri.path()).into_owned());
         let mut headers = parts.headers.clone();
         call.inject(&mut headers);
-        let outcome = Box::pin(self.exchange(parts, &headers, body, websocket, peer)).await;
+        let outcome = Box::pin(self.exchange(parts, &headers, body, websocket, peer, &bridged)).await;
         match &outcome {
             Ok(response) => call.answered(response.status(), 400),
             Err(failure) => call.failed(failure.label()),
@@ -91,6 +86,7 @@ impl Forward {
         body: Incoming,
         websocket: Option<Handshake>,
         peer: &Arc<Peer>,
+        bridged: &Bridged,
     ) -> Result<Response<PooledBody>, Failure> {
         let version = parts.version;
         if version == Version::HTTP_11 {
@@ -104,13 +100,14 @@ impl Forward {
             host: parts.uri.authority().map_or(self.host.as_bytes(), |authority| authority.as_str().as_bytes()),
             has_body: !body.is_end_stream(),
             upgrade: websocket.is_some(),
-            rules: &self.rules,
+            rocketchats: bridged.cookies(),
+            rules: &self.policies.forwarding,
             peer,
         };
-        let upload = Upload::of(&request, body, peer, &self.rules);
+        let upload = Upload::of(&request, body, peer, &self.policies.forwarding);
         let answered = self.pool.send(&request, upload, peer, self.shard.request()).await;
         peer.interim.shut();
-        let Answered { response, switched } = answered.inspect_err(|failure| {
+        let Answered { mut response, switched } = answered.inspect_err(|failure| {
             if matches!(failure, Failure::Unreachable(_) | Failure::ConnectTimeout(_)) {
                 self.health.doubt();
             }
@@ -121,6 +118,10 @@ impl Forward {
         if let Some(websocket) = &websocket {
             websocket.declined(response.status())?;
         }
+        if let Bridged::To(_) = bridged {
+            self.shard.bridged();
+        }
+        bridged.answered(response.headers_mut());
         Ok(response)
     }
 
@@ -136,10 +137,12 @@ impl Forward {
         };
         let joint = asked.switched(&mut response, upstream)?;
         let held = self.shard.websocket();
-        let (stop, dev) = (self.stop.clone(), self.dev.clone());
+        let Policies { login, dev, websocket_message, .. } = &*self.policies;
+        let (stop, dev) = (self.stop.clone(), dev.clone());
+        let watch = Box::new(Watch::new(login.clone(), Arc::clone(&self.shard), joint.deflate(), *websocket_message));
         self.tunnels.spawn_local(async move {
             let _held = held;
-            if let Err(error) = joint.run(stop.turn_to_leave(), dev.as_deref()).await {
+            if let Err(error) = joint.run(stop.turn_to_leave(), watch, dev.as_deref()).await {
                 tracing::debug!(%error, "WebSocket ended");
             }
         });

@@ -7,6 +7,8 @@ pub(crate) struct Frames {
     at: At,
     /// A close frame has begun: no other frame may come behind it (§5.5.1).
     closed: bool,
+    /// A message has begun that goes on in further frames.
+    in_message: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +28,12 @@ impl Frames {
     /// Whether another frame may begin here.
     pub(crate) fn at_boundary(&self) -> bool {
         self.at == At::Boundary
+    }
+
+    /// Whether another message may begin here: between the frames of one there is room for control frames alone
+    /// (§5.4).
+    pub(crate) fn at_message_boundary(&self) -> bool {
+        self.at_boundary() && !self.in_message
     }
 
     /// Whether the side that speaks has said its last frame, or is saying it.
@@ -59,6 +67,9 @@ impl Frames {
         match self.at {
             At::Boundary => {
                 self.closed |= byte & 0x0f == 0x8;
+                if byte & 0x08 == 0 {
+                    self.in_message = byte & 0x80 == 0;
+                }
                 self.at = At::Second;
                 1
             }
@@ -84,6 +95,24 @@ impl Frames {
             }
         }
     }
+}
+
+/// A message of text in one frame, as servers write it.
+pub(crate) fn text(message: &str) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match (u8::try_from(message.len()), u16::try_from(message.len())) {
+        (Ok(short @ 0..=125), _) => frame.push(short),
+        (_, Ok(length)) => {
+            frame.push(126);
+            frame.extend(length.to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend((message.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(message.as_bytes());
+    frame
 }
 
 fn payload(length: u64, masked: bool) -> At {
@@ -152,6 +181,30 @@ mod tests {
             for piece in pieces {
                 tracker.feed(&piece);
             }
+        }
+    }
+
+    #[test]
+    fn a_message_ends_with_its_last_frame() {
+        let mut tracker = Frames::default();
+        // A text in three frames, with a ping in between; then one in one frame.
+        for (first, ends) in [(0x01, false), (0x89, false), (0x00, false), (0x80, true), (0x8a, true), (0x82, true), (0x02, false)] {
+            tracker.feed(&[first, 1]);
+            assert!(!tracker.at_message_boundary());
+            tracker.feed(b"x");
+            assert!(tracker.at_boundary());
+            assert_eq!(tracker.at_message_boundary(), ends, "{first:#x}");
+        }
+    }
+
+    #[test]
+    fn our_texts_are_frames() {
+        for length in [0, 125, 126, 0xffff, 0x1_0000] {
+            let text = text(&"x".repeat(length));
+            let mut expected = frame(1, length, false);
+            let at = expected.len() - length;
+            expected[at..].fill(b'x');
+            assert_eq!(text, expected);
         }
     }
 

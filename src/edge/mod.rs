@@ -5,15 +5,21 @@ pub mod access;
 pub mod audit;
 pub mod callback;
 mod caught;
+pub(crate) mod ddp;
 pub mod dev;
+mod extensions;
 pub mod forward;
 pub mod guard;
 pub(crate) mod frames;
+mod media;
+pub(crate) mod messages;
 pub mod pages;
+mod passing;
 pub mod plain;
 pub mod route;
 pub mod scripts;
 pub mod tunnel;
+mod watch;
 mod websocket;
 
 use std::net::IpAddr;
@@ -56,6 +62,7 @@ use caught::caught;
 use dev::Dev;
 use forward::Forward;
 use guard::Guard;
+use media::Media;
 use pages::Pages;
 use plain::PlainDoor;
 use route::{Paths, Route};
@@ -83,6 +90,8 @@ pub struct Policies {
     login: Login,
     access: Option<AccessLog>,
     bounds: request::Bounds,
+    websocket_message: usize,
+    media: Option<Media>,
     tracer: Option<Tracer>,
     /// `gantry dev` alone.
     dev: Option<Arc<Dev>>,
@@ -114,6 +123,8 @@ impl Policies {
             login,
             access: AccessLog::new(&config.log),
             bounds: request::Bounds { fields: config.limits.request_fields, target: config.limits.request_target },
+            websocket_message: config.limits.websocket_message,
+            media: Media::new(config.session.cookie_bridge, &config.rocketchat.url),
             tracer: None,
             dev: None,
         })
@@ -156,7 +167,9 @@ struct Seen<'r> {
     preflight: bool,
     /// It says that it goes no further.
     last_hop: bool,
-    logout: Option<PassingLogout>,
+    logout: Option<passing::Logout>,
+    /// Its login token.
+    token: passing::Token,
     span: Span,
 }
 
@@ -180,16 +193,6 @@ fn leave_out_body(response: &mut Response<Body<PooledBody>>) {
     }
 }
 
-/// A call of a client's that ends sessions at Rocket.Chat itself, noticed as it passes by.
-enum PassingLogout {
-    /// Of the session with this token.
-    One(String),
-    /// Of all sessions of this user; the token is the caller's.
-    Own(String, String),
-    /// Of somebody whom the body names.
-    Somebody,
-}
-
 impl Edge {
     /// The edge of one worker.
     pub fn new(
@@ -200,8 +203,7 @@ impl Edge {
         health: Arc<Health>,
         stop: Stop,
     ) -> Rc<Self> {
-        let forward =
-            Forward::new(pool, Arc::clone(&policies.forwarding), tunnels, Arc::clone(&shard), health, stop).for_dev(policies.dev.clone());
+        let forward = Forward::new(Arc::clone(&policies), pool, tunnels, Arc::clone(&shard), health, stop);
         Rc::new(Self { policies, forward, shard })
     }
 
@@ -225,9 +227,10 @@ impl Edge {
         let upgrades = connect || parts.headers.contains_key(UPGRADE);
         let websocket = if upgrades { Handshake::take(&mut parts) } else { None };
         let last_hop = parts.method == Method::OPTIONS && hop::is_last(&mut parts.headers);
+        let token = passing::look(&mut parts, &self.policies.login);
         let parts = &parts;
         let mut seen = self.look(parts, &body, &peer, connect, upgrades);
-        seen.last_hop = last_hop;
+        (seen.last_hop, seen.token) = (last_hop, token);
         let answering = pin!(self.answer(&seen, body, websocket, &peer));
         let answer = caught(answering).await.unwrap_or_else(|| {
             peer.note_unread();
@@ -260,6 +263,10 @@ impl Edge {
             (Ok(()), Route::Challenge) => Ok(seen.ours(self.policies.plain.challenge(&parts.method, &parts.uri))),
             (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&parts.headers)),
             (Ok(()), Route::Upstream) if seen.last_hop => Ok(last_hop()),
+            (Ok(()), Route::Upstream) if seen.token == passing::Token::Ended => {
+                self.shard.ended_token_refused();
+                Ok(seen.ours(passing::not_logged_in()))
+            }
             (Ok(()), Route::Upstream) if let Some(page) = self.page_asked(seen, websocket.is_some()) => {
                 // In a box: rare, and larger than what a request takes otherwise.
                 Box::pin(self.page(seen, page, body, peer)).await
@@ -327,7 +334,8 @@ impl Edge {
             tls: peer.tls,
             preflight: *method == Method::OPTIONS && self.origins(route).preflight(headers).is_some(),
             last_hop: false,
-            logout: PassingLogout::of(parts, body),
+            logout: passing::Logout::of(parts, body),
+            token: passing::Token::Fine,
             span: self.policies.tracer.as_ref().map(|tracer| begin(tracer, parts, peer, label, client, &id)).unwrap_or_default(),
         }
     }
@@ -397,15 +405,7 @@ impl Edge {
         if status.is_success()
             && let Some(logout) = &seen.logout
         {
-            let login = &self.policies.login;
-            match logout {
-                PassingLogout::One(token) => login.person_logged_out(token),
-                PassingLogout::Own(user, token) => {
-                    login.token_logged_out(token);
-                    login.user_tokens_wiped(user);
-                }
-                PassingLogout::Somebody => login.somebody_logged_out(),
-            }
+            logout.done(&self.policies.login);
         }
         seen.span.answered(status, 500);
         if let Some(failure) = failed {
@@ -467,29 +467,6 @@ impl Seen<'_> {
             response.headers_mut().insert(&X_REQUEST_ID, id);
         }
         response.map(Body::full)
-    }
-}
-
-impl PassingLogout {
-    fn of(request: &Parts, body: &Incoming) -> Option<Self> {
-        // The last segment tells nearly every path apart.
-        let path = request.uri.path().as_bytes();
-        let (before, call) = path.split_at(memchr::memrchr(b'/', path)? + 1);
-        if !(call == b"logout" || call.starts_with(b"users.")) || !before.ends_with(b"/api/v1/") {
-            return None;
-        }
-        let header = |name| request.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
-        let own = || Some(Self::Own(header("x-user-id")?, header("x-auth-token")?));
-        match call {
-            b"logout" => Some(Self::One(header("x-auth-token")?)),
-            b"users.logoutOtherClients" | b"users.removeOtherTokens" => own(),
-            // Without a body it is the caller.
-            b"users.logout" if body.is_end_stream() => own(),
-            b"users.logout" | b"users.setActiveStatus" | b"users.delete" | b"users.update" | b"users.deactivateIdle" => {
-                Some(Self::Somebody)
-            }
-            _ => None,
-        }
     }
 }
 

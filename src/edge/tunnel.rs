@@ -1,7 +1,8 @@
 //! Upgraded connections: bytes both ways, no buffer while idle, no idle limit.
 //!
 //! When we go away ourselves, the client is told so in its own protocol: a close frame with the code 1001
-//! (RFC 6455 §7.4.1), put between two frames of the upstream's.
+//! (RFC 6455 §7.4.1), put between two frames of the upstream's. The same when the chat session is over that the client
+//! signed in with ([`Watch`]); nothing of the upstream's goes to the client then, nor the other way.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,7 +14,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::frames::Frames;
+use super::frames::{self, Frames};
+use super::watch::{End, Watch};
 
 thread_local! {
     /// What a direction reads into. Bytes stay here only until they are written, within one poll; what
@@ -85,6 +87,23 @@ impl Direction {
         }
     }
 
+    /// Says these messages, if one may begin here, and that we go away, if a frame may; nothing that is read from now on
+    /// is written. Whether the other side was told.
+    fn cut(&mut self, words: &[String]) -> bool {
+        let Some(frames) = &self.frames else { return false };
+        // In the middle of a frame nothing can be said, and the rest of it was said too late.
+        let (may_close, may_talk) = (frames.at_boundary() && !frames.is_closed(), frames.at_message_boundary());
+        match self.going {
+            Going::Away => return true,
+            Going::On | Going::ToTheFrame if may_close => {
+                let words: Vec<u8> = if may_talk { words.iter().flat_map(|text| frames::text(text)).collect() } else { Vec::new() };
+                self.end_with(&words, true);
+            }
+            Going::On | Going::ToTheFrame => self.going = Going::Away,
+        }
+        may_close
+    }
+
     /// The last that is written: what waits already, the rest of a frame, and our close frame unless the
     /// upstream has said its own.
     fn end_with(&mut self, rest: &[u8], ours: bool) {
@@ -97,7 +116,7 @@ impl Direction {
     /// Moves bytes until there are none, the other side is full, or the end has been passed on. An error
     /// of the reading side is returned, one of the writing side is kept: what that side has still said
     /// may be on its way.
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
+    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W, mut watch: Option<&mut Watch>) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -112,8 +131,12 @@ impl Direction {
             if self.eof {
                 return Poll::Ready(Ok(()));
             }
-            match self.read(cx, from, to) {
-                Poll::Ready(read) => read?,
+            match self.read(cx, from, to, watch.as_deref_mut()) {
+                Poll::Ready(read) => {
+                    if read? == Read::Held {
+                        return Poll::Pending;
+                    }
+                }
                 Poll::Pending => {
                     if self.flush && self.broken.is_none() {
                         if let Err(error) = ready!(Pin::new(&mut *to).poll_flush(cx)) {
@@ -147,7 +170,7 @@ impl Direction {
     }
 
     /// Reads once and writes what it can of it.
-    fn read<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
+    fn read<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W, watch: Option<&mut Watch>) -> Poll<io::Result<Read>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -158,7 +181,10 @@ impl Direction {
             let mut read = buffer.filled();
             if read.is_empty() {
                 self.eof = true;
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(Read::On));
+            }
+            if watch.is_some_and(|watch| !watch.client_said(read)) {
+                return Poll::Ready(Ok(Read::Held));
             }
             if let Some(frames) = &mut self.frames {
                 match self.going {
@@ -167,10 +193,10 @@ impl Direction {
                         if let Some(end) = frames.feed_to_boundary(read) {
                             let unsaid = !frames.is_closed();
                             self.end_with(&read[..end], unsaid);
-                            return Poll::Ready(Ok(()));
+                            return Poll::Ready(Ok(Read::On));
                         }
                     }
-                    Going::Away => return Poll::Ready(Ok(())),
+                    Going::Away => return Poll::Ready(Ok(Read::On)),
                 }
             }
             self.flush = true;
@@ -185,9 +211,18 @@ impl Direction {
                     }
                 }
             }
-            Poll::Ready(Ok(()))
+            Poll::Ready(Ok(Read::On))
         })
     }
+}
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// It goes on.
+    On,
+    /// What was read must not go on, and the tunnel has to end.
+    Held,
 }
 
 /// Joins two connections until both directions have ended. `early_client` and `early_upstream` are bytes
@@ -195,15 +230,26 @@ impl Direction {
 /// passed what that side has said. When `leave` resolves, the client is told that we go away, and has
 /// [`CLOSE_PATIENCE`] to end the WebSocket in order.
 ///
+/// With `watch` it ends when the chat session is over that the client signed in with.
+///
 /// Resolves with whatever ended the tunnel other than an orderly end.
-pub fn join<C, U, L>(client: C, early_client: Bytes, upstream: U, early_upstream: Bytes, leave: L) -> Tunnel<C, U, L>
+pub fn join<C, U, L>(
+    client: C,
+    early_client: Bytes,
+    upstream: U,
+    early_upstream: Bytes,
+    leave: L,
+    mut watch: Option<Box<Watch>>,
+) -> Tunnel<C, U, L>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
     L: Future<Output = ()> + Unpin,
 {
+    let said = watch.as_deref_mut().is_none_or(|watch| watch.client_said(&early_client));
+    let early_client = if said { early_client } else { Bytes::new() };
     let (up, down) = (Direction::new(early_client), Direction::with_frames(early_upstream));
-    Tunnel { client, upstream, up, down, leave, stage: Stage::Open }
+    Tunnel { client, upstream, up, down, leave, watch, stage: Stage::Open }
 }
 
 /// Two joined connections; see [`join`].
@@ -217,6 +263,7 @@ pub struct Tunnel<C, U, L> {
     up: Direction,
     down: Direction,
     leave: L,
+    watch: Option<Box<Watch>>,
     stage: Stage,
 }
 
@@ -229,6 +276,9 @@ enum Stage {
     Leaving(Pin<Box<Sleep>>),
     /// Whoever has not answered by now is left without a word more.
     Left(Pin<Box<Sleep>>),
+    /// The chat session is over, and the upstream has been left. The client has until then to answer our close frame, if
+    /// it was said one.
+    Cut { told: bool, until: Pin<Box<Sleep>> },
     /// The upstream is gone, for this reason; the client has until then to see its last words.
     LastWords(Option<io::Error>, Pin<Box<Sleep>>),
 }
@@ -244,10 +294,18 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
+            if matches!(this.stage, Stage::Open | Stage::Leaving(_))
+                && let Some(watch) = &mut this.watch
+                && let Poll::Ready(end) = watch.poll_end(cx)
+            {
+                let words = if let End::Refused(words) = end { words } else { Vec::new() };
+                this.stage = Stage::Cut { told: this.down.cut(&words), until: clock(CLOSE_PATIENCE) };
+            }
             this.stage = match &mut this.stage {
                 Stage::Open => match this.pass(cx)? {
                     Poll::Ready(None) => return Poll::Ready(Ok(())),
                     Poll::Ready(gone) => Stage::LastWords(gone, clock(LAST_WORDS)),
+                    Poll::Pending if this.is_refused() => continue,
                     Poll::Pending => {
                         ready!(Pin::new(&mut this.leave).poll(cx));
                         this.down.go_away();
@@ -259,6 +317,7 @@ where
                     match this.pass(cx)? {
                         Poll::Ready(None) => return Poll::Ready(Ok(())),
                         Poll::Ready(gone) => Stage::LastWords(gone, clock(LAST_WORDS)),
+                        Poll::Pending if this.is_refused() => continue,
                         Poll::Pending if over => Stage::Left(clock(LAST_WORDS)),
                         Poll::Pending => return Poll::Pending,
                     }
@@ -267,8 +326,17 @@ where
                     let shut = Pin::new(&mut this.client).poll_shutdown(cx).is_ready();
                     return if shut { Poll::Ready(Ok(())) } else { until.as_mut().poll(cx).map(Ok) };
                 }
+                Stage::Cut { told, until } => {
+                    let (told, over) = (*told, until.as_mut().poll(cx).is_ready());
+                    // Its end is not waited for: whatever it still says goes nowhere.
+                    let _ = Pin::new(&mut this.upstream).poll_shutdown(cx);
+                    if !over {
+                        ready!(this.say_and_listen(cx, told))?;
+                    }
+                    Stage::Left(clock(LAST_WORDS))
+                }
                 Stage::LastWords(why, until) => {
-                    if this.up.poll(cx, &mut this.client, &mut this.upstream).is_pending() {
+                    if this.up.poll(cx, &mut this.client, &mut this.upstream, None).is_pending() {
                         ready!(until.as_mut().poll(cx));
                     }
                     return Poll::Ready(why.take().map_or(Ok(()), Err));
@@ -286,9 +354,9 @@ where
     /// Moves bytes until both directions have ended, or until the upstream is gone and has said its last: then
     /// why it is.
     fn pass(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<io::Error>>> {
-        let Self { client, upstream, up, down, .. } = self;
-        let up_ended = up.poll(cx, client, upstream)?.is_ready();
-        let down_ended = down.poll(cx, upstream, client)?.is_ready();
+        let Self { client, upstream, up, down, watch, .. } = self;
+        let up_ended = up.poll(cx, client, upstream, watch.as_deref_mut())?.is_ready();
+        let down_ended = down.poll(cx, upstream, client, None)?.is_ready();
         match (up.broken.take(), down.broken.take()) {
             // Nobody is left to be told anything.
             (Some(error), Some(_)) => return Poll::Ready(Err(error)),
@@ -297,6 +365,39 @@ where
             (broken_up, broken_down) => (up.broken, down.broken) = (broken_up, broken_down),
         }
         if up_ended && down_ended { Poll::Ready(Ok(None)) } else { Poll::Pending }
+    }
+}
+
+/// As [`Tunnel::pass`], without the upstream.
+impl<C, U, L> Tunnel<C, U, L>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Whether the client has just said something that must not go on.
+    fn is_refused(&self) -> bool {
+        self.watch.as_deref().is_some_and(Watch::has_refused)
+    }
+
+    /// Writes what waits for the client. When it was told that we go away, it is listened to until it has answered;
+    /// what it says goes nowhere.
+    fn say_and_listen(&mut self, cx: &mut Context<'_>, told: bool) -> Poll<io::Result<()>> {
+        let Self { client, down, watch, .. } = self;
+        ready!(down.write(cx, client))?;
+        ready!(Pin::new(&mut *client).poll_flush(cx))?;
+        while told && !watch.as_deref().is_some_and(Watch::client_has_closed) {
+            let ended = SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut *client).poll_read(cx, &mut buffer))?;
+                if let Some(watch) = watch {
+                    watch.client_said_late(buffer.filled());
+                }
+                Poll::Ready(io::Result::Ok(buffer.filled().is_empty()))
+            });
+            if ready!(ended)? {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -323,7 +424,7 @@ mod tests {
         let (mut browser, mut client) = duplex(8);
         let (mut upstream, mut server) = duplex(8);
         let tunnel = tokio::spawn(async move {
-            join(&mut client, Bytes::from_static(b"early"), &mut upstream, Bytes::from_static(b"greeting"), pending()).await
+            join(&mut client, Bytes::from_static(b"early"), &mut upstream, Bytes::from_static(b"greeting"), pending(), None).await
         });
         // Both at once: the tunnel holds no more than one read, so neither end can run ahead of the other.
         let mut got = String::new();
@@ -372,7 +473,7 @@ mod tests {
         let (upstream, mut server) = duplex(64);
         server.write_all(b"these are the last words").await.unwrap();
         drop(server);
-        let tunnel = tokio::spawn(async move { join(&mut client, Bytes::new(), &mut Deaf(upstream), Bytes::new(), pending()).await });
+        let tunnel = tokio::spawn(async move { join(&mut client, Bytes::new(), &mut Deaf(upstream), Bytes::new(), pending(), None).await });
         browser.write_all(b"still talking, and more than the pipe holds").await.unwrap();
         let mut got = String::new();
         browser.read_to_string(&mut got).await.unwrap();
@@ -388,7 +489,7 @@ mod tests {
         server.write_all(b"nobody will read this").await.unwrap();
         drop(browser);
         // The client reads as ended and takes nothing: the upstream must not be kept talking to nobody.
-        let ended = join(&mut Deaf(client), Bytes::new(), &mut upstream, Bytes::new(), pending()).await;
+        let ended = join(&mut Deaf(client), Bytes::new(), &mut upstream, Bytes::new(), pending(), None).await;
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
@@ -405,7 +506,7 @@ mod tests {
                     pending::<()>().await;
                 }
             });
-            join(&mut client, Bytes::new(), &mut upstream, Bytes::new(), left).await
+            join(&mut client, Bytes::new(), &mut upstream, Bytes::new(), left, None).await
         });
         (browser, server, leave, joined)
     }

@@ -15,7 +15,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::dev::Dev;
-use super::tunnel;
+use super::watch::Watch;
+use super::{extensions, tunnel};
 use crate::error::Failure;
 use crate::headers::hop;
 use crate::headers::http2::ExtendedConnect;
@@ -51,6 +52,7 @@ impl Handshake {
             return None;
         }
         let client = parts.extensions.remove::<OnUpgrade>()?;
+        extensions::keep_known_offers(&mut parts.headers);
         let form = if connect {
             let key = key();
             let accept = accept(key.as_bytes());
@@ -77,7 +79,7 @@ impl Handshake {
     /// Turns the workspace's 101 into the answer for the client, and gives what is needed to join the two.
     ///
     /// # Errors
-    /// It switched to something else, or answered another key than ours.
+    /// It switched to something else, or to an extension that was not offered, or answered another key than ours.
     pub(super) fn switched<B>(self, response: &mut Response<B>, upstream: (Stream, Bytes)) -> Result<Joint, Failure> {
         let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
         if !is_websocket(response.headers()) || accepted.is_none() {
@@ -89,6 +91,7 @@ impl Handshake {
             return Err(Failure::BadAnswer("its Sec-WebSocket-Accept does not belong to the key it was sent".into()));
         }
         let headers = response.headers_mut();
+        let deflate = extensions::agree(headers)?;
         hop::strip_response(headers);
         let http2 = match self.form {
             Form::Upgrade => {
@@ -102,7 +105,7 @@ impl Handshake {
                 true
             }
         };
-        Ok(Joint { client: self.client, upstream, http2 })
+        Ok(Joint { client: self.client, upstream, http2, deflate })
     }
 }
 
@@ -113,15 +116,22 @@ pub(super) struct Joint {
     /// The workspace's connection, and what was read of it already.
     upstream: (Stream, Bytes),
     http2: bool,
+    deflate: bool,
 }
 
 impl Joint {
+    /// Whether the client may compress its messages.
+    pub(super) fn deflate(&self) -> bool {
+        self.deflate
+    }
+
     /// Joins them once the client has its answer, until both directions have ended, or `leave` resolves and
-    /// the client is told that we go away. `gantry dev` looks into what passes.
+    /// the client is told that we go away. `watch` tells when the chat session is over; `gantry dev` looks into what
+    /// passes.
     ///
     /// # Errors
     /// Whatever ended the tunnel other than an orderly end.
-    pub(super) async fn run(self, leave: TurnToLeave, dev: Option<&Dev>) -> io::Result<()> {
+    pub(super) async fn run(self, leave: TurnToLeave, watch: Box<Watch>, dev: Option<&Dev>) -> io::Result<()> {
         // An error here is the end of a connection, of which there is nothing to tell.
         let Ok(client) = self.client.await else { return Ok(()) };
         let (upstream, early) = self.upstream;
@@ -130,16 +140,16 @@ impl Joint {
         let tunnel: Either<_, _> = if self.http2 {
             let client = Http2Tunnel::new(client);
             if let Some(dev) = dev {
-                return Box::pin(dev.join(client, Bytes::new(), upstream, early)).await;
+                return Box::pin(dev.join(client, Bytes::new(), upstream, early, watch)).await;
             }
-            Either::Left(Box::pin(tunnel::join(client, Bytes::new(), upstream, early, leave)))
+            Either::Left(Box::pin(tunnel::join(client, Bytes::new(), upstream, early, leave, Some(watch))))
         } else {
             let client = client.downcast::<TokioIo<ClientIo>>().map_err(|_| unknown_type())?;
             let (client, early_client) = (client.io.into_inner().into_tunnel(), client.read_buf);
             if let Some(dev) = dev {
-                return Box::pin(dev.join(client, early_client, upstream, early)).await;
+                return Box::pin(dev.join(client, early_client, upstream, early, watch)).await;
             }
-            Either::Right(Box::pin(tunnel::join(client, early_client, upstream, early, leave)))
+            Either::Right(Box::pin(tunnel::join(client, early_client, upstream, early, leave, Some(watch))))
         };
         tunnel.await
     }

@@ -113,7 +113,8 @@ fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h [u8]> {
 /// The fields as they arrive, read by the slow reader. A body is a matter of other targets.
 fn arrived(headers: &HeaderMap, peer: &Peer, rules: &Forwarding) -> Option<HeaderMap> {
     let (method, version) = (&Method::GET, Version::HTTP_11);
-    let request = Onward { method, target: b"/", version, headers, host: b"upstream", has_body: false, upgrade: false, rules, peer };
+    let (host, rocketchats) = (b"upstream", crate::headers::cookies::Rocketchats::AsTheyCame);
+    let request = Onward { method, target: b"/", version, headers, host, has_body: false, upgrade: false, rocketchats, rules, peer };
     let mut written = Vec::new();
     request.write(&mut written);
     let read = match wire::request(&written) {

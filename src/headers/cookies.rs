@@ -1,7 +1,10 @@
 //! Cookies of a request, read as servers do (RFC 6265 §5.4), over all its fields.
 
+use std::borrow::Cow;
+
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
+use memchr::memmem;
 
 use super::trim;
 
@@ -15,6 +18,51 @@ pub const OURS: &[&str] = &["__Host-gantry", "gantry_"];
 /// Whether a cookie of this name is Rocket.Chat's or ours, and so none of the host app's business.
 pub fn is_foreign_to_host_app(name: &str) -> bool {
     ROCKETCHAT.contains(&name) || OURS.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Rocket.Chat's cookies in a request that goes on to it.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Rocketchats<'r> {
+    /// As they came.
+    #[default]
+    AsTheyCame,
+    /// A login instead of what came: the user's id and a login token.
+    Login {
+        /// `rc_uid`
+        user_id: &'r str,
+        /// `rc_token`
+        token: &'r str,
+    },
+    /// No login, whatever came.
+    NoLogin,
+}
+
+/// The cookies that a login stands in.
+const LOGIN: [&[u8]; 2] = [b"rc_uid", b"rc_token"];
+
+/// One field of a request as it goes on to the workspace: without our own cookies, and with Rocket.Chat's as
+/// `rocketchats` says. All others stay byte for byte. `None` where nothing is left.
+pub(super) fn onward<'v>(value: &'v [u8], rocketchats: Rocketchats<'_>) -> Option<Cow<'v, [u8]>> {
+    if matches!(rocketchats, Rocketchats::AsTheyCame) && memmem::find(value, b"gantry").is_none() {
+        return Some(Cow::Borrowed(value));
+    }
+    let goes = |pair: &&[u8]| {
+        let (name, _) = split(trim(pair));
+        let ours = OURS.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
+        !ours && (matches!(rocketchats, Rocketchats::AsTheyCame) || !LOGIN.contains(&name))
+    };
+    let kept = value.split(|&b| b == b';').filter(goes).collect::<Vec<_>>().join(&b';');
+    let mut kept = trim(&kept).to_vec();
+    if let Rocketchats::Login { user_id, token } = rocketchats {
+        let login = format!("rc_uid={user_id}; rc_token={token}{}", if kept.is_empty() { "" } else { "; " });
+        kept.splice(..0, login.bytes());
+    }
+    (!kept.is_empty()).then_some(Cow::Owned(kept))
+}
+
+/// The values of all cookies of this name, in their order. Those that are not UTF-8 are left out.
+pub fn all<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h str> {
+    pairs(headers).map(split).filter(move |(known, _)| *known == name.as_bytes()).filter_map(|(_, value)| std::str::from_utf8(value?).ok())
 }
 
 /// The value of the first cookie of this name, without the quotes that may stand around it. Names are
@@ -117,6 +165,43 @@ mod tests {
         ] {
             let kept = filtered(&map(fields), |name| !is_foreign_to_host_app(name));
             assert_eq!(kept.as_ref().map(HeaderValue::as_bytes), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn our_cookies_stay_away_from_the_workspace() {
+        let login = Rocketchats::Login { user_id: "u", token: "t" };
+        for (value, as_they_came, with_login, without) in [
+            (
+                &b"a=1; b=\"2\";c"[..],
+                Some(&b"a=1; b=\"2\";c"[..]),
+                &b"rc_uid=u; rc_token=t; a=1; b=\"2\";c"[..],
+                Some(&b"a=1; b=\"2\";c"[..]),
+            ),
+            (b"__Host-gantry=x; a=1;  b=\xff", Some(b"a=1;  b=\xff"), b"rc_uid=u; rc_token=t; a=1;  b=\xff", Some(b"a=1;  b=\xff")),
+            (b"a=1; gantry_chat=x;b=2", Some(b"a=1;b=2"), b"rc_uid=u; rc_token=t; a=1;b=2", Some(b"a=1;b=2")),
+            (b"a=1; gantry_chat", Some(b"a=1"), b"rc_uid=u; rc_token=t; a=1", Some(b"a=1")),
+            (b"__Host-gantry=x", None, b"rc_uid=u; rc_token=t", None),
+            (
+                b"gantry=theirs; x=gantry_y",
+                Some(b"gantry=theirs; x=gantry_y"),
+                b"rc_uid=u; rc_token=t; gantry=theirs; x=gantry_y",
+                Some(b"gantry=theirs; x=gantry_y"),
+            ),
+            (
+                b"rc_uid=o; rc_token=p; rc_rid=r",
+                Some(b"rc_uid=o; rc_token=p; rc_rid=r"),
+                b"rc_uid=u; rc_token=t; rc_rid=r",
+                Some(b"rc_rid=r"),
+            ),
+            (b"rc_token=p; gantry_chat=x; rc_token=q", Some(b"rc_token=p; rc_token=q"), b"rc_uid=u; rc_token=t", None),
+            (b"", Some(b""), b"rc_uid=u; rc_token=t", None),
+        ] {
+            let onward = |rocketchats| onward(value, rocketchats).map(Cow::into_owned);
+            let shown = String::from_utf8_lossy(value);
+            assert_eq!(onward(Rocketchats::AsTheyCame).as_deref(), as_they_came, "{shown}");
+            assert_eq!(onward(login).as_deref(), Some(with_login), "{shown}");
+            assert_eq!(onward(Rocketchats::NoLogin).as_deref(), without, "{shown}");
         }
     }
 

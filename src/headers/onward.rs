@@ -1,11 +1,12 @@
 //! The head of a request as it goes on to the workspace: written in one pass over the fields that came, which are
 //! left as they are.
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TE};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE};
 use http::{HeaderMap, Method, Version};
 
+use super::cookies::Rocketchats;
 use super::forwarded::Forwarding;
-use super::{hop, tokens};
+use super::{cookies, hop, tokens};
 use crate::peer::Peer;
 
 /// A request on its way to the workspace. It can be written as often as it is sent.
@@ -25,6 +26,8 @@ pub struct Onward<'r> {
     pub has_body: bool,
     /// Whether it opens a WebSocket.
     pub upgrade: bool,
+    /// What becomes of Rocket.Chat's cookies.
+    pub rocketchats: Rocketchats<'r>,
     /// What is told of the client.
     pub rules: &'r Forwarding,
     /// The client.
@@ -69,6 +72,7 @@ impl Onward<'_> {
     /// * The fields of the connection stay here, those that `Connection` names among them (RFC 9110 §7.6.1). `TE`
     ///   becomes exactly `trailers` where that was a member, with the connection option that has to go with it
     ///   (§10.1.4).
+    /// * Our own cookies stay here, and a login among the cookies may be another one ([`Rocketchats`]).
     /// * Fields that could pass for an identity are left out, and what is said of the client is ours
     ///   ([`Forwarding`]).
     /// * The length of the body is said once.
@@ -95,7 +99,7 @@ impl Onward<'_> {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         let named = hop::named_fields(self.headers);
         let trusted = self.peer.trusted();
-        let (mut host, mut te) = (None, false);
+        let (mut host, mut te, mut rocketchats) = (None, false, self.rocketchats);
         for (name, value) in self.headers {
             if self.rules.keeps_back(name, trusted) {
                 te |= *name == TE;
@@ -104,6 +108,16 @@ impl Onward<'_> {
             if *name == HOST {
                 host = Some(value);
             } else if (*name == EXPECT && self.version < Version::HTTP_11) || named.contains(name) {
+                continue;
+            }
+            if *name == COOKIE {
+                if let Some(cookies) = cookies::onward(value.as_bytes(), rocketchats) {
+                    field(out, name.as_str(), &cookies);
+                }
+                if let Rocketchats::Login { .. } = rocketchats {
+                    // Said once is enough where there are several fields.
+                    rocketchats = Rocketchats::NoLogin;
+                }
                 continue;
             }
             field(out, name.as_str(), value.as_bytes());
@@ -162,8 +176,8 @@ pub(super) mod tests {
 
     /// A GET request with these fields.
     pub(in crate::headers) fn get<'r>(headers: &'r HeaderMap, rules: &'r Forwarding, peer: &'r Peer) -> Onward<'r> {
-        let (version, host) = (Version::HTTP_11, HOST_OF_UPSTREAM);
-        Onward { method: &Method::GET, target: b"/", version, headers, host, has_body: false, upgrade: false, rules, peer }
+        let (version, host, rocketchats) = (Version::HTTP_11, HOST_OF_UPSTREAM, Rocketchats::AsTheyCame);
+        Onward { method: &Method::GET, target: b"/", version, headers, host, has_body: false, upgrade: false, rocketchats, rules, peer }
     }
 
     fn peer() -> Peer {
@@ -199,6 +213,23 @@ pub(super) mod tests {
             let request = Onward { method: &method, target: b"/a?\"b\"", has_body, ..get(&headers, &rules, &peer) };
             assert_eq!(request.body_length(), length);
             assert_eq!(written(&request), format!("PROPFIND /a?\"b\" HTTP/1.1\r\nhost: a\r\n{kept}{told}{end}\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_login_stands_in_the_first_of_several_fields() {
+        let (rules, peer) = (Forwarding::with(Vec::new(), &[]), peer());
+        let mut headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("a"))]);
+        for cookies in ["gantry_chat=x; a=1", "rc_token=old; b=2", "gantry_x=1"] {
+            headers.append(COOKIE, HeaderValue::from_static(cookies));
+        }
+        for (rocketchats, expected) in [
+            (Rocketchats::AsTheyCame, &["a=1", "rc_token=old; b=2"][..]),
+            (Rocketchats::Login { user_id: "u", token: "t" }, &["rc_uid=u; rc_token=t; a=1", "b=2"]),
+            (Rocketchats::NoLogin, &["a=1", "b=2"]),
+        ] {
+            let arrived = arrives(&Onward { rocketchats, ..get(&headers, &rules, &peer) });
+            assert_eq!(arrived.get_all(COOKIE).iter().collect::<Vec<_>>(), expected);
         }
     }
 

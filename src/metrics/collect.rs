@@ -9,7 +9,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntCounter, IntGauge, IntGaugeVec, Opts};
 
-use super::shard::{AnswerLimit, BUCKETS, CODES, Crowd, Flood, Handshake, PageFate, RouteLabel, Shard, Stalled};
+use super::shard::{AnswerLimit, BUCKETS, CODES, Crowd, Flood, Handshake, PageFate, RouteLabel, Shard, SocketEnd, Stalled, Unread};
 use super::{Process, counters, outcome};
 use crate::error::Failure;
 
@@ -71,6 +71,7 @@ impl Collector for Shards {
         }
         families.extend(pages.collect());
         families.extend(self.limits());
+        families.extend(self.chats());
         families.extend(self.gauge("gantry_connections", "Client connections open.", |s| &s.connections));
         families.extend(self.gauge("gantry_idle_connections", "Client connections of HTTP/1 that wait for a request.", |s| &s.idle));
         families.extend(self.gauge("gantry_http_requests_in_flight", "Requests whose answers are not done.", |s| &s.requests));
@@ -83,6 +84,10 @@ impl Collector for Shards {
             ("gantry_websockets_total", "WebSockets opened.", (|s| &s.websockets_total) as fn(&Shard) -> &AtomicU64),
             ("gantry_connections_total", "Client connections accepted.", |s| &s.connections_total),
             ("gantry_upstream_retries_total", "Requests sent again because a pooled connection had gone stale.", |s| &s.upstream_retries),
+            ("gantry_media_bridged_total", "Files and avatars fetched with the login of the browser's chat session.", |s| &s.bridged),
+            ("gantry_ended_tokens_refused_total", "Calls with a login token of ours that is over, answered here.", |s| {
+                &s.ended_tokens_refused
+            }),
             ("gantry_proxy_headers_refused_total", "Connections closed for a missing or malformed PROXY protocol header.", |s| {
                 &s.proxy_headers_refused
             }),
@@ -113,6 +118,25 @@ impl Shards {
             gauge.with_label_values(&[protocol]).set(open);
         }
         gauge.collect()
+    }
+
+    /// What was done for the sake of chat sessions.
+    fn chats(&self) -> Vec<MetricFamily> {
+        let ended = counters("gantry_chat_sockets_closed_total", "WebSockets closed because their chat session is over.", &["reason"]);
+        for end in SocketEnd::ALL {
+            let count = self.sum(|shard| shard.sockets_ended[end as usize].load(Ordering::Relaxed));
+            ended.with_label_values(&[end.as_str()]).inc_by(count);
+        }
+        let unread = counters(
+            "gantry_websocket_messages_unread_total",
+            "Messages of clients that were not looked into for logins and logouts, by why.",
+            &["reason"],
+        );
+        for why in Unread::ALL {
+            let count = self.sum(|shard| shard.unread[why as usize].load(Ordering::Relaxed));
+            unread.with_label_values(&[why.as_str()]).inc_by(count);
+        }
+        [ended, unread].iter().flat_map(Collector::collect).collect()
     }
 
     /// What was bounded on both sides.

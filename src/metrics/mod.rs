@@ -21,7 +21,7 @@ use crate::error::RefusalKind;
 use crate::journal::Journal;
 use collect::Shards;
 pub use limits::{CallFault, CallTarget, Limit};
-pub use shard::{AnswerLimit, Crowd, Flood, Handshake, Held, PageFate, RouteLabel, Shard, Spoken, Stalled};
+pub use shard::{AnswerLimit, Crowd, Flood, Handshake, Held, PageFate, RouteLabel, Shard, SocketEnd, Spoken, Stalled, Unread};
 
 /// What is counted of the process itself, from before there is anything else to count.
 #[derive(Clone, Debug, Default)]

@@ -238,6 +238,48 @@ impl Flood {
     }
 }
 
+/// Why a WebSocket was closed for the sake of its chat session: the `reason` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketEnd {
+    /// The chat session that it was opened with is over.
+    Over,
+    /// Its client wanted to sign in with one that is over.
+    Refused,
+}
+
+impl SocketEnd {
+    pub(super) const ALL: [Self; 2] = [Self::Over, Self::Refused];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Over => "over",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Why a client's message in a WebSocket was not looked into: the `reason` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// It is longer than `limits.websocket_message`.
+    TooLong,
+    /// It cannot be unpacked by itself.
+    Packed,
+}
+
+impl Unread {
+    pub(super) const ALL: [Self; 2] = [Self::TooLong, Self::Packed];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooLong => "too_long",
+            Self::Packed => "packed",
+        }
+    }
+}
+
 /// Upper bounds of the duration histogram, in microseconds.
 pub(super) const BUCKETS: [u64; 11] = [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 30_000_000];
 pub(super) const CODES: usize = 500;
@@ -265,6 +307,10 @@ pub struct Shard {
     pub(super) answers_refused: [AtomicU64; AnswerLimit::ALL.len()],
     pub(super) floods: [AtomicU64; Flood::ALL.len()],
     pub(super) pages: [AtomicU64; PageFate::ALL.len()],
+    pub(super) sockets_ended: [AtomicU64; SocketEnd::ALL.len()],
+    pub(super) unread: [AtomicU64; Unread::ALL.len()],
+    pub(super) bridged: AtomicU64,
+    pub(super) ended_tokens_refused: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -314,6 +360,10 @@ impl Shard {
             answers_refused: std::array::from_fn(|_| AtomicU64::new(0)),
             floods: std::array::from_fn(|_| AtomicU64::new(0)),
             pages: std::array::from_fn(|_| AtomicU64::new(0)),
+            sockets_ended: std::array::from_fn(|_| AtomicU64::new(0)),
+            unread: std::array::from_fn(|_| AtomicU64::new(0)),
+            bridged: AtomicU64::new(0),
+            ended_tokens_refused: AtomicU64::new(0),
         }
     }
 
@@ -412,6 +462,26 @@ impl Shard {
     /// A connection was ended for frames that do no work.
     pub fn flooded(&self, flood: Flood) {
         self.floods[flood as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A WebSocket was closed for the sake of its chat session.
+    pub fn socket_ended(&self, end: SocketEnd) {
+        self.sockets_ended[end as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client's message in a WebSocket was not looked into.
+    pub fn unread(&self, why: Unread) {
+        self.unread[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request for media went on with the login of the browser's chat session.
+    pub fn bridged(&self) {
+        self.bridged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A call with a login token of ours that is over was answered here.
+    pub fn ended_token_refused(&self) {
+        self.ended_tokens_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     fn hold(self: &Arc<Self>, gauge: fn(&Self) -> &AtomicI64) -> Held {

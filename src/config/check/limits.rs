@@ -37,6 +37,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
     let rocketchat_calls = r.integer("limits.rocketchat_calls", 1..=65_536);
     let queue = r.integer("limits.queue", 0..=1_048_576);
     let queue_timeout = r.duration("limits.queue_timeout");
+    let websocket_message = r.integer("limits.websocket_message", 1_024..=1_048_576);
     let call_head = r.integer("limits.call_head", LEAST_HEAD..=1_048_576);
     let page_memory = r.integer("limits.page_memory", LEAST_PAGE_MEMORY..=16_777_216);
     if let (Some(session), Some(client)) = (logins_per_session, logins_per_client)
@@ -66,6 +67,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
         queue_timeout: queue_timeout?,
         call_head: call_head?,
         page_memory: page_memory?,
+        websocket_message: websocket_message?,
         answers: answers?,
     })
 }

@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use self::edit::Edit;
 use self::settings::Settings;
 use super::Edge;
+use super::watch::Watch;
 use crate::body::Body;
 use crate::config::Config;
 use crate::config::dev::Chosen;
@@ -206,16 +207,23 @@ impl Dev {
         text
     }
 
-    /// Joins the client's socket with the workspace's.
+    /// Joins the client's socket with the workspace's; `watch` tells when the chat session is over.
     ///
     /// # Errors
     /// A connection broke, or what came over it is no WebSocket.
-    pub(super) async fn join<C, U>(&self, client: C, early_client: Bytes, upstream: U, early_upstream: Bytes) -> io::Result<()>
+    pub(super) async fn join<C, U>(
+        &self,
+        client: C,
+        early_client: Bytes,
+        upstream: U,
+        early_upstream: Bytes,
+        watch: Box<Watch>,
+    ) -> io::Result<()>
     where
         C: AsyncRead + AsyncWrite + Unpin,
         U: AsyncRead + AsyncWrite + Unpin,
     {
-        socket::join(self, client, early_client, upstream, early_upstream).await
+        socket::join(self, client, early_client, upstream, early_upstream, watch).await
     }
 }
 

@@ -1,23 +1,33 @@
 //! The client's socket through the dev proxy: whole messages, since the workspace's settings come over it.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::io;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use super::Dev;
+use crate::edge::watch::{End, Watch};
 
 /// Joins two upgraded connections until one of them ends; messages of the workspace get our settings. Pings
-/// are answered here, on both sides.
+/// are answered here, on both sides. It ends as well when `watch` says that the chat session is over.
 ///
 /// # Errors
 /// A connection broke, or what came over it is no WebSocket.
-pub(super) async fn join<C, U>(dev: &Dev, client: C, early_client: Bytes, upstream: U, early_upstream: Bytes) -> io::Result<()>
+pub(super) async fn join<C, U>(
+    dev: &Dev,
+    client: C,
+    early_client: Bytes,
+    upstream: U,
+    early_upstream: Bytes,
+    mut watch: Box<Watch>,
+) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -27,7 +37,12 @@ where
     let mut upstream = WebSocketStream::from_partially_read(upstream, early_upstream.into(), Role::Client, unbounded()).await;
     let ended = loop {
         let passed = tokio::select! {
-            came = client.next() => pass(came, &mut upstream, |message| message).await,
+            biased;
+            end = poll_fn(|cx| watch.poll_end(cx)) => leave(&mut client, end).await,
+            came = client.next() => match &came {
+                Some(Ok(Message::Text(text))) if !watch.client_said_message(text) => Ok(true),
+                _ => pass(came, &mut upstream, |message| message).await,
+            },
             came = upstream.next() => pass(came, &mut client, |message| seen(dev, message)).await,
         };
         match passed {
@@ -43,6 +58,20 @@ where
         Err(Error::Io(error)) => Err(error),
         Err(error) => Err(io::Error::other(error)),
     }
+}
+
+/// Tells the client that its chat session is over. False: that was the end.
+async fn leave<S>(client: &mut WebSocketStream<S>, end: End) -> Result<bool, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if let End::Refused(words) = end {
+        for text in words {
+            client.send(Message::text(text)).await?;
+        }
+    }
+    client.close(Some(CloseFrame { code: CloseCode::Away, reason: Utf8Bytes::default() })).await?;
+    Ok(false)
 }
 
 /// Passes one message on. False when that was the end.
