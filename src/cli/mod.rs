@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod dev;
 mod doctor;
+mod embed;
 mod health;
 mod read;
 mod run;
@@ -79,6 +80,8 @@ enum Command {
     },
     /// Shows any workspace on this machine alone, signed in as whoever is picked: dev --upstream URL --as USER.
     Dev(Options),
+    /// Prints the script element for host pages, with the integrity hash of this version.
+    Embed,
     /// Prints the configuration in effect, with secrets masked.
     PrintConfig,
     /// Asks a running proxy's admin listener how it is, for images without a shell: exits with 0 or 1.
@@ -120,6 +123,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
                 ExitCode::from(USAGE)
             }
         },
+        Command::Embed => with_config(&cli.config, env, |loaded| {
+            say(&embed::element(&loaded.config));
+            ExitCode::SUCCESS
+        }),
         Command::PrintConfig => with_config(&cli.config, env, |loaded| {
             say(&config::print::print(&loaded));
             ExitCode::SUCCESS

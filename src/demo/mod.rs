@@ -164,7 +164,7 @@ source = "forward_auth"
 
 [identity.forward_auth]
 url             = "http://{host_app}/api/me"
-request_headers = ["cookie"]
+request_headers = ["cookie", "authorization"]
 cookies         = ["{cookie}"]
 
 [session]

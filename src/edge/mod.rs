@@ -18,6 +18,7 @@ pub mod pages;
 mod passing;
 pub mod plain;
 pub mod route;
+pub mod scripts;
 pub mod tunnel;
 mod watch;
 mod websocket;
@@ -66,6 +67,7 @@ use media::Media;
 use pages::Pages;
 use plain::PlainDoor;
 use route::{Paths, Route};
+use scripts::Scripts;
 use websocket::Handshake;
 
 /// Characters of a client's name for itself that a span keeps.
@@ -84,6 +86,7 @@ pub struct Policies {
     plain: PlainDoor,
     hsts: Option<HeaderValue>,
     pages: Pages,
+    scripts: Scripts,
     guard: Guard,
     login: Login,
     access: Option<AccessLog>,
@@ -117,6 +120,7 @@ impl Policies {
             plain: PlainDoor::new(&config.server, challenges),
             hsts: config.server.tls.as_ref().and_then(|tls| tls.hsts.clone()),
             pages: Pages::new(config).map_err(|error| error.to_string())?,
+            scripts: Scripts::new(),
             login,
             access: AccessLog::new(&config.log),
             bounds: request::Bounds { fields: config.limits.request_fields, target: config.limits.request_target },
@@ -274,6 +278,12 @@ impl Edge {
             (Ok(()), Route::Hidden) => Err(Failure::NotFound),
             // A success would open a tunnel that leads nowhere.
             (Ok(()), _) if seen.connect => Err(Failure::MethodNotAllowed),
+            (Ok(()), Route::Script(script)) => {
+                if !body.is_end_stream() {
+                    peer.note_unread();
+                }
+                Ok(seen.ours(self.policies.scripts.answer(script, &parts.method, &parts.headers, &seen.id)))
+            }
             (Ok(()), Route::GuardScript) => {
                 if !body.is_end_stream() {
                     peer.note_unread();
@@ -383,7 +393,8 @@ impl Edge {
             }
         }
         self.policies.framing.apply(seen.parts.uri.path(), response.headers_mut());
-        if !seen.preflight {
+        // Scripts are for every origin, and say so themselves.
+        if !seen.preflight && !matches!(seen.route, Route::Script(_)) {
             self.origins(seen.route).apply(seen.parts.headers.get(ORIGIN), response.headers_mut());
         }
     }

@@ -2,6 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
+use super::scripts::Script;
 use crate::config;
 use crate::metrics::RouteLabel;
 
@@ -16,6 +17,8 @@ pub enum Route {
     Session,
     /// Ends chat sessions.
     Logout,
+    /// A script for host pages.
+    Script(Script),
     /// The script in the chat's pages.
     GuardScript,
     /// Under our prefix, and nothing there.
@@ -38,7 +41,7 @@ impl Route {
             Self::Login => RouteLabel::Login,
             Self::Session => RouteLabel::Session,
             Self::Logout => RouteLabel::Logout,
-            Self::GuardScript | Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
+            Self::GuardScript | Self::Script(_) | Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
             Self::Hidden | Self::Upstream => RouteLabel::Upstream,
         }
     }
@@ -69,7 +72,7 @@ impl Paths {
                 "session" => Route::Session,
                 "logout" => Route::Logout,
                 "guard.js" => Route::GuardScript,
-                _ => Route::Nowhere,
+                rest => Script::at(rest).map_or(Route::Nowhere, Route::Script),
             };
         }
         if may_be_hidden(path) && is_hidden(path) { Route::Hidden } else { Route::Upstream }
@@ -134,6 +137,8 @@ mod tests {
             ("/_gantry/login", Route::Login),
             ("/_gantry/session", Route::Session),
             ("/_gantry/logout", Route::Logout),
+            ("/_gantry/embed.js", Route::Script(Script::Embed)),
+            ("/embed.js", Route::Upstream),
             ("/_gantry/guard.js", Route::GuardScript),
             ("/_gantry/", Route::Nowhere),
             ("/_gantry/token/", Route::Nowhere),

@@ -54,7 +54,7 @@ fn check_tells_every_problem_at_once() {
     // The same file is found by the environment; a flag stands over all.
     assert_eq!(gantry(&["check"], &[("GANTRY_CONFIG", &path)]).code, Some(0));
     assert_eq!(gantry(&["check", "-c", &path, "--set", "server.listen=nowhere"], &[]).code, Some(64));
-    for args in [&["run"][..], &[], &["print-config"], &["healthcheck"], &["check"]] {
+    for args in [&["run"][..], &[], &["print-config"], &["embed"], &["healthcheck"], &["check"]] {
         let ended = gantry(args, &[]);
         assert_eq!(ended.code, Some(64), "without configuration: {args:?} {ended:?}");
         assert!(ended.stderr.contains("server.public_url"), "{}", ended.stderr);
@@ -108,4 +108,21 @@ fn print_config_shows_everything_but_secrets() {
     for (ended, code) in [(set("s3cret"), 0), (set("s3cret with blanks"), 64)] {
         assert!(ended.code == Some(code) && !ended.stderr.contains("s3cret") && ended.stderr.contains("***"), "{ended:?}");
     }
+}
+
+#[test]
+fn embed_prints_the_element_for_the_public_address() {
+    let (_dir, path) = with(GOOD);
+    let ended = gantry(&["embed", "-c", &path], &[]);
+    let element = |prefix: &str, rest: &str| {
+        let (pinned, integrity) = (gantry::edge::scripts::PINNED, gantry::edge::scripts::integrity());
+        format!(
+            "<script src=\"https://chat.example.com{prefix}{pinned}\" integrity=\"{integrity}\" crossorigin=\"anonymous\"{rest}></script>\n"
+        )
+    };
+    assert_eq!((ended.code, ended.stdout, ended.stderr.as_str()), (Some(0), element("/_gantry/", ""), ""));
+    // Under a path the script cannot know where Rocket.Chat begins.
+    let env = [("GANTRY_SERVER__PUBLIC_URL", "https://chat.example.com/rc"), ("GANTRY_LOGIN__PREFIX", "/sso/")];
+    let ended = gantry(&["embed", "-c", &path], &env);
+    assert_eq!((ended.code, ended.stdout), (Some(0), element("/sso/", " data-chat=\"https://chat.example.com/rc\"")), "{}", ended.stderr);
 }

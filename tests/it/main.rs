@@ -13,6 +13,8 @@ mod dev;
 mod doctor;
 mod doctor_surroundings;
 mod downgrade;
+mod embed;
+mod embed_demo;
 mod drain;
 mod hostile;
 mod http2;

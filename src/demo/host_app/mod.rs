@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
 use base64::Engine;
@@ -14,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, COOKIE, DATE, HeaderValue, LOCATION, SET_COOKIE};
+use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, DATE, HeaderValue, LOCATION, SET_COOKIE};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -34,6 +35,14 @@ const PAGE: &str = include_str!("../assets/harbor.html");
 const SIGN_IN: &str = include_str!("../assets/sign-in.html");
 const SCRIPT: &str = include_str!("../assets/harbor.js");
 const STYLE: &str = include_str!("../assets/harbor.css");
+/// The page of README.md: the chat by `embed.js`.
+const EMBED: &str = include_str!("../assets/embed.html");
+/// The same for an app whose session is a bearer token in its page's memory.
+const BEARER: &str = include_str!("../assets/bearer.html");
+/// Where those pages say that the chat is.
+const EXAMPLE_CHAT: &str = "https://chat.example.com";
+/// How long a bearer token is good for.
+const BEARER_LASTS: Duration = Duration::from_secs(300);
 
 /// A running host app. Cheap to clone; it stops when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -160,6 +169,19 @@ fn sign_in(state: &mut State, username: &str) -> String {
     session
 }
 
+/// A bearer token of this user: shaped like a JWT, so that pages can read when it ends, and known by its whole text.
+fn bearer(state: &mut State, user: &HostUser) -> String {
+    let session = sign_in(state, &user.username);
+    let ends = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + BEARER_LASTS;
+    let claims = json!({ "sub": user.sub, "exp": ends.as_secs() });
+    let [header, claims] = [json!({ "typ": "JWT" }), claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    let token = format!("{header}.{claims}.{session}");
+    if let Some(name) = state.sessions.remove(&session) {
+        state.sessions.insert(token.clone(), name);
+    }
+    token
+}
+
 async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Cut> {
     let page = request.method() == hyper::Method::GET && !request.uri().path().starts_with("/api/");
     let mut answer = answered(&shared, request).await?;
@@ -206,7 +228,17 @@ async fn answered(shared: &Shared, request: Request<Incoming>) -> Result<Answer,
             let back = escape(&local(shared, query.get("return")));
             html(&SIGN_IN.replace("{{return}}", &back))
         }
+        ("POST", "/api/bearer") => {
+            let mut state = locked(&shared.state);
+            let user = form.get("user").and_then(|name| state.users.get(name)).cloned();
+            match user {
+                Some(user) => json_answer(StatusCode::OK, &json!({ "token": bearer(&mut state, &user) })),
+                None => json_answer(StatusCode::BAD_REQUEST, &json!({ "error": "there is no such user" })),
+            }
+        }
         ("GET", "/") => page(shared),
+        ("GET", "/embed") => example(shared, EMBED),
+        ("GET", "/bearer") => example(shared, BEARER),
         ("GET", "/harbor.js") => text(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
         ("GET", "/harbor.css") => text(StatusCode::OK, "text/css; charset=utf-8", STYLE),
         ("GET", "/demo/events") => {
@@ -277,6 +309,10 @@ fn end_session(shared: &Shared, session: Option<&str>, user: Option<&HostUser>) 
 }
 
 fn session_of(headers: &HeaderMap) -> Option<String> {
+    let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    if let Some(token) = token {
+        return Some(token.to_owned());
+    }
     let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
     let mut pairs = all.filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(name, _)| *name == COOKIE_NAME).map(|(_, value)| value.to_owned())
@@ -296,6 +332,11 @@ fn local(shared: &Shared, wanted: Option<&String>) -> String {
 fn page(shared: &Shared) -> Answer {
     let options = locked(&shared.options);
     html(&PAGE.replace("{{chat}}", &escape(&options.chat_url)).replace("{{direct}}", &escape(&options.direct_chat_url)))
+}
+
+/// A page as it stands in README.md, with this chat in it.
+fn example(shared: &Shared, page: &str) -> Answer {
+    html(&page.replace(EXAMPLE_CHAT, &escape(locked(&shared.options).chat_url.trim_end_matches('/'))))
 }
 
 fn escape(text: &str) -> String {
@@ -347,6 +388,20 @@ mod tests {
         app.sign_out(&cookie);
         assert_eq!(client::get(app.addr(), "/api/me", &[("cookie", &cookie)]).await.unwrap().status, 401);
         assert_eq!(app.me_calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_bearer_token_says_who_it_is() {
+        let app = start().await;
+        let ask = |user: &'static str| client::send(app.addr(), hyper::Method::POST, "/api/bearer", &[], format!("user={user}").into());
+        let token = ask("grace").await.unwrap().json()["token"].as_str().unwrap().to_owned();
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&claims).unwrap()["sub"], json!("harbor-grace"));
+        for (token, status) in [(token.as_str(), 200), (token.split('.').next_back().unwrap(), 401), ("", 401)] {
+            let me = client::get(app.addr(), "/api/me", &[("authorization", &format!("Bearer {token}"))]).await.unwrap();
+            assert_eq!(me.status, status, "{token}");
+        }
+        assert_eq!(ask("nobody").await.unwrap().status, 400);
     }
 
     #[tokio::test]

@@ -374,9 +374,11 @@
     return { code: String(body.error || 'unexpected'), message: String(body.message || ''), id: String(body.id || '') };
   }
 
-  function signInBy(token) {
+  // Without a token it is the browser's own session. Who has logged out of the chat comes back by
+  // asking to.
+  function signInBy(token, again) {
     bearer = token;
-    ask('POST', config.token, { 'X-Gantry-Page': '1' }).then(function (answer) {
+    ask('POST', config.token, Object.assign({ 'X-Gantry-Page': '1' }, again ? { 'X-Gantry-Sign-In': '1' } : {})).then(function (answer) {
       const fresh = answer.body.loginToken;
       if (bearer !== token) return;
       if (answer.status !== 200 || typeof fresh !== 'string' || !fresh) {
@@ -421,7 +423,8 @@
     },
     open: function (data) { if (typeof data.path === 'string') open(data.path); },
     logout: logout,
-    bearer: function (data) { if (typeof data.token === 'string' && /^[\x21-\x7e]+$/.test(data.token)) signInBy(data.token); },
+    bearer: function (data) { if (typeof data.token === 'string' && /^[\x21-\x7e]+$/.test(data.token)) signInBy(data.token, data.again === true); },
+    'sign-in': function () { signInBy(bearer, true); },
     check: nudge,
   };
 

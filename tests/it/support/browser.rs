@@ -45,6 +45,8 @@ pub struct Looks<'a> {
     pub before_every_page: Option<&'a str>,
     /// Takes any certificate for good.
     pub any_certificate: bool,
+    /// A name that leads to this machine, and no third-party cookies but partitioned ones.
+    pub other_site: Option<&'a str>,
 }
 
 impl Browser {
@@ -72,6 +74,10 @@ impl Browser {
         }
         if looks.any_certificate {
             args.push("--ignore-certificate-errors".to_owned());
+        }
+        if let Some(name) = looks.other_site {
+            args.push(format!("--host-resolver-rules=MAP {name} 127.0.0.1"));
+            args.push("--test-third-party-cookie-phaseout".to_owned());
         }
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome",
