@@ -23,6 +23,7 @@ fn secret<'a>(config: &'a Config, path: &str) -> Option<&'a SecretSource> {
         "server.acme.eab_hmac_key" => config.server.acme.as_ref()?.eab.as_ref().map(|(_, key)| key),
         "rocketchat.auth_token" => Some(&config.rocketchat.auth_token),
         "rocketchat.create_token_secret" => config.rocketchat.create_token_secret.as_ref(),
+        "login.native.secret" => config.login.native.secret.as_ref(),
         "session.logout_secret" => config.session.logout_secret.as_ref(),
         "identity.jwt.secret" | "identity.jwt.key_file" => {
             let IdentitySource::Jwt(jwt) = &config.identity.source else { return None };

@@ -5,6 +5,7 @@
 mod files;
 mod identity;
 mod limits;
+mod native;
 mod reader;
 mod rules;
 mod server;
@@ -205,6 +206,7 @@ fn login(r: &mut Reader<'_>) -> Option<Login> {
     let accent_color = r.parse("login.accent_color", rules::color);
     let page_file = r.parse_optional("login.page_file", files::readable);
     let timeout = r.duration("login.timeout");
+    let native = native::native(r);
     Some(Login {
         prefix: prefix?,
         token_paths,
@@ -214,6 +216,7 @@ fn login(r: &mut Reader<'_>) -> Option<Login> {
         accent_color: accent_color?,
         page_file,
         timeout: timeout?,
+        native: native?,
     })
 }
 

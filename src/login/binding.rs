@@ -5,12 +5,8 @@
 //! to whoever steals it. By itself it gets nobody signed in; what it stands for ends with its login token.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
-use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -19,7 +15,9 @@ use crate::config::{Ancestor, Config};
 use crate::headers::cookies;
 use crate::headers::site::{self, Relation};
 use crate::identity::SessionKey;
-use crate::secret::{Secret, SecretSource};
+use crate::secret::Secret;
+
+use super::seal::Seal;
 
 /// Seconds that a browser keeps the cookie: as long as Rocket.Chat's own login lasts by default.
 const LASTS: u64 = 90 * 24 * 3600;
@@ -27,7 +25,6 @@ const LASTS: u64 = 90 * 24 * 3600;
 const PURPOSE: &[u8] = b"gantry browser binding 1";
 /// Longer values are not looked into.
 const LONGEST: usize = 3_000;
-const NONCE: usize = 12;
 
 /// The chat session of a browser.
 #[derive(Clone, PartialEq, Eq)]
@@ -60,17 +57,11 @@ struct Content<'b>(&'b str, &'b str, std::borrow::Cow<'b, str>, [u8; 32], bool, 
 /// Seals bindings into cookies and opens them again.
 #[derive(Debug)]
 pub struct Bindings {
-    /// The key is derived from the service account's token: it is there, secret, and the same at every replica.
-    secret: SecretSource,
-    keys: Mutex<Keys>,
+    seal: Seal,
     name: &'static str,
     attributes: &'static str,
     removal: HeaderValue,
 }
-
-/// Keys by the secret that they are derived from, the present one first. The one before still opens.
-#[derive(Debug, Default)]
-struct Keys(Vec<(Secret, Arc<RandomizedNonceKey>)>);
 
 impl Bindings {
     /// Cookies that fit how the chat is reached and framed. Across sites they are partitioned (CHIPS): a browser
@@ -85,7 +76,7 @@ impl Bindings {
             ("__Host-gantry", "Path=/; Secure; HttpOnly; SameSite=Lax")
         };
         let removal = HeaderValue::try_from(format!("{name}=; Max-Age=0; {attributes}")).expect("it is printable ASCII");
-        Self { secret: config.rocketchat.auth_token.clone(), keys: Mutex::default(), name, attributes, removal }
+        Self { seal: Seal::new(config.rocketchat.auth_token.clone(), PURPOSE), name, attributes, removal }
     }
 
     /// The cookie's name.
@@ -124,58 +115,21 @@ impl Bindings {
             binding.rides_along,
             binding.signed_out,
         );
-        let mut sealed = serde_json::to_vec(&content).ok()?;
-        let nonce = self.key().seal_in_place_append_tag(Aad::from(self.name.as_bytes()), &mut sealed).ok()?;
-        Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat()))
+        self.seal.seal(self.name.as_bytes(), serde_json::to_vec(&content).ok()?)
     }
 
     fn open(&self, value: &str) -> Option<Binding> {
-        let raw = URL_SAFE_NO_PAD.decode(value).ok()?;
-        let (nonce, sealed) = raw.split_at_checked(NONCE)?;
-        let mut keys = vec![self.key()];
-        keys.extend(self.former_key());
-        keys.iter().find_map(|key| {
-            let mut sealed = sealed.to_vec();
-            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-            let content = key.open_in_place(nonce, Aad::from(self.name.as_bytes()), &mut sealed).ok()?;
-            let Content(user_id, token, identity, session, rides_along, signed_out) = serde_json::from_slice(content).ok()?;
-            Some(Binding {
-                user_id: user_id.into(),
-                token: Secret::new(token),
-                identity: identity.into_owned(),
-                session: SessionKey(session),
-                rides_along,
-                signed_out,
-            })
+        let content = self.seal.open(self.name.as_bytes(), value)?;
+        let Content(user_id, token, identity, session, rides_along, signed_out) = serde_json::from_slice(&content).ok()?;
+        Some(Binding {
+            user_id: user_id.into(),
+            token: Secret::new(token),
+            identity: identity.into_owned(),
+            session: SessionKey(session),
+            rides_along,
+            signed_out,
         })
     }
-
-    fn key(&self) -> Arc<RandomizedNonceKey> {
-        let secret = self.secret.get();
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, key)) = keys.0.first()
-            && *known == secret
-        {
-            return Arc::clone(key);
-        }
-        let key = Arc::new(derive(&secret));
-        keys.0.insert(0, (secret, Arc::clone(&key)));
-        keys.0.truncate(2);
-        key
-    }
-
-    fn former_key(&self) -> Option<Arc<RandomizedNonceKey>> {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.0.get(1).map(|(_, key)| Arc::clone(key))
-    }
-}
-
-fn derive(secret: &Secret) -> RandomizedNonceKey {
-    let pseudorandom = Salt::new(HKDF_SHA256, PURPOSE).extract(secret.expose().as_bytes());
-    let mut raw = zeroize::Zeroizing::new([0; 32]);
-    let expanded = pseudorandom.expand(&[b"key"], HKDF_SHA256).and_then(|okm| okm.fill(raw.as_mut()));
-    expanded.expect("32 bytes are what HKDF-SHA256 makes at a time");
-    RandomizedNonceKey::new(&AES_256_GCM, raw.as_ref()).expect("AES-256 takes 32 bytes")
 }
 
 /// Whether the chat may be framed by a page of another site, as far as the configuration tells.
@@ -196,6 +150,7 @@ mod tests {
 
     use super::*;
     use crate::config;
+    use crate::secret::SecretSource;
 
     fn binding() -> Binding {
         Binding {
@@ -241,14 +196,14 @@ mod tests {
         std::fs::write(file.path(), "first-token").unwrap();
         let config = config::example(&[]);
         let mut bindings = Bindings::new(&config);
-        bindings.secret = SecretSource::file(file.path()).unwrap();
+        bindings.seal.secret = SecretSource::file(file.path()).unwrap();
         let first = bindings.cookie(&binding()).unwrap();
-        bindings.secret = SecretSource::inline("second-token");
+        bindings.seal.secret = SecretSource::inline("second-token");
         let second = bindings.cookie(&binding()).unwrap();
         for cookie in [&first, &second] {
             assert!(bindings.of(&sent_back(cookie)).is_some());
         }
-        bindings.secret = SecretSource::inline("third-token");
+        bindings.seal.secret = SecretSource::inline("third-token");
         assert!(bindings.of(&sent_back(&second)).is_some());
         assert!(bindings.of(&sent_back(&first)).is_none());
     }

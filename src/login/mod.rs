@@ -7,6 +7,7 @@ pub mod binding;
 mod flights;
 mod host;
 mod rates;
+pub mod seal;
 mod table;
 #[cfg(test)]
 mod tests;

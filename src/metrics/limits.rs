@@ -20,17 +20,20 @@ pub enum Limit {
     LoginBody,
     /// `limits.login_body_timeout`
     LoginBodyTimeout,
+    /// `limits.native_message`
+    NativeMessage,
 }
 
 impl Limit {
     /// Every limit, so that its count starts at zero.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::LoginsPerClient,
         Self::LoginsPerSession,
         Self::UnknownSessionsPerClient,
         Self::Tracked,
         Self::LoginBody,
         Self::LoginBodyTimeout,
+        Self::NativeMessage,
     ];
 
     /// The label's value.
@@ -42,6 +45,7 @@ impl Limit {
             Self::Tracked => "tracked",
             Self::LoginBody => "login_body",
             Self::LoginBodyTimeout => "login_body_timeout",
+            Self::NativeMessage => "native_message",
         }
     }
 }
