@@ -132,7 +132,8 @@ impl Callback {
             Route::Session => self.session(asked, request.headers()).await,
             Route::Logout => self.logout(asked, request.headers(), &body).await,
             Route::Login => pages.loading(&LoadingRequest::new(*asked.id, request.uri().query())),
-            Route::Nowhere | Route::Hidden | Route::Upstream | Route::Challenge | Route::Redirect => {
+            // Answered before, where it is there.
+            Route::Native | Route::Nowhere | Route::Hidden | Route::Upstream | Route::Challenge | Route::Redirect => {
                 json_error(StatusCode::NOT_FOUND, "not_found", "There is nothing here.", asked.id)
             }
         }

@@ -8,9 +8,11 @@ mod caught;
 pub mod dev;
 pub mod forward;
 pub(crate) mod frames;
+pub mod native;
 pub mod pages;
 pub mod plain;
 pub mod route;
+mod settings;
 pub mod tunnel;
 mod websocket;
 
@@ -53,6 +55,7 @@ use callback::{Asked, Callback};
 use caught::caught;
 use dev::Dev;
 use forward::Forward;
+use native::{Native, Rewriting, Standing};
 use pages::Pages;
 use plain::PlainDoor;
 use route::{Paths, Route};
@@ -71,6 +74,7 @@ pub struct Policies {
     framing: FramingPolicy,
     cors: CorsPolicy,
     callback: Callback,
+    native: Native,
     plain: PlainDoor,
     hsts: Option<HeaderValue>,
     pages: Pages,
@@ -99,6 +103,7 @@ impl Policies {
             forwarding: Arc::new(Forwarding::new(config)),
             framing: FramingPolicy::new(&config.framing),
             cors: CorsPolicy::new(&config.cors.allowed_origins).and_local(config.cors.local),
+            native: Native::new(config, login.clone(), Arc::clone(&metrics)),
             callback: Callback::new(config, login.clone(), metrics, health),
             plain: PlainDoor::new(&config.server, challenges),
             hsts: config.server.tls.as_ref().and_then(|tls| tls.hsts.clone()),
@@ -149,6 +154,8 @@ struct Seen<'r> {
     /// It says that it goes no further.
     last_hop: bool,
     logout: Option<PassingLogout>,
+    /// How its browser stands to the native login.
+    native: Standing,
     span: Span,
 }
 
@@ -213,6 +220,10 @@ impl Edge {
 
     async fn pass(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
         let (mut parts, body) = request.into_parts();
+        let native = self.policies.native.standing(&parts.headers, || self.policies.forwarding.client_ip(&parts.headers, &peer));
+        if matches!(native, Standing::In(_)) {
+            self.policies.native.mark(&mut parts);
+        }
         let connect = parts.extensions.get::<ExtendedConnect>().is_some();
         let upgrades = connect || parts.headers.contains_key(UPGRADE);
         let websocket = if upgrades { Handshake::take(&mut parts) } else { None };
@@ -220,6 +231,7 @@ impl Edge {
         let parts = &parts;
         let mut seen = self.look(parts, &body, &peer, connect, upgrades);
         seen.last_hop = last_hop;
+        seen.native = native;
         let answering = pin!(self.answer(&seen, body, websocket, &peer));
         let answer = caught(answering).await.unwrap_or_else(|| {
             peer.note_unread();
@@ -252,8 +264,16 @@ impl Edge {
             (Ok(()), Route::Challenge) => Ok(seen.ours(self.policies.plain.challenge(&parts.method, &parts.uri))),
             (Ok(()), Route::Upstream) if seen.preflight => Ok(self.preflight(&parts.headers)),
             (Ok(()), Route::Upstream) if seen.last_hop => Ok(last_hop()),
+            (Ok(()), Route::Upstream) if seen.native == Standing::Lapsed && native::opens_page(parts) => {
+                peer.note_unread();
+                Ok(seen.ours(self.policies.native.over(&self.policies.pages, &seen.asked(peer))))
+            }
             (Ok(()), Route::Upstream) => {
-                self.forward.send(parts, body, websocket, peer, &seen.span).await.map(|response| response.map(Body::Passed))
+                let response = self.forward.send(parts, body, websocket, peer, &seen.span).await?.map(Body::Passed);
+                Ok(match parts.extensions.get::<Arc<Rewriting>>() {
+                    None => response,
+                    Some(rewriting) => rewriting.dress(parts, response, &seen.id),
+                })
             }
             (Ok(()), Route::Hidden) => Err(Failure::NotFound),
             // A success would open a tunnel that leads nowhere.
@@ -269,7 +289,7 @@ impl Edge {
         let label = if upgrades && route == Route::Upstream { RouteLabel::Websocket } else { route.label() };
         let client = self.policies.forwarding.client_ip(headers, peer);
         let id = given_id(headers, peer).unwrap_or_else(RequestId::random);
-        Seen {
+        let mut seen = Seen {
             started: Instant::now(),
             route,
             label,
@@ -281,8 +301,15 @@ impl Edge {
             preflight: *method == Method::OPTIONS && self.origins(route).preflight(headers).is_some(),
             last_hop: false,
             logout: PassingLogout::of(parts, body),
+            native: Standing::Ordinary,
             span: self.policies.tracer.as_ref().map(|tracer| begin(tracer, parts, peer, label, client, &id)).unwrap_or_default(),
+        };
+        if route == Route::Native && !self.policies.native.is_there_for(client) {
+            // As if it were not there, in every respect.
+            self.policies.native.not_there(&seen.asked(peer));
+            seen.route = Route::Nowhere;
         }
+        seen
     }
 
     /// The origins that may read the answers of a route.
@@ -302,10 +329,14 @@ impl Edge {
 
     async fn own(&self, seen: &Seen<'_>, peer: &Arc<Peer>, body: Incoming) -> Response<Body<PooledBody>> {
         let _under_way = self.shard.request();
-        let asked = Asked { route: seen.route, id: &seen.id, peer, client: seen.client };
+        let asked = seen.asked(peer);
         let request = Request::from_parts(seen.parts.clone(), body);
-        let response = self.policies.callback.answer(&asked, &self.policies.pages, request).await;
-        seen.ours(response)
+        let (native, pages) = (&self.policies.native, &self.policies.pages);
+        seen.ours(match (seen.route, seen.native) {
+            (Route::Native, _) => native.answer(&asked, pages, request).await,
+            (Route::Token, Standing::In(_)) if *request.method() != Method::OPTIONS => native.no_token(&asked),
+            _ => self.policies.callback.answer(&asked, pages, request).await,
+        })
     }
 
     /// The one place where a failure becomes an answer.
@@ -335,6 +366,10 @@ impl Edge {
             } else {
                 response.headers_mut().remove(STRICT_TRANSPORT_SECURITY);
             }
+        }
+        if seen.route == Route::Native {
+            // Nobody frames it, and no other origin reads it.
+            return;
         }
         self.policies.framing.apply(seen.parts.uri.path(), response.headers_mut());
         if !seen.preflight {
@@ -413,6 +448,11 @@ fn begin(tracer: &Tracer, request: &Parts, peer: &Peer, label: RouteLabel, clien
 }
 
 impl Seen<'_> {
+    /// What our own paths have to know of it.
+    fn asked<'a>(&'a self, peer: &'a Peer) -> Asked<'a> {
+        Asked { route: self.route, id: &self.id, peer, client: self.client }
+    }
+
     /// An answer that we made carries the id under which the log has it.
     fn ours(&self, mut response: Response<Bytes>) -> Response<Body<PooledBody>> {
         if let Ok(id) = HeaderValue::from_str(self.id.as_str()) {

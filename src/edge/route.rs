@@ -16,6 +16,8 @@ pub enum Route {
     Session,
     /// Ends chat sessions.
     Logout,
+    /// The native login.
+    Native,
     /// Under our prefix, and nothing there.
     Nowhere,
     /// On the plain listener: a challenge of a certificate authority.
@@ -36,7 +38,7 @@ impl Route {
             Self::Login => RouteLabel::Login,
             Self::Session => RouteLabel::Session,
             Self::Logout => RouteLabel::Logout,
-            Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
+            Self::Native | Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
             Self::Hidden | Self::Upstream => RouteLabel::Upstream,
         }
     }
@@ -66,6 +68,7 @@ impl Paths {
                 "login" => Route::Login,
                 "session" => Route::Session,
                 "logout" => Route::Logout,
+                "native" => Route::Native,
                 _ => Route::Nowhere,
             };
         }
@@ -131,6 +134,8 @@ mod tests {
             ("/_gantry/login", Route::Login),
             ("/_gantry/session", Route::Session),
             ("/_gantry/logout", Route::Logout),
+            ("/_gantry/native", Route::Native),
+            ("/_gantry/native/", Route::Nowhere),
             ("/_gantry/", Route::Nowhere),
             ("/_gantry/token/", Route::Nowhere),
             ("/_gantry/../api/v1/info", Route::Nowhere),

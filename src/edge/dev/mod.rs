@@ -6,7 +6,6 @@
 mod edit;
 mod html;
 mod pages;
-mod settings;
 mod socket;
 
 use std::borrow::Cow;
@@ -19,13 +18,15 @@ use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HOST, Head
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::edit::{Coding, Edit};
-use self::settings::Settings;
+use self::edit::Edit;
 use super::Edge;
+use super::settings::Settings;
+use super::settings::edit::{Coding, edited, unfasten};
 use crate::body::Body;
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::config::dev::Chosen;
 use crate::headers::local::{Elsewhere, is_local};
 use crate::login::Login;
@@ -70,7 +71,7 @@ impl Dev {
         Some(Arc::new(Self {
             elsewhere: Elsewhere::new(here, &dev.upstream),
             site: ArcSwapOption::from_pointee(dev.site.clone()),
-            settings: Settings::new(here.as_str(), &config.login.prefix, &dev.apps),
+            settings: settings(here.as_str(), &config.login.prefix, &dev.apps),
             chosen: dev.chosen.clone(),
             deny_roles: config.users.deny_roles.clone(),
             base: config.rocketchat.url.path().trim_end_matches('/').to_owned(),
@@ -146,8 +147,8 @@ impl Dev {
                 return marked(pages::unreadable(&name, id)).map(Body::full);
             }
         };
-        edit::unfasten(response.headers_mut());
-        response.map(|body| edit::edited(Arc::clone(self), body, coding, edit))
+        unfasten(response.headers_mut());
+        response.map(|body| edited(body, coding, edit::Making { dev: Arc::clone(self), edit }))
     }
 
     /// The elements that show the bar. What they load is served here, so that `'self'` lets it in.
@@ -200,6 +201,28 @@ impl Dev {
     {
         socket::join(self, client, early_client, upstream, early_upstream).await
     }
+}
+
+/// The iframe login at our own pages, under `here` and `prefix`; messages exchanged with `apps`, if there are any. Those
+/// that name the workspace's own address have to name ours.
+fn settings(here: &str, prefix: &str, apps: &[Origin]) -> Settings {
+    let mut values = vec![
+        ("Accounts_iframe_enabled", json!(true)),
+        ("Accounts_iframe_url", json!(format!("{here}{prefix}login"))),
+        ("Accounts_Iframe_api_url", json!(format!("{here}{prefix}token"))),
+        ("Accounts_Iframe_api_method", json!("POST")),
+        ("Site_Url", json!(here)),
+    ];
+    if let Some(first) = apps.first() {
+        let all: Vec<&str> = apps.iter().map(Origin::as_str).collect();
+        values.extend([
+            ("Iframe_Integration_send_enable", json!(true)),
+            ("Iframe_Integration_send_target_origin", json!(first.as_str())),
+            ("Iframe_Integration_receive_enable", json!(true)),
+            ("Iframe_Integration_receive_origin", json!(all.join(","))),
+        ]);
+    }
+    Settings::new(values)
 }
 
 fn marked<B>(mut response: Response<B>) -> Response<B> {
@@ -342,5 +365,15 @@ mod tests {
             }
             assert_eq!(edit_of(&response.body(()).unwrap(), wanted), expected, "{status} {kind} {disposition}");
         }
+    }
+
+    #[test]
+    fn host_apps_are_named_without_blanks() {
+        let apps = ["http://localhost:3000".parse().unwrap(), "http://app.localhost:4000".parse().unwrap()];
+        let settings = settings("https://chat.localhost:8443", "/_gantry/", &apps);
+        let text = r#"[{"_id":"Iframe_Integration_receive_origin","value":"*"},{"_id":"Site_Url","value":"x"}]"#;
+        let value: serde_json::Value = serde_json::from_str(&settings.replaced(text).text).unwrap();
+        assert_eq!(value[0]["value"], "http://localhost:3000,http://app.localhost:4000");
+        assert_eq!(value[1]["value"], "https://chat.localhost:8443");
     }
 }
