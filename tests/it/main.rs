@@ -25,6 +25,7 @@ mod login_limits;
 mod manual;
 mod metrics;
 mod minting;
+mod native;
 mod outages;
 mod proxying;
 mod status;

@@ -34,10 +34,16 @@ impl Stage {
 
     /// A stage with a browser of these looks.
     pub async fn with(looks: &Looks<'_>) -> Self {
+        Self::configured(looks, "").await
+    }
+
+    /// The same, with these lines at the end of Gantry's configuration.
+    pub async fn configured(looks: &Looks<'_>, more: &str) -> Self {
         let feed = Feed::default();
         let turn = audit::listen(&feed).await;
         let mut gantry = None;
         let demo = Demo::start(Ports::default(), feed, |toml| {
+            let toml = format!("{toml}\n{more}");
             let loaded = config::load(Some(("the demo's configuration", &toml)), [], &[]).expect("the demo's configuration is sound");
             let started = Bound::bind(loaded.config).and_then(Bound::start).map_err(io::Error::other);
             std::future::ready(started.map(|running| gantry.insert(running).public_addr()))
