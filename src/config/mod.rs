@@ -14,6 +14,7 @@ mod manual;
 pub mod origin;
 pub mod print;
 pub mod raw;
+pub mod rescue;
 
 use std::fmt;
 use std::net::SocketAddr;

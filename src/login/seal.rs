@@ -92,11 +92,9 @@ mod tests {
         assert_eq!(ours.open(b"name", &text).as_deref(), Some(&b"content"[..]));
         assert_eq!(seal("a-secret", b"one").open(b"name", &text).as_deref(), Some(&b"content"[..]), "at another replica");
         assert_ne!(ours.seal(b"name", b"content".to_vec()).unwrap(), text, "each has a nonce of its own");
-        for (other, context) in [
-            (seal("a-secret", b"one"), &b"another"[..]),
-            (seal("a-secret", b"two"), b"name"),
-            (seal("b-secret", b"one"), b"name"),
-        ] {
+        for (other, context) in
+            [(seal("a-secret", b"one"), &b"another"[..]), (seal("a-secret", b"two"), b"name"), (seal("b-secret", b"one"), b"name")]
+        {
             assert_eq!(other.open(context, &text), None);
         }
         for bad in ["", "A", "!", &text[..20], &"A".repeat(5_000)] {

@@ -114,6 +114,7 @@ pub(super) fn permission_for(endpoint: Endpoint, no: &Rejection) -> Refusal {
         | Endpoint::OwnMe
         | Endpoint::Me
         | Endpoint::Logout
+        | Endpoint::Login
         | Endpoint::Permissions
         | Endpoint::Roles
         | Endpoint::PublicRoles => {

@@ -82,11 +82,14 @@ async fn it_is_as_if_it_were_not_there() {
                 (reply.status, headers, reply.text().replace(id.to_str().unwrap(), "ID"))
             };
             assert_eq!(plain(&there), plain(&nowhere), "{method}");
-            assert_eq!(there.status, match method {
-                Method::GET => 404,
-                Method::OPTIONS => 204,
-                _ => 405,
-            });
+            assert_eq!(
+                there.status,
+                match method {
+                    Method::GET => 404,
+                    Method::OPTIONS => 204,
+                    _ => 405,
+                }
+            );
         }
     }
     assert_eq!(elsewhere.metric("gantry_native_logins_total{outcome=\"not_from_here\"}").await, 5);
@@ -251,7 +254,9 @@ async fn hear(socket: &mut Socket, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             let Message::Text(text) = socket.next().await.expect("open").unwrap() else { continue };
             let found: Vec<Value> = match text.strip_prefix('a') {
-                Some(frame) => serde_json::from_str::<Vec<String>>(frame).unwrap().iter().map(|one| serde_json::from_str(one).unwrap()).collect(),
+                Some(frame) => {
+                    serde_json::from_str::<Vec<String>>(frame).unwrap().iter().map(|one| serde_json::from_str(one).unwrap()).collect()
+                }
                 None => serde_json::from_str(&text).into_iter().collect(),
             };
             if let Some(found) = found.into_iter().find(|message| wanted(message)) {

@@ -251,7 +251,11 @@ fn authenticate(state: &State, call: &Call) -> Option<Caller> {
 }
 
 fn count(state: &mut State, call: &Call, endpoint: &str, peer: IpAddr) -> Option<Standing> {
-    if endpoint.starts_with('/') || endpoint.starts_with("method.call") || !state.setting_on("API_Enable_Rate_Limiter") || call.may(state, "api-bypass-rate-limit") {
+    if endpoint.starts_with('/')
+        || endpoint.starts_with("method.call")
+        || !state.setting_on("API_Enable_Rate_Limiter")
+        || call.may(state, "api-bypass-rate-limit")
+    {
         return None;
     }
     let mut rule = state.options.rate_limit?;

@@ -49,7 +49,9 @@ pub(super) fn run_login(state: &mut State, params: &Map<String, Value>) -> Resul
         let details = json!({ "method": "email", "codeGenerated": true, "availableMethods": ["email"] });
         match text("code").or(totp.and_then(|totp| totp.get("code")).and_then(Value::as_str)) {
             None => return Err(("totp-required".into(), "TOTP Required".into(), details)),
-            Some(code) if !user.code.is_empty() && user.code != code => return Err(("totp-invalid".into(), "TOTP Invalid".into(), details)),
+            Some(code) if !user.code.is_empty() && user.code != code => {
+                return Err(("totp-invalid".into(), "TOTP Invalid".into(), details));
+            }
             Some(_) => {}
         }
     }

@@ -95,11 +95,7 @@ impl Native {
             seal: Seal::new(config.rocketchat.auth_token.clone(), PURPOSE),
             lasts: native.lasts,
             here: config.server.public_origin.clone(),
-            rewriting: Rewriting::new(
-                Settings::new(vec![(SWITCH, json!(false))]),
-                config.limits.native_message,
-                Arc::clone(&metrics),
-            ),
+            rewriting: Rewriting::new(Settings::new(vec![(SWITCH, json!(false))]), config.limits.native_message, Arc::clone(&metrics)),
             audit: Audit::new(config, login.source(), Arc::clone(&metrics)),
             login,
             metrics,

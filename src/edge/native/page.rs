@@ -62,7 +62,8 @@ impl Native {
                 Ok(body) => self.wish(asked, request.headers(), &body),
                 Err(status) => {
                     asked.peer.note_unread();
-                    let mut response = json_error(status, "body_refused", "The request body is too large, too slow or malformed.", asked.id);
+                    let mut response =
+                        json_error(status, "body_refused", "The request body is too large, too slow or malformed.", asked.id);
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     response
                 }
