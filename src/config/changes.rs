@@ -23,6 +23,7 @@ fn secret<'a>(config: &'a Config, path: &str) -> Option<&'a SecretSource> {
         "server.acme.eab_hmac_key" => config.server.acme.as_ref()?.eab.as_ref().map(|(_, key)| key),
         "rocketchat.auth_token" => Some(&config.rocketchat.auth_token),
         "rocketchat.create_token_secret" => config.rocketchat.create_token_secret.as_ref(),
+        "login.native.secret" => config.login.native.secret.as_ref(),
         "session.logout_secret" => config.session.logout_secret.as_ref(),
         "session.back_channel.secret" | "session.back_channel.key_file" => {
             match &config.identity.back_channel.as_ref().filter(|back| back.section == "session.back_channel")?.keys {

@@ -5,6 +5,7 @@
 mod files;
 mod identity;
 mod limits;
+mod native;
 mod reader;
 mod rules;
 mod server;
@@ -208,6 +209,7 @@ fn login(r: &mut Reader<'_>) -> Option<Login> {
     let accent_color = r.parse("login.accent_color", rules::color);
     let page_file = r.parse_optional("login.page_file", files::readable);
     let timeout = r.duration("login.timeout");
+    let native = native::native(r);
     Some(Login {
         prefix: prefix?,
         token_paths,
@@ -217,6 +219,7 @@ fn login(r: &mut Reader<'_>) -> Option<Login> {
         accent_color: accent_color?,
         page_file,
         timeout: timeout?,
+        native: native?,
     })
 }
 

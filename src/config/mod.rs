@@ -14,6 +14,7 @@ mod manual;
 pub mod origin;
 pub mod print;
 pub mod raw;
+pub mod rescue;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -231,6 +232,8 @@ pub struct Limits {
     pub websocket_message: usize,
     /// Bounds on the workspace's answers to forwarded requests.
     pub answers: AnswerLimits,
+    /// Bytes of one answer or WebSocket message that are held at a time to change a setting in it.
+    pub native_message: usize,
 }
 
 /// `[rocketchat]`
@@ -328,6 +331,21 @@ pub struct Login {
     pub page_file: Option<PathBuf>,
     /// How long one login may take, waits for rate limits included.
     pub timeout: Duration,
+    /// The way to Rocket.Chat's own login form for one browser.
+    pub native: NativeLogin,
+}
+
+/// `[login.native]`
+#[derive(Clone, Debug)]
+pub struct NativeLogin {
+    /// Whether there is such a way. Then one of the two guards below is set.
+    pub enabled: bool,
+    /// Client addresses that it is there for; empty: all of them.
+    pub allowed_addresses: Vec<IpNet>,
+    /// What has to be typed in.
+    pub secret: Option<SecretSource>,
+    /// How long a browser stays with the native form.
+    pub lasts: Duration,
 }
 
 /// `[identity]`

@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 use crate::error::{Refusal, Whom};
 use crate::journal::Refused;
 use crate::login::SignedIn;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, NativeLogin};
 use crate::peer::RequestId;
 
 /// What stands for a person whom nobody shall see.
@@ -117,6 +117,15 @@ impl Audit {
                 tracing::info!(target: "gantry::audit", event, %id, client, outcome = refusal.kind.code(), detail, "logout refused");
             }
         }
+    }
+
+    /// Somebody used the native login, or tried to. Who it is Rocket.Chat alone learns, later.
+    pub fn native(&self, of: Of<'_>, outcome: NativeLogin) {
+        if self.shows == config::Audit::Off {
+            return;
+        }
+        let (id, client, outcome) = (of.id, self.client(of.client), outcome.as_str());
+        tracing::info!(target: "gantry::audit", event = "native_login", %id, client, outcome, "native login");
     }
 
     fn named(&self) -> bool {

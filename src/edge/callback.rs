@@ -146,8 +146,10 @@ impl Callback {
             Route::Session => self.session(asked, request.headers()).await,
             Route::Logout => self.logout(asked, request.headers(), &body).await,
             Route::Login => pages.loading(&LoadingRequest::new(*asked.id, request.uri().query())),
+            // The last ones are answered before.
             Route::GuardScript
             | Route::Script(_)
+            | Route::Native
             | Route::Nowhere
             | Route::Hidden
             | Route::Upstream

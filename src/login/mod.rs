@@ -12,6 +12,7 @@ mod host_logout;
 mod once;
 mod rates;
 pub mod recheck;
+pub mod seal;
 mod standing;
 mod table;
 #[cfg(test)]

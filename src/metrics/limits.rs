@@ -30,11 +30,13 @@ pub enum Limit {
     SyncQueue,
     /// `limits.sync_records`: a record went of what was given to somebody, who keeps it now.
     SyncRecords,
+    /// `limits.native_message`
+    NativeMessage,
 }
 
 impl Limit {
     /// Every limit, so that its count starts at zero.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::LoginsPerClient,
         Self::LoginsPerSession,
         Self::UnknownSessionsPerClient,
@@ -46,6 +48,7 @@ impl Limit {
         Self::LogoutTokens,
         Self::SyncQueue,
         Self::SyncRecords,
+        Self::NativeMessage,
     ];
 
     /// The label's value.
@@ -62,6 +65,7 @@ impl Limit {
             Self::LogoutTokens => "max_tokens",
             Self::SyncQueue => "sync_queue",
             Self::SyncRecords => "sync_records",
+            Self::NativeMessage => "native_message",
         }
     }
 }

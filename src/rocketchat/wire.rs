@@ -38,6 +38,8 @@ pub(crate) enum Endpoint {
     /// `me` of a user: the limiter does not know the service account's permissions there.
     Me,
     Logout,
+    /// With a password.
+    Login,
     /// Which roles have which permission; needs a login and no permission.
     Permissions,
     Roles,
@@ -77,6 +79,7 @@ impl Endpoint {
             Self::CreateToken => "/api/v1/users.createToken",
             Self::OwnMe | Self::Me => "/api/v1/me",
             Self::Logout => "/api/v1/logout",
+            Self::Login => "/api/v1/login",
             Self::Permissions => "/api/v1/permissions.listAll",
             Self::Roles => "/api/v1/roles.list",
             Self::PublicRoles => "/api/v1/roles.getUsersInPublicRoles",
@@ -123,6 +126,7 @@ impl Endpoint {
             | Self::UsersUpdate
             | Self::CreateToken
             | Self::Logout
+            | Self::Login
             | Self::RemoveToken
             | Self::WriteSetting
             | Self::SetAvatar
@@ -146,6 +150,8 @@ pub(super) struct Ask<'a> {
     pub(super) item: &'a str,
     /// User id and token, sent as `X-User-Id` and `X-Auth-Token`.
     pub(super) as_user: Option<(&'a str, Secret)>,
+    /// Method and code, sent as `X-2fa-Method` and `X-2fa-Code`.
+    pub(super) second_factor: Option<(&'static str, Secret)>,
     pub(super) query: &'a [(&'a str, &'a str)],
     pub(super) body: Option<Value>,
     /// Goes out although the breaker is open.
@@ -156,11 +162,16 @@ pub(super) struct Ask<'a> {
 
 impl<'a> Ask<'a> {
     pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, item: "", as_user: None, query: &[], body: None, force: false, aside: false }
+        Self { endpoint, item: "", as_user: None, second_factor: None, query: &[], body: None, force: false, aside: false }
     }
 
     pub(super) fn by(mut self, id: &'a str, token: Secret) -> Self {
         self.as_user = Some((id, token));
+        self
+    }
+
+    pub(super) fn passing(mut self, method: &'static str, code: Secret) -> Self {
+        self.second_factor = Some((method, code));
         self
     }
 
@@ -428,6 +439,12 @@ fn headers(ask: &Ask<'_>, public_scheme: &'static str) -> Result<HeaderMap, ApiE
         token.set_sensitive(true);
         headers.insert("x-user-id", id);
         headers.insert("x-auth-token", token);
+    }
+    if let Some((method, code)) = &ask.second_factor {
+        let mut code = HeaderValue::try_from(code.expose()).map_err(|_| ApiError::Unsendable("the code cannot be sent in a header"))?;
+        code.set_sensitive(true);
+        headers.insert("x-2fa-method", HeaderValue::from_static(method));
+        headers.insert("x-2fa-code", code);
     }
     Ok(headers)
 }

@@ -123,6 +123,7 @@ pub(super) fn permission_for(endpoint: Endpoint, no: &Rejection) -> Refusal {
         | Endpoint::OwnMe
         | Endpoint::Me
         | Endpoint::Logout
+        | Endpoint::Login
         | Endpoint::Permissions
         | Endpoint::Roles
         | Endpoint::PublicRoles

@@ -29,6 +29,7 @@ mod login_limits;
 mod manual;
 mod metrics;
 mod minting;
+mod native;
 mod outages;
 mod pages;
 mod proxying;

@@ -50,6 +50,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
         r.warn("limits.logins_per_session", "is more than limits.logins_per_client, so it never has an effect");
     }
     let answers = answers(r);
+    let native_message = r.integer("limits.native_message", 65_536..=1_073_741_824);
     Some(Limits {
         connections: or_any(connections?),
         connections_per_client: or_any(connections_per_client?),
@@ -73,6 +74,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
         page_memory: page_memory?,
         websocket_message: websocket_message?,
         answers: answers?,
+        native_message: native_message?,
     })
 }
 

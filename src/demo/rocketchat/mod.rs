@@ -172,7 +172,7 @@ impl Workspace {
 
     /// Sets a setting.
     pub fn set_setting(&self, id: &str, value: impl Into<serde_json::Value>) {
-        self.0.shared.write(|state| state.settings.insert(id.to_owned(), value.into()));
+        self.0.shared.write(|state| state.set(id, value.into()));
     }
 
     /// Up- or downgrades the workspace; the data stays.

@@ -273,6 +273,8 @@ pub struct Options {
     pub settings: Vec<(String, serde_json::Value)>,
     /// The environment variable `SETTINGS_BLOCKED`: settings that REST cannot change.
     pub blocked_settings: Vec<String>,
+    /// Settings whose values stay as they are although a change of them is accepted.
+    pub fixed_settings: Vec<String>,
     /// The REST rate limiter; `None` when off.
     pub rate_limit: Option<RateLimit>,
     /// REST CORS.
@@ -313,6 +315,7 @@ impl Default for Options {
             iframe: Iframe { enabled: false, url: String::new(), api_url: String::new(), api_method: "POST".into() },
             settings: Vec::new(),
             blocked_settings: Vec::new(),
+            fixed_settings: Vec::new(),
             rate_limit: Some(RateLimit::default()),
             cors: RestCors::Off,
             latency: Duration::ZERO,

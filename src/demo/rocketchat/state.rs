@@ -49,6 +49,9 @@ pub struct State {
     pub rooms: Vec<Room>,
     /// When a name, address or username was last changed: user id, field, moment.
     pub(super) profile_changes: HashMap<(String, &'static str), Instant>,
+    /// When each setting was changed last, in milliseconds since 1970, and those that the sockets have to be told of.
+    pub(super) settings_changed: BTreeMap<String, u64>,
+    pub(super) announced: Vec<Value>,
     pub(super) messages: Vec<Value>,
     pub(super) limiter: Limiter,
     pub(super) plan: Plan,
@@ -62,6 +65,7 @@ pub struct State {
 impl State {
     pub(super) fn new(options: Options) -> Self {
         let settings = settings::initial(&options);
+        let started = now_ms();
         let mut state = Self {
             options,
             settings,
@@ -70,6 +74,8 @@ impl State {
             files: HashMap::new(),
             rooms: Vec::new(),
             profile_changes: HashMap::new(),
+            settings_changed: BTreeMap::new(),
+            announced: Vec::new(),
             messages: Vec::new(),
             limiter: Limiter::default(),
             plan: Plan::default(),
@@ -79,6 +85,7 @@ impl State {
             by_name: HashMap::new(),
             by_email: HashMap::new(),
         };
+        state.settings_changed = state.settings.keys().map(|id| (id.clone(), started)).collect();
         let service = state.options.service.clone();
         state.insert(User {
             id: service.id,
@@ -237,6 +244,13 @@ impl State {
     /// Active users that need a seat.
     pub(super) fn seats_taken(&self) -> usize {
         self.users.values().filter(|u| !u.inactive && u.kind == UserKind::User && !u.roles.iter().any(|r| r == SERVICE_ROLE)).count()
+    }
+
+    /// Sets a setting; clients that listen are told.
+    pub(super) fn set(&mut self, id: &str, value: Value) {
+        self.settings_changed.insert(id.to_owned(), now_ms());
+        self.announced.push(serde_json::json!({ "_id": id, "value": value }));
+        self.settings.insert(id.to_owned(), value);
     }
 
     pub(super) fn setting(&self, id: &str) -> &Value {

@@ -80,6 +80,8 @@ pub struct User {
     pub password: String,
     /// Whether logging in by password or by `services.iframe.token` asks for a second factor.
     pub two_factor: bool,
+    /// The code that passes for it; any does when it is empty.
+    pub code: String,
     /// `services.iframe.token`.
     pub iframe_token: Option<String>,
     /// `services.resume.loginTokens`, oldest first.

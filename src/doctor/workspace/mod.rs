@@ -35,6 +35,11 @@ pub(super) fn settings_checks(config: &Config, settings: &Settings) -> Vec<Findi
 /// The groups of checks, in the order in which one depends on another.
 const GROUPS: [&str; 9] = ["workspace", "account", "permissions", "minting", "iframe", "integration", "settings", "users", "sync"];
 
+/// The version of the workspace, as it tells strangers.
+pub(super) async fn version(context: &Context) -> Result<String, Box<Finding>> {
+    reach::reach(context).await.map(|reached| reached.version)
+}
+
 /// Asks the workspace and judges what it says.
 pub(super) async fn checks(context: &Context) -> Vec<Finding> {
     let mut findings = match reach::reach(context).await {
