@@ -39,23 +39,23 @@ impl Seal {
         self
     }
 
-    /// `content` as text that fits into a cookie. It opens with the same `context` only. `None` when the system has no
+    /// `content` as text that fits into a cookie. It opens with the same `bound_to` only. `None` when the system has no
     /// randomness.
-    pub fn seal(&self, context: &[u8], mut content: Vec<u8>) -> Option<String> {
+    pub fn seal(&self, bound_to: &[u8], mut content: Vec<u8>) -> Option<String> {
         let keys = self.keys();
         let (_, key) = keys.first()?;
-        let nonce = key.seal_in_place_append_tag(Aad::from(context), &mut content).ok()?;
+        let nonce = key.seal_in_place_append_tag(Aad::from(bound_to), &mut content).ok()?;
         Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &content].concat()))
     }
 
     /// What was sealed; `None` for anything else.
-    pub fn open(&self, context: &[u8], text: &str) -> Option<Vec<u8>> {
+    pub fn open(&self, bound_to: &[u8], text: &str) -> Option<Vec<u8>> {
         let raw = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (nonce, sealed) = raw.split_at_checked(NONCE)?;
         self.keys().iter().find_map(|(_, key)| {
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             let mut sealed = sealed.to_vec();
-            let content = key.open_in_place(nonce, Aad::from(context), &mut sealed).ok()?;
+            let content = key.open_in_place(nonce, Aad::from(bound_to), &mut sealed).ok()?;
             Some(content.to_vec())
         })
     }
