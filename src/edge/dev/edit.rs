@@ -106,7 +106,7 @@ struct Work {
 impl Work {
     /// The next piece that can go on; `None` when more has to come.
     fn take(&mut self, coded: &mut Bytes) -> io::Result<Option<Bytes>> {
-        while let Some(plain) = self.decoder.next(coded)? {
+        while let Some(plain) = self.decoder.read(coded)? {
             if self.settled {
                 return Ok(Some(plain));
             }
