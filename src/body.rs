@@ -34,13 +34,13 @@ pub struct Passing<U> {
     state: State,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     Coming,
+    /// It broke off, which is told at the next turn: what went before, the head of the answer too, is on its way by then.
+    Breaking(Option<BodyError>),
     /// All has come, and what is left has been given.
     Done,
-    /// It broke off, which has been told.
-    Broken,
 }
 
 impl<U> Passing<U> {
@@ -57,19 +57,24 @@ where
 {
     /// What comes out of it next. Trailers stay behind: they tell of bytes that were changed.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if self.state != State::Coming {
-            return Poll::Ready(None);
+        match &mut self.state {
+            State::Coming => {}
+            State::Breaking(error) => return Poll::Ready(error.take().map(Err)),
+            State::Done => return Poll::Ready(None),
         }
-        let next = ready!(self.poll_next(cx));
-        if matches!(next, Some(Err(_))) {
-            self.state = State::Broken;
+        match ready!(self.poll_next(cx)) {
+            Some(Err(error)) => {
+                self.state = State::Breaking(Some(error));
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            next => Poll::Ready(next),
         }
-        Poll::Ready(next)
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
-            match self.page.next() {
+            match self.page.made() {
                 Ok(Some(made)) => return Poll::Ready(Some(Ok(made))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
@@ -133,7 +138,7 @@ where
         match self {
             Self::Ours(bytes) => bytes.is_none(),
             Self::Passed(body) => body.is_end_stream(),
-            Self::Page(passing) => passing.state != State::Coming,
+            Self::Page(passing) => matches!(passing.state, State::Done | State::Breaking(None)),
             Self::Fed(_) => false,
         }
     }

@@ -90,7 +90,7 @@ impl Decoder {
     ///
     /// # Errors
     /// It is not what it was said to be.
-    pub fn next(&mut self, coded: &mut Bytes) -> io::Result<Option<Bytes>> {
+    pub fn read(&mut self, coded: &mut Bytes) -> io::Result<Option<Bytes>> {
         while !coded.is_empty() || self.holds() {
             let mut plain = Vec::new();
             self.decode(coded, super::STEP, &mut plain)?;
@@ -109,10 +109,9 @@ impl Decoder {
         match self {
             Self::Plain => Ok(()),
             Self::Gzip(decoder) => decoder.try_finish(),
-            Self::Deflate => Err(broken_off()),
             Self::Inflate(decoder) if decoder.ended => Ok(()),
             Self::Brotli(decoder) if decoder.ended => Ok(()),
-            Self::Inflate(_) | Self::Brotli(_) => Err(broken_off()),
+            Self::Deflate | Self::Inflate(_) | Self::Brotli(_) => Err(broken_off()),
         }
     }
 }

@@ -46,7 +46,7 @@ impl Page {
         self.insertion.also(markup);
     }
 
-    /// Takes the next piece as it came. What came before has to be done ([`next`](Self::next)).
+    /// Takes the next piece as it came. What came before has to be done ([`made`](Self::made)).
     pub fn take(&mut self, coded: Bytes) {
         debug_assert!(self.input.is_empty(), "a piece was left");
         self.input = coded;
@@ -56,7 +56,7 @@ impl Page {
     ///
     /// # Errors
     /// What came is not what it was said to be.
-    pub fn next(&mut self) -> io::Result<Option<Bytes>> {
+    pub fn made(&mut self) -> io::Result<Option<Bytes>> {
         while !self.input.is_empty() || self.decoder.holds() {
             if self.encoder.is_none() && self.insertion.is_settled() && self.decoder.is_plain() {
                 return Ok(Some(std::mem::take(&mut self.input)));
@@ -82,7 +82,7 @@ impl Page {
     pub fn whole(&mut self, coded: Bytes) -> io::Result<Bytes> {
         self.take(coded);
         let mut out = Vec::new();
-        while let Some(made) = self.next()? {
+        while let Some(made) = self.made()? {
             out.extend_from_slice(&made);
         }
         out.extend_from_slice(&self.finish()?);
@@ -137,7 +137,7 @@ mod tests {
         let mut out = Vec::new();
         for piece in pieces {
             page.take(piece.into());
-            while let Some(made) = page.next()? {
+            while let Some(made) = page.made()? {
                 assert!(!made.is_empty());
                 out.extend_from_slice(&made);
             }
@@ -164,11 +164,12 @@ mod tests {
 
     /// A page of about this many bytes, hardly compressible in parts.
     fn long(size: usize) -> String {
+        use std::fmt::Write as _;
         let mut seed = 7_u64;
         let mut text = String::from("<!doctype html><html><head><title>x</title></head><body>");
         while text.len() < size {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            text += &format!("<p>{seed:x} and the same words again and again</p>");
+            write!(text, "<p>{seed:x} and the same words again and again</p>").unwrap();
         }
         text + "</body></html>"
     }
@@ -257,7 +258,7 @@ mod tests {
                     part.as_bytes().to_vec()
                 };
                 page.take(piece.into());
-                while let Some(made) = page.next().unwrap() {
+                while let Some(made) = page.made().unwrap() {
                     seen.extend_from_slice(&made);
                 }
                 let shown = if again {
@@ -283,7 +284,7 @@ mod tests {
         let mut page = page(Decoder::named("gzip").unwrap());
         page.take(coded.into());
         let (mut total, mut largest) = (0, 0);
-        while let Some(made) = page.next().unwrap() {
+        while let Some(made) = page.made().unwrap() {
             total += made.len();
             largest = largest.max(made.len());
         }
@@ -295,10 +296,10 @@ mod tests {
     fn what_is_settled_is_not_copied() {
         let mut page = page(Decoder::named("identity").unwrap());
         page.take(Bytes::from_static(b"<head><title>"));
-        while page.next().unwrap().is_some() {}
+        while page.made().unwrap().is_some() {}
         let piece = Bytes::from_static(b"<p>the very same bytes</p>");
         page.take(piece.clone());
-        let made = page.next().unwrap().unwrap();
+        let made = page.made().unwrap().unwrap();
         assert_eq!(made.as_ptr(), piece.as_ptr());
     }
 

@@ -128,7 +128,6 @@
   }
 
   function signedOut(reason) {
-    if (!shown) return;
     shown = null;
     tell('signed-out', { reason: reason });
   }
@@ -334,8 +333,7 @@
   function logout() {
     const token = read(TOKEN);
     if (!token) {
-      tell('signed-out', { reason: 'logout' });
-      shown = null;
+      signedOut('logout');
       return;
     }
     const user = read(USER);

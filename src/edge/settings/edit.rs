@@ -79,7 +79,7 @@ where
 {
     while let Some(frame) = body.frame().await {
         let Ok(mut data) = frame?.into_data() else { continue };
-        while let Some(plain) = work.decoder.next(&mut data)? {
+        while let Some(plain) = work.decoder.read(&mut data)? {
             let piece = work.plain(plain, false);
             if !piece.is_empty() && pieces.send(Ok(piece)).await.is_err() {
                 return Ok(());
