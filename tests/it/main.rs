@@ -30,6 +30,7 @@ mod proxying;
 mod status;
 mod reload;
 mod smuggling;
+mod sockets;
 mod support;
 mod tls;
 mod transport;
