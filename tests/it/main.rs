@@ -37,6 +37,7 @@ mod recheck;
 mod status;
 mod reload;
 mod smuggling;
+mod sockets;
 mod support;
 mod sync;
 mod tls;

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod authority;
 pub mod browser;
 pub mod handshake;
+pub mod fork;
 pub mod http2;
 pub mod collector;
 pub mod doctor;
