@@ -240,9 +240,13 @@ async fn a_page_is_told_each_thing_once_and_by_nobody_else() {
 
     // A page that takes the frame away at once, on its way to a logout of its own.
     pages.frame_says("say({ event: 'signed-in', id: '1', username: 'ada' })").await;
-    pages.top("window.before = performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/_gantry/logout')).length").await;
+    pages
+        .top("window.before = performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/_gantry/logout')).length")
+        .await;
     pages.top("const gone = chat; gone.logout(); gone.destroy()").await;
-    browser.wait(TOP, "performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/_gantry/logout')).length > before").await;
+    browser
+        .wait(TOP, "performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/_gantry/logout')).length > before")
+        .await;
     pages.top("listen(Gantry.mount('#chat', { room: 'general' }))").await;
 
     let mistakes = "return [
