@@ -11,7 +11,8 @@
 //! * [`outbound`]: connections to the workspace and the host app
 //! * [`rocketchat`]: the workspace in verbs of our domain
 //! * [`identity`]: who the host app's session says the caller is
-//! * [`directory`], [`tokens`], [`login`]: identity → user → login token
+//! * [`directory`], [`tokens`], [`sync`], [`login`]: identity → user → login token, and what an account is kept
+//!   up to date with
 //! * [`certs`]: the certificates that the TLS listener shows
 //! * [`listen`]: accepting connections; knows nothing of what is answered
 //! * [`edge`]: the request path
@@ -39,6 +40,7 @@ pub mod rocketchat;
 pub mod identity;
 pub mod directory;
 pub mod tokens;
+pub mod sync;
 pub mod login;
 pub mod certs;
 pub mod listen;

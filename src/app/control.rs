@@ -21,6 +21,7 @@ use crate::lifecycle::service::{Heartbeats, ServiceManager};
 use crate::lifecycle::sweep::Sweep;
 use crate::lifecycle::{Health, Stop};
 use crate::listen::{self, Listener, ProxyPeers, Settings};
+use crate::login::recheck;
 use crate::metrics::Metrics;
 use crate::rocketchat::Client;
 
@@ -30,6 +31,8 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_WHEN_DOWN: Duration = Duration::from_secs(1);
 /// How often it is looked whether a reload concerns the certificates.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long changes of accounts that are due may still be written at the end.
+const LAST_CHANGES: Duration = Duration::from_secs(3);
 /// Before a task of this thread that panicked is begun again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -50,9 +53,16 @@ impl Control {
         let Self { watch, lasting, admin, reloader, watchdog, metrics } = self;
         LocalSet::new().block_on(runtime, async move {
             let site = Arc::clone(&watch.site);
+            let last = Arc::clone(&site);
             let limits = site.load().config.limits;
+            let watch_site = Arc::clone(&site);
             tokio::task::spawn_local(again_after_panics(move || watch.clone().run()));
             tokio::task::spawn_local(again_after_panics(move || keep_certificates(Arc::clone(&site), lasting.clone())));
+            let current = Arc::clone(&watch_site);
+            tokio::task::spawn_local(again_after_panics(move || {
+                let current = Arc::clone(&current);
+                recheck::run(move || current.load().login.clone())
+            }));
             tokio::task::spawn_local(reloader.run());
             if let Some(watchdog) = watchdog {
                 tokio::task::spawn_local(watchdog.run());
@@ -62,6 +72,8 @@ impl Control {
             }
             // The sender is dropped or used when all workers have ended.
             let _ = finished.await;
+            let login = last.load().login.clone();
+            login.sync().finish(LAST_CHANGES).await;
             Ok(())
         })
     }

@@ -40,7 +40,7 @@ pub(super) struct Site {
     pub(super) way: Arc<Way>,
     pub(super) certificates: Option<Certificates>,
     pub(super) client: Client,
-    login: Login,
+    pub(super) login: Login,
 }
 
 /// The way to the workspace and the host app. While it stays the same, connections do too.
@@ -128,7 +128,8 @@ impl Site {
                 tokens: same_workspace,
             };
             // Its keys stay in memory unless something about it is new.
-            let validator = (!same_identity || !same_way).then(|| validator(&config, &way));
+            let same_issuer = kept(&["session.back_channel."]).is_some();
+            let validator = (!same_identity || !same_way || !same_issuer).then(|| validator(&config, &way));
             old.renewed(&config, validator, client.clone(), held)
         } else {
             let validator = validator(&config, &way);
@@ -138,6 +139,8 @@ impl Site {
             .map_err(|why| StartError::new("login", why))?;
         let certificates = certificates(&config, before.as_ref())?;
         let policies = policies.traced(tracer.clone()).for_dev(&config, client.clone());
+        // Now that nothing can fail any more: it is one for all generations.
+        login.sync().configure(&config, client.clone());
         let generation = before.map_or(0, |before| before.site.generation) + 1;
         let acme_since = kept(&["server.acme."]).map_or(generation, |old| old.acme_since);
         Ok(Self { generation, acme_since, config, policies: Arc::new(policies), way, certificates, client, login })

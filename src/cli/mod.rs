@@ -7,6 +7,7 @@ mod doctor;
 mod embed;
 mod health;
 mod read;
+mod rescue;
 mod run;
 mod signals;
 
@@ -78,6 +79,12 @@ enum Command {
         #[arg(long, value_name = "NAME: VALUE")]
         header: Vec<String>,
     },
+    /// Switches the workspace's iframe login off, and on again, over REST: for the day on which nobody gets in.
+    ///
+    /// Goes straight to Rocket.Chat, past Gantry and the host app, and works when the rest of the configuration is broken:
+    /// it needs Rocket.Chat's address, and the service account or an administrator who logs in. Exits with 0 when it is as
+    /// asked for, 1 when Rocket.Chat refuses, 64 when something is missing, 69 when there is no Rocket.Chat to ask.
+    Rescue(rescue::RescueArgs),
     /// Shows any workspace on this machine alone, signed in as whoever is picked: dev --upstream URL --as USER.
     Dev(Options),
     /// Prints the script element for host pages, with the integrity hash of this version.
@@ -136,6 +143,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, env: impl IntoIterator<Ite
             clap_complete::generate(shell, &mut Cli::command(), "gantry", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
+        Command::Rescue(args) => rescue::run(&args, &cli.config, env),
         Command::Demo { port } => demo::run(port),
         Command::Dev(options) => dev::run(&options, &cli.config, env),
     }

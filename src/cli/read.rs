@@ -8,8 +8,7 @@ use crate::config::{self, Loaded, Problem};
 /// Reads the configuration.
 pub(super) fn load(args: &ConfigArgs, env: Vec<(String, String)>) -> Result<Loaded, Vec<Problem>> {
     let flags = set_flags(args)?;
-    let found = named(args, &env);
-    let found = found.or_else(|| ["proxy.toml", "/etc/gantry/proxy.toml"].iter().map(PathBuf::from).find(|path| path.exists()));
+    let found = found(args, &env);
     let text = found.as_deref().map(read).transpose()?;
     let name = found.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default();
     config::load(text.as_deref().map(|text| (name.as_str(), text)), env, &flags)
@@ -27,6 +26,11 @@ pub(super) fn set_flags(args: &ConfigArgs) -> Result<Vec<(String, String)>, Vec<
         Ok((key.trim().to_owned(), value.to_owned()))
     };
     args.set.iter().map(split).collect()
+}
+
+/// The configuration file that was asked for, or else the one that is there.
+pub(super) fn found(args: &ConfigArgs, env: &[(String, String)]) -> Option<PathBuf> {
+    named(args, env).or_else(|| ["proxy.toml", "/etc/gantry/proxy.toml"].iter().map(PathBuf::from).find(|path| path.exists()))
 }
 
 /// The configuration file that was asked for.

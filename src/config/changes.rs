@@ -23,7 +23,15 @@ fn secret<'a>(config: &'a Config, path: &str) -> Option<&'a SecretSource> {
         "server.acme.eab_hmac_key" => config.server.acme.as_ref()?.eab.as_ref().map(|(_, key)| key),
         "rocketchat.auth_token" => Some(&config.rocketchat.auth_token),
         "rocketchat.create_token_secret" => config.rocketchat.create_token_secret.as_ref(),
+        "login.native.secret" => config.login.native.secret.as_ref(),
         "session.logout_secret" => config.session.logout_secret.as_ref(),
+        "session.back_channel.secret" | "session.back_channel.key_file" => {
+            match &config.identity.back_channel.as_ref().filter(|back| back.section == "session.back_channel")?.keys {
+                JwtKeys::SharedSecret(secret) if path.ends_with("secret") => Some(secret),
+                JwtKeys::PublicKey(key) if path.ends_with("key_file") => Some(key),
+                _ => None,
+            }
+        }
         "identity.jwt.secret" | "identity.jwt.key_file" => {
             let IdentitySource::Jwt(jwt) = &config.identity.source else { return None };
             match &jwt.keys {
@@ -86,6 +94,9 @@ session.logout_secret = "a-logout-secret-of-some-length"
                     ("server.acme.eab_key_id", "kid"),
                     ("server.acme.cache_dir", dir.path().to_str().unwrap()),
                     ("server.tls.listen", "127.0.0.1:8443"),
+                    ("session.back_channel.issuer", "https://id.example.com"),
+                    ("session.back_channel.audience", "chat"),
+                    ("session.back_channel.algorithms", "HS256"),
                 ]
                 .map(|(key, value)| (key.to_owned(), value.to_owned())),
             )

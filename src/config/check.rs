@@ -5,10 +5,12 @@
 mod files;
 mod identity;
 mod limits;
+mod native;
 mod reader;
 mod rules;
 mod server;
 mod session;
+mod sync;
 
 pub use self::rules::log_level;
 
@@ -69,6 +71,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
     let login = login(r);
     let identity = identity::identity(r, server.as_ref().is_some_and(|server| server.trusted_proxies.is_empty()));
     let users = users(r);
+    let sync = sync::sync(r, users.as_ref());
     let cache = caches(r);
     let session = session::session(r);
     let log = log(r);
@@ -86,6 +89,7 @@ fn config(r: &mut Reader<'_>) -> Option<Config> {
         login,
         identity,
         users: users?,
+        sync: sync?,
         cache: cache?,
         session: session?,
         log: log?,
@@ -205,6 +209,7 @@ fn login(r: &mut Reader<'_>) -> Option<Login> {
     let accent_color = r.parse("login.accent_color", rules::color);
     let page_file = r.parse_optional("login.page_file", files::readable);
     let timeout = r.duration("login.timeout");
+    let native = native::native(r);
     Some(Login {
         prefix: prefix?,
         token_paths,
@@ -214,6 +219,7 @@ fn login(r: &mut Reader<'_>) -> Option<Login> {
         accent_color: accent_color?,
         page_file,
         timeout: timeout?,
+        native: native?,
     })
 }
 

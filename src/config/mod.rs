@@ -14,6 +14,7 @@ mod manual;
 pub mod origin;
 pub mod print;
 pub mod raw;
+pub mod rescue;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -51,6 +52,8 @@ pub struct Config {
     pub identity: Identity,
     /// How an identity becomes a Rocket.Chat user.
     pub users: Users,
+    /// What of an identity is kept up to date in its account.
+    pub sync: SyncRules,
     /// Sizes and lives of the three caches.
     pub cache: Caches,
     /// Ending sessions from outside.
@@ -213,6 +216,10 @@ pub struct Limits {
     pub host_app_calls: usize,
     /// Calls under way to the workspace at a time.
     pub rocketchat_calls: usize,
+    /// People whose accounts may wait to be brought up to date.
+    pub sync_queue: usize,
+    /// People of whom it is remembered what was added to their accounts.
+    pub sync_records: usize,
     /// Calls that may wait for their turn, for each of the two.
     pub queue: usize,
     /// How long they may wait.
@@ -225,6 +232,8 @@ pub struct Limits {
     pub websocket_message: usize,
     /// Bounds on the workspace's answers to forwarded requests.
     pub answers: AnswerLimits,
+    /// Bytes of one answer or WebSocket message that are held at a time to change a setting in it.
+    pub native_message: usize,
 }
 
 /// `[rocketchat]`
@@ -322,6 +331,21 @@ pub struct Login {
     pub page_file: Option<PathBuf>,
     /// How long one login may take, waits for rate limits included.
     pub timeout: Duration,
+    /// The way to Rocket.Chat's own login form for one browser.
+    pub native: NativeLogin,
+}
+
+/// `[login.native]`
+#[derive(Clone, Debug)]
+pub struct NativeLogin {
+    /// Whether there is such a way. Then one of the two guards below is set.
+    pub enabled: bool,
+    /// Client addresses that it is there for; empty: all of them.
+    pub allowed_addresses: Vec<IpNet>,
+    /// What has to be typed in.
+    pub secret: Option<SecretSource>,
+    /// How long a browser stays with the native form.
+    pub lasts: Duration,
 }
 
 /// `[identity]`
@@ -331,6 +355,25 @@ pub struct Identity {
     pub source: IdentitySource,
     /// Where each field stands in what the source answers.
     pub claims: Claims,
+    /// What logout tokens are checked with, where the identity provider may send them.
+    pub back_channel: Option<BackChannel>,
+}
+
+/// `[session.back_channel]`: OpenID Connect Back-Channel Logout 1.0.
+#[derive(Clone, Debug)]
+pub struct BackChannel {
+    /// The `iss` expected.
+    pub issuer: String,
+    /// The `aud` expected (one of).
+    pub audience: Vec<String>,
+    /// The algorithms accepted; all of one key family.
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// What the signature is checked with.
+    pub keys: JwtKeys,
+    /// Clock skew forgiven.
+    pub leeway: Duration,
+    /// Where these keys stand: in their own section, or in `identity.jwt`.
+    pub section: &'static str,
 }
 
 /// The closed set of identity sources.
@@ -437,6 +480,12 @@ pub struct Claims {
     pub name: String,
     /// A list of strings, or one string split at commas and blanks.
     pub roles: String,
+    /// The identity provider's id of the session.
+    pub sid: String,
+    /// Whether the person may be here at all; empty: not looked at.
+    pub active: String,
+    /// The address of a picture.
+    pub avatar: String,
 }
 
 /// `[users]`
@@ -467,6 +516,68 @@ pub enum MatchBy {
     Username,
     /// The e-mail address, where the host app vouches for it.
     Email,
+}
+
+/// `[sync]`: what of an identity is kept up to date in its account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncRules {
+    /// The display name.
+    pub name: bool,
+    /// The e-mail address, where the host app vouches for it.
+    pub email: bool,
+    /// The username.
+    pub username: bool,
+    /// The picture.
+    pub avatar: bool,
+    /// Which host role gives which role id.
+    pub roles: Vec<ByRole>,
+    /// Names of channels that everybody is put into.
+    pub channels: Vec<String>,
+    /// Which host role gives which channel.
+    pub channels_by_role: Vec<ByRole>,
+    /// Names of teams that everybody is put into.
+    pub teams: Vec<String>,
+    /// Which host role gives which team.
+    pub teams_by_role: Vec<ByRole>,
+    /// How long an account that was in order is not looked at again.
+    pub every: Duration,
+    /// Between two changes of one account's name, e-mail address or username.
+    pub profile_pause: Duration,
+    /// Where it is kept what was added to whom.
+    pub state_file: Option<PathBuf>,
+}
+
+/// What a role of the host app gives in the workspace: `host-role=thing`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByRole {
+    /// The host app's role.
+    pub host: String,
+    /// A role id, or the name of a channel or team.
+    pub gives: String,
+}
+
+impl SyncRules {
+    /// Whether anything is to be kept up to date.
+    pub fn any(&self) -> bool {
+        let profile = self.name || self.email || self.username || self.avatar;
+        profile || !self.roles.is_empty() || self.rooms()
+    }
+
+    /// Whether channels or teams are given.
+    pub fn rooms(&self) -> bool {
+        let (channels, teams) = (&self.channels, &self.teams);
+        !(channels.is_empty() && self.channels_by_role.is_empty() && teams.is_empty() && self.teams_by_role.is_empty())
+    }
+
+    /// Every channel that is given to somebody.
+    pub fn all_channels(&self) -> impl Iterator<Item = &str> {
+        self.channels.iter().map(String::as_str).chain(self.channels_by_role.iter().map(|one| one.gives.as_str()))
+    }
+
+    /// Every team that is given to somebody.
+    pub fn all_teams(&self) -> impl Iterator<Item = &str> {
+        self.teams.iter().map(String::as_str).chain(self.teams_by_role.iter().map(|one| one.gives.as_str()))
+    }
 }
 
 /// `[cache]`
@@ -508,6 +619,21 @@ pub struct Session {
     pub cookie_bridge: bool,
     /// Lets the host app's server end a user's chat sessions.
     pub logout_secret: Option<SecretSource>,
+    /// What is called at the host app when a person logs out of the chat.
+    pub host_logout: Option<HostLogout>,
+    /// Logout tokens that are remembered, so that none counts twice.
+    pub logout_tokens: usize,
+}
+
+/// The host app's own logout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLogout {
+    /// Its address.
+    pub url: Url,
+    /// How it is called.
+    pub method: http::Method,
+    /// How long it may take.
+    pub timeout: Duration,
 }
 
 /// `[log]`

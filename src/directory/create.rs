@@ -150,7 +150,7 @@ fn create_word(error: &CreateError) -> &'static str {
 }
 
 /// A display name without the characters that Rocket.Chat refuses; `None` when nothing is left.
-fn display_name(name: &str) -> Option<String> {
+pub(crate) fn display_name(name: &str) -> Option<String> {
     let clean: String = name.chars().map(|c| if c.is_control() || matches!(c, '<' | '>' | '\\' | '/' | '%') { ' ' } else { c }).collect();
     let words: Vec<&str> = clean.split_whitespace().collect();
     let name: String = words.join(" ").chars().take(120).collect();

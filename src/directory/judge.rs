@@ -161,6 +161,7 @@ mod tests {
             email_trusted: true,
             name: None,
             roles: Vec::new(),
+            avatar: None,
         };
         let user = User {
             id: "u1".to_owned(),

@@ -24,6 +24,9 @@ use crate::metrics::Metrics;
 use crate::rocketchat::{Client, User};
 use crate::trace;
 
+pub(crate) use create::display_name;
+pub(crate) use names::{account_name, marked_name};
+
 use judge::{By, Mark, Verdict, judge};
 
 /// How long a full workspace is taken at its word before another create is tried.

@@ -114,7 +114,15 @@ mod tests {
     use crate::rocketchat::DEFAULT_RULE;
 
     fn identity(id: &str, username: &str) -> Identity {
-        Identity { id: id.to_owned(), username: username.to_owned(), email: None, email_trusted: false, name: None, roles: Vec::new() }
+        Identity {
+            id: id.to_owned(),
+            username: username.to_owned(),
+            email: None,
+            email_trusted: false,
+            name: None,
+            roles: Vec::new(),
+            avatar: None,
+        }
     }
 
     const UNICODE: &str = r"[\p{L}0-9-_.]+";

@@ -51,7 +51,7 @@ async fn consult(context: &Context, options: &Options) -> Result<u8, String> {
             say(&plan.text());
         }
         if !plan.changes.is_empty() && (options.yes || agreed()) {
-            let outcome = fix::write(context, &plan.changes).await;
+            let outcome = fix::write(&context.client, &plan.changes).await;
             fix::look_again(context, &mut findings).await;
             if !options.json {
                 say(&outcome.text());

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::workspace::{self, Settings};
 use super::{Context, Finding, Verdict};
-use crate::rocketchat::Trouble;
+use crate::rocketchat::{Client, Trouble};
 
 /// One setting that is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,13 @@ pub(super) struct Change {
     setting: &'static str,
     old: Value,
     new: Value,
+}
+
+impl Change {
+    /// A setting that becomes `new`.
+    pub(super) fn new(setting: &'static str, old: Value, new: Value) -> Self {
+        Self { setting, old, new }
+    }
 }
 
 /// What is to be written, and what had better not be.
@@ -24,7 +31,7 @@ pub(super) struct Plan {
 }
 
 /// Switching the iframe login on takes the stock login form away from everybody, administrators included.
-const SWITCH: &str = "Accounts_iframe_enabled";
+pub(super) const SWITCH: &str = "Accounts_iframe_enabled";
 /// Groups of checks without which nobody could sign in by it.
 const NEEDED: [&str; 3] = ["account.", "permissions.", "minting."];
 
@@ -44,7 +51,7 @@ fn plan_from(findings: &[Finding], settings: &Settings) -> Plan {
             plan.held_back.push(format!("{SWITCH} stays off: nobody could sign in while {} fails", blocker.check));
         } else if old != write.value {
             plan.checks.push(check);
-            plan.changes.push(Change { setting: write.setting, old, new: write.value.clone() });
+            plan.changes.push(Change::new(write.setting, old, write.value.clone()));
         }
     }
     plan
@@ -78,10 +85,10 @@ pub(super) struct Written {
 }
 
 /// Writes until something fails: what comes later may rely on what comes before.
-pub(super) async fn write(context: &Context, changes: &[Change]) -> Written {
+pub(super) async fn write(client: &Client, changes: &[Change]) -> Written {
     let mut done = Vec::new();
     for (index, change) in changes.iter().enumerate() {
-        match context.client.write_setting(change.setting, &change.new).await {
+        match client.write_setting(change.setting, &change.new).await {
             Ok(()) => done.push(change.clone()),
             Err(trouble) => {
                 let failed = Some((change.clone(), trouble, changes[index + 1..].to_vec()));
@@ -132,13 +139,19 @@ impl Written {
         done.chain(failed).collect()
     }
 
+    /// Why something could not be written.
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        self.failed.as_ref().map(|(_, trouble, _)| trouble)
+    }
+
     /// Whether something could not be written.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
 }
 
-fn reason(trouble: &Trouble) -> String {
+/// Why a setting could not be written, and what to do.
+pub(super) fn reason(trouble: &Trouble) -> String {
     match trouble {
         Trouble::Forbidden => {
             "the service account lacks the permission edit-privileged-setting (give it for as long as you need it)".into()

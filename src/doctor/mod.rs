@@ -4,6 +4,7 @@ pub mod command;
 mod consequences;
 mod fix;
 mod report;
+pub mod rescue;
 mod surroundings;
 mod workspace;
 

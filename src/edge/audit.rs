@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 use crate::error::{Refusal, Whom};
 use crate::journal::Refused;
 use crate::login::SignedIn;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, NativeLogin};
 use crate::peer::RequestId;
 
 /// What stands for a person whom nobody shall see.
@@ -97,17 +97,35 @@ impl Audit {
 
     /// Chat sessions were ended, or were not.
     pub fn logout(&self, of: Of<'_>, outcome: &Result<usize, Refusal>) {
+        self.ended(of, "logout", outcome);
+    }
+
+    /// The same, as an identity provider has told us to.
+    pub fn back_channel(&self, of: Of<'_>, outcome: &Result<usize, Refusal>) {
+        self.ended(of, "back_channel_logout", outcome);
+    }
+
+    fn ended(&self, of: Of<'_>, event: &'static str, outcome: &Result<usize, Refusal>) {
         if self.shows == config::Audit::Off {
             return;
         }
         let (id, client) = (of.id, self.client(of.client));
         match outcome {
-            Ok(ended) => tracing::info!(target: "gantry::audit", event = "logout", %id, client, ended, "chat sessions ended"),
+            Ok(ended) => tracing::info!(target: "gantry::audit", event, %id, client, ended, "chat sessions ended"),
             Err(refusal) => {
                 let detail = self.detail(&refusal.detail, refusal.whom.as_deref(), of.client);
-                tracing::info!(target: "gantry::audit", event = "logout", %id, client, outcome = refusal.kind.code(), detail, "logout refused");
+                tracing::info!(target: "gantry::audit", event, %id, client, outcome = refusal.kind.code(), detail, "logout refused");
             }
         }
+    }
+
+    /// Somebody used the native login, or tried to. Who it is Rocket.Chat alone learns, later.
+    pub fn native(&self, of: Of<'_>, outcome: NativeLogin) {
+        if self.shows == config::Audit::Off {
+            return;
+        }
+        let (id, client, outcome) = (of.id, self.client(of.client), outcome.as_str());
+        tracing::info!(target: "gantry::audit", event = "native_login", %id, client, outcome, "native login");
     }
 
     fn named(&self) -> bool {

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::audit::{Audit, Of};
+use super::back_channel;
 use super::pages::{LoadingRequest, Pages, json_answer, json_error, json_refusal, json_refusal_with};
 use super::route::Route;
 use crate::config::{Config, Origin};
@@ -145,8 +146,10 @@ impl Callback {
             Route::Session => self.session(asked, request.headers()).await,
             Route::Logout => self.logout(asked, request.headers(), &body).await,
             Route::Login => pages.loading(&LoadingRequest::new(*asked.id, request.uri().query())),
+            // The last ones are answered before.
             Route::GuardScript
             | Route::Script(_)
+            | Route::Native
             | Route::Nowhere
             | Route::Hidden
             | Route::Upstream
@@ -269,7 +272,8 @@ impl Callback {
     /// everybody to sign out.
     fn admit(&self, asked: &Asked<'_>, headers: &HeaderMap) -> Result<(), Refusal> {
         match asked.route {
-            Route::Logout if self.knows_secret(headers) => Ok(()),
+            // What may be a logout token is counted when it turns out to be none, or a wrong one.
+            Route::Logout if self.knows_secret(headers) || back_channel::may_be(headers) => Ok(()),
             // Every open chat looks at its session now and then, and an office full of them has one address.
             Route::Session if let Some(binding) = self.login.bindings().of(headers) => self.login.admit_browser(&binding),
             _ => self.login.admit_client(asked.client),
@@ -307,13 +311,14 @@ impl Callback {
         }
         let binding = self.login.bindings().of(headers);
         let credentials = self.credentials(asked, headers);
-        let session = credentials.as_ref().map(|credentials| credentials.key).ok();
+        let shown = credentials.clone().ok();
+        let session = shown.as_ref().map(|credentials| credentials.key);
         let outcome = match credentials {
             Ok(credentials) => self.login.who(credentials).await,
             Err(refusal) => Err(refusal),
         };
         let held = match headers.get(X_AUTH_TOKEN).and_then(|token| token.to_str().ok()) {
-            Some(token) => self.login.judge(token, session, binding.as_ref(), &outcome).await,
+            Some(token) => self.login.judge(token, shown.as_ref(), binding.as_ref(), &outcome).await,
             None => Held::None,
         };
         let cookie = binding.and_then(|binding| match (&outcome, held) {
@@ -353,6 +358,15 @@ impl Callback {
 
     async fn logout(&self, asked: &Asked<'_>, headers: &HeaderMap, body: &[u8]) -> Response<Bytes> {
         let started = Instant::now();
+        if let Some(token) = back_channel::token_in(headers, body) {
+            return back_channel::answer(&self.login, &self.audit, || asked.after(started), &token).await;
+        }
+        if back_channel::may_be(headers)
+            && !self.knows_secret(headers)
+            && let Err(refusal) = self.login.admit_client(asked.client)
+        {
+            return json_refusal(&refusal, asked.id);
+        }
         // The host app's server names an identity; a session in the Authorization header does not.
         let named = identity_in(body);
         if named.is_none() && self.knows_secret(headers) {

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod audit;
+mod back_channel;
 pub mod callback;
 mod caught;
 pub(crate) mod ddp;
@@ -13,11 +14,13 @@ pub mod guard;
 pub(crate) mod frames;
 mod media;
 pub(crate) mod messages;
+pub mod native;
 pub mod pages;
 mod passing;
 pub mod plain;
 pub mod route;
 pub mod scripts;
+mod settings;
 pub mod tunnel;
 mod watch;
 mod websocket;
@@ -63,6 +66,7 @@ use dev::Dev;
 use forward::Forward;
 use guard::Guard;
 use media::Media;
+use native::{Native, Rewriting, Standing};
 use pages::Pages;
 use plain::PlainDoor;
 use route::{Paths, Route};
@@ -82,6 +86,7 @@ pub struct Policies {
     framing: FramingPolicy,
     cors: CorsPolicy,
     callback: Callback,
+    native: Native,
     plain: PlainDoor,
     hsts: Option<HeaderValue>,
     pages: Pages,
@@ -115,6 +120,7 @@ impl Policies {
             framing: FramingPolicy::new(&config.framing),
             cors: CorsPolicy::new(&config.cors.allowed_origins).and_local(config.cors.local),
             guard: Guard::new(config, Arc::clone(&metrics)),
+            native: Native::new(config, login.clone(), Arc::clone(&metrics)),
             callback: Callback::new(config, login.clone(), metrics, health),
             plain: PlainDoor::new(&config.server, challenges),
             hsts: config.server.tls.as_ref().and_then(|tls| tls.hsts.clone()),
@@ -170,6 +176,8 @@ struct Seen<'r> {
     logout: Option<passing::Logout>,
     /// Its login token.
     token: passing::Token,
+    /// How its browser stands to the native login.
+    native: Standing,
     span: Span,
 }
 
@@ -223,6 +231,10 @@ impl Edge {
 
     async fn pass(&self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body<PooledBody>> {
         let (mut parts, body) = request.into_parts();
+        let native = self.policies.native.standing(&parts.headers, || self.policies.forwarding.client_ip(&parts.headers, &peer));
+        if matches!(native, Standing::In(_)) {
+            self.policies.native.mark(&mut parts);
+        }
         let connect = parts.extensions.get::<ExtendedConnect>().is_some();
         let upgrades = connect || parts.headers.contains_key(UPGRADE);
         let websocket = if upgrades { Handshake::take(&mut parts) } else { None };
@@ -230,7 +242,7 @@ impl Edge {
         let token = passing::look(&mut parts, &self.policies.login);
         let parts = &parts;
         let mut seen = self.look(parts, &body, &peer, connect, upgrades);
-        (seen.last_hop, seen.token) = (last_hop, token);
+        (seen.last_hop, seen.token, seen.native) = (last_hop, token, native);
         let answering = pin!(self.answer(&seen, body, websocket, &peer));
         let answer = caught(answering).await.unwrap_or_else(|| {
             peer.note_unread();
@@ -267,12 +279,20 @@ impl Edge {
                 self.shard.ended_token_refused();
                 Ok(seen.ours(passing::not_logged_in()))
             }
+            (Ok(()), Route::Upstream) if seen.native == Standing::Lapsed && native::opens_page(parts) => {
+                peer.note_unread();
+                Ok(seen.ours(self.policies.native.over(&self.policies.pages, &seen.asked(peer))))
+            }
             (Ok(()), Route::Upstream) if let Some(page) = self.page_asked(seen, websocket.is_some()) => {
                 // In a box: rare, and larger than what a request takes otherwise.
                 Box::pin(self.page(seen, page, body, peer)).await
             }
             (Ok(()), Route::Upstream) => {
-                self.forward.send(parts, body, websocket, peer, &seen.span).await.map(|response| response.map(Body::Passed))
+                let response = self.forward.send(parts, body, websocket, peer, &seen.span).await?.map(Body::Passed);
+                Ok(match parts.extensions.get::<Arc<Rewriting>>() {
+                    None => response,
+                    Some(rewriting) => rewriting.dress(parts, response, &seen.id),
+                })
             }
             (Ok(()), Route::Hidden) => Err(Failure::NotFound),
             // A success would open a tunnel that leads nowhere.
@@ -323,7 +343,7 @@ impl Edge {
         let label = if upgrades && route == Route::Upstream { RouteLabel::Websocket } else { route.label() };
         let client = self.policies.forwarding.client_ip(headers, peer);
         let id = given_id(headers, peer).unwrap_or_else(RequestId::random);
-        Seen {
+        let mut seen = Seen {
             started: Instant::now(),
             route,
             label,
@@ -336,8 +356,15 @@ impl Edge {
             last_hop: false,
             logout: passing::Logout::of(parts, body),
             token: passing::Token::Fine,
+            native: Standing::Ordinary,
             span: self.policies.tracer.as_ref().map(|tracer| begin(tracer, parts, peer, label, client, &id)).unwrap_or_default(),
+        };
+        if route == Route::Native && !self.policies.native.is_there_for(client) {
+            // As if it were not there, in every respect.
+            self.policies.native.not_there(&seen.asked(peer));
+            seen.route = Route::Nowhere;
         }
+        seen
     }
 
     /// The origins that may read the answers of a route.
@@ -357,10 +384,14 @@ impl Edge {
 
     async fn own(&self, seen: &Seen<'_>, peer: &Arc<Peer>, body: Incoming) -> Response<Body<PooledBody>> {
         let _under_way = self.shard.request();
-        let asked = Asked { route: seen.route, id: &seen.id, peer, client: seen.client };
+        let asked = seen.asked(peer);
         let request = Request::from_parts(seen.parts.clone(), body);
-        let response = self.policies.callback.answer(&asked, &self.policies.pages, request).await;
-        seen.ours(response)
+        let (native, pages) = (&self.policies.native, &self.policies.pages);
+        seen.ours(match (seen.route, seen.native) {
+            (Route::Native, _) => native.answer(&asked, pages, request).await,
+            (Route::Token, Standing::In(_)) if *request.method() != Method::OPTIONS => native.no_token(&asked),
+            _ => self.policies.callback.answer(&asked, pages, request).await,
+        })
     }
 
     /// The one place where a failure becomes an answer.
@@ -390,6 +421,10 @@ impl Edge {
             } else {
                 response.headers_mut().remove(STRICT_TRANSPORT_SECURITY);
             }
+        }
+        if seen.route == Route::Native {
+            // Nobody frames it, and no other origin reads it.
+            return;
         }
         self.policies.framing.apply(seen.parts.uri.path(), response.headers_mut());
         // Scripts are for every origin, and say so themselves.
@@ -461,6 +496,11 @@ fn begin(tracer: &Tracer, request: &Parts, peer: &Peer, label: RouteLabel, clien
 }
 
 impl Seen<'_> {
+    /// What our own paths have to know of it.
+    fn asked<'a>(&'a self, peer: &'a Peer) -> Asked<'a> {
+        Asked { route: self.route, id: &self.id, peer, client: self.client }
+    }
+
     /// An answer that we made carries the id under which the log has it.
     fn ours(&self, mut response: Response<Bytes>) -> Response<Body<PooledBody>> {
         if let Ok(id) = HeaderValue::from_str(self.id.as_str()) {
@@ -478,13 +518,15 @@ fn given_id(headers: &HeaderMap, peer: &Peer) -> Option<RequestId> {
     RequestId::given(headers.get(&X_REQUEST_ID)?.to_str().ok()?)
 }
 
+/// What makes the end of the request doubtful comes first: the connection ends with it, which goes on behind a target
+/// that is only too long.
 fn check(request: &Parts, bounds: request::Bounds) -> Result<(), Failure> {
-    bounds.check(&request.uri, &request.headers)?;
     if let Some(flaw) = request.extensions.get::<Flaw>() {
         return Err(flaw.failure());
     }
     if request.method == Method::CONNECT && request.extensions.get::<Protocol>().is_some() {
         return Err(Failure::UnknownProtocol);
     }
-    request::check(&request.method, &request.uri, request.version, &request.headers)
+    request::check(&request.method, &request.uri, request.version, &request.headers)?;
+    bounds.check(&request.uri, &request.headers)
 }

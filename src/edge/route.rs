@@ -21,6 +21,8 @@ pub enum Route {
     Script(Script),
     /// The script in the chat's pages.
     GuardScript,
+    /// The native login.
+    Native,
     /// Under our prefix, and nothing there.
     Nowhere,
     /// On the plain listener: a challenge of a certificate authority.
@@ -41,7 +43,7 @@ impl Route {
             Self::Login => RouteLabel::Login,
             Self::Session => RouteLabel::Session,
             Self::Logout => RouteLabel::Logout,
-            Self::GuardScript | Self::Script(_) | Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
+            Self::GuardScript | Self::Script(_) | Self::Native | Self::Nowhere | Self::Challenge | Self::Redirect => RouteLabel::Own,
             Self::Hidden | Self::Upstream => RouteLabel::Upstream,
         }
     }
@@ -72,6 +74,7 @@ impl Paths {
                 "session" => Route::Session,
                 "logout" => Route::Logout,
                 "guard.js" => Route::GuardScript,
+                "native" => Route::Native,
                 rest => Script::at(rest).map_or(Route::Nowhere, Route::Script),
             };
         }
@@ -140,6 +143,8 @@ mod tests {
             ("/_gantry/embed.js", Route::Script(Script::Embed)),
             ("/embed.js", Route::Upstream),
             ("/_gantry/guard.js", Route::GuardScript),
+            ("/_gantry/native", Route::Native),
+            ("/_gantry/native/", Route::Nowhere),
             ("/_gantry/", Route::Nowhere),
             ("/_gantry/token/", Route::Nowhere),
             ("/_gantry/../api/v1/info", Route::Nowhere),

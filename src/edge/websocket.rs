@@ -2,6 +2,7 @@
 //! (RFC 8441), which becomes that handshake towards the workspace.
 
 use std::io;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
@@ -15,6 +16,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::dev::Dev;
+use super::native::Rewriting;
+use super::settings::socket;
 use super::watch::Watch;
 use super::{extensions, tunnel};
 use crate::error::Failure;
@@ -33,6 +36,8 @@ const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 pub(super) struct Handshake {
     client: OnUpgrade,
     form: Form,
+    /// Its browser is in the native login.
+    native: Option<Arc<Rewriting>>,
 }
 
 /// The form in which it was asked for.
@@ -61,7 +66,8 @@ impl Handshake {
         } else {
             Form::Upgrade
         };
-        Some(Self { client, form })
+        let native = parts.extensions.get::<Arc<Rewriting>>().cloned();
+        Some(Self { client, form, native })
     }
 
     /// Judges an answer without the switch. A success would open the client's stream of HTTP/2 for a tunnel
@@ -105,7 +111,7 @@ impl Handshake {
                 true
             }
         };
-        Ok(Joint { client: self.client, upstream, http2, deflate })
+        Ok(Joint { client: self.client, upstream, http2, deflate, native: self.native })
     }
 }
 
@@ -117,6 +123,7 @@ pub(super) struct Joint {
     upstream: (Stream, Bytes),
     http2: bool,
     deflate: bool,
+    native: Option<Arc<Rewriting>>,
 }
 
 impl Joint {
@@ -142,12 +149,18 @@ impl Joint {
             if let Some(dev) = dev {
                 return Box::pin(dev.join(client, Bytes::new(), upstream, early, watch)).await;
             }
+            if let Some(native) = self.native {
+                return Box::pin(socket::join(native.socket(), client, Bytes::new(), upstream, early, leave, watch)).await;
+            }
             Either::Left(Box::pin(tunnel::join(client, Bytes::new(), upstream, early, leave, Some(watch))))
         } else {
             let client = client.downcast::<TokioIo<ClientIo>>().map_err(|_| unknown_type())?;
             let (client, early_client) = (client.io.into_inner().into_tunnel(), client.read_buf);
             if let Some(dev) = dev {
                 return Box::pin(dev.join(client, early_client, upstream, early, watch)).await;
+            }
+            if let Some(native) = self.native {
+                return Box::pin(socket::join(native.socket(), client, early_client, upstream, early, leave, watch)).await;
             }
             Either::Right(Box::pin(tunnel::join(client, early_client, upstream, early, leave, Some(watch))))
         };

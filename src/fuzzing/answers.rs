@@ -6,11 +6,15 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::forwarded::{CONTROLS, of_connection, on};
 use super::grammar;
 use super::pieces::{Pieces, cut};
-use super::wire::{self, Bytes, End, Reading, Response};
+use super::wire::{self, Bytes, End, Field, Reading, Response};
 use super::world::{self, Ended, Heard};
 use crate::outbound::memory::Pipe;
+
+/// Fields that the proxy sets itself, or whose form is its own.
+const OURS: &[&str] = &["connection", "trailer", "content-length", "content-security-policy", "x-frame-options", "vary", "date"];
 
 /// What becomes of a connection behind an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +57,8 @@ impl Asked {
     fn bytes(self, tag: usize) -> Vec<u8> {
         let Self { method, minor } = self;
         let body = if method == "POST" { "Content-Length: 5\r\n\r\nhello" } else { "\r\n" };
-        format!("{method} /{tag} HTTP/1.{minor}\r\nHost: chat.example.com\r\nConnection: keep-alive\r\nX-Tag: {tag}\r\n{body}").into_bytes()
+        let fields = format!("Host: chat.example.com\r\nConnection: keep-alive, TE\r\nTE: trailers\r\nX-Tag: {tag}\r\n");
+        format!("{method} /{tag} HTTP/1.{minor}\r\n{fields}{body}").into_bytes()
     }
 
     /// Sent a second time where the first had no answer.
@@ -270,13 +275,16 @@ fn passed(asked: Asked, arrived: &Arrived, said: &Response, heard: &Response, te
     }
     for trailer in &heard.body.trailers {
         assert!(said.body.trailers.contains(trailer), "a trailer that nobody sent: {}", text());
+        assert!(!on(&[CONTROLS], &trailer.name), "a trailer that a browser could act on: {}", text());
     }
     let named = said.head.list("connection");
+    for Field { name, .. } in heard.head.fields.iter().chain(&heard.body.trailers) {
+        assert!(OURS.contains(&name.as_str()) || !of_connection(&named, name), "{name} is the connection's: {}", text());
+    }
     let hop =
         ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "upgrade", "te", "transfer-encoding"];
-    let ours = ["trailer", "content-length", "content-security-policy", "x-frame-options", "vary", "date"];
-    let mine = |name: &str| hop.contains(&name) || ours.contains(&name) || name == "http2-settings";
-    for field in said.head.fields.iter().filter(|field| !mine(&field.name) && !named.contains(&field.name)) {
+    let mine = |name: &str| hop.contains(&name) || OURS.contains(&name) || name == "http2-settings";
+    for field in said.head.fields.iter().filter(|field| !mine(&field.name) && !of_connection(&named, &field.name)) {
         assert!(said.head.all(&field.name).eq(heard.head.all(&field.name)), "{} changed: {}", field.name, text());
     }
     for field in &heard.head.fields {

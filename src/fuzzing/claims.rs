@@ -32,7 +32,17 @@ fn pointed<'v>(value: &'v Value, pointer: &str) -> Option<&'v Value> {
 pub fn claims(data: &[u8]) {
     let mut lines = data.splitn(7, |b| *b == b'\n').map(|line| String::from_utf8_lossy(line).into_owned());
     let mut next = || lines.next().unwrap_or_default();
-    let at = config::Claims { id: next(), username: next(), email: next(), email_verified: next(), name: next(), roles: next() };
+    let at = config::Claims {
+        id: next(),
+        username: next(),
+        email: next(),
+        email_verified: next(),
+        name: next(),
+        roles: next(),
+        sid: String::new(),
+        active: String::new(),
+        avatar: "/picture".to_owned(),
+    };
     let Ok(said) = serde_json::from_str::<Value>(&next()) else { return };
     let outcome = claims::identity(&said, &at);
     let id = Some(&at.id).filter(|at| !at.is_empty()).and_then(|at| pointed(&said, at));

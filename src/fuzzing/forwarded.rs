@@ -14,7 +14,7 @@ use crate::headers::trailers;
 use crate::peer::Peer;
 
 /// Whether a name is on one of these lists, however it is spelled.
-fn on(lists: &[&[&str]], name: &str) -> bool {
+pub(super) fn on(lists: &[&[&str]], name: &str) -> bool {
     let folded = |text: &str| text.to_ascii_lowercase().replace(['_', '.'], "-");
     let name = folded(name);
     lists.iter().flat_map(|list| list.iter()).any(|pattern| match pattern.strip_suffix('*') {
@@ -72,22 +72,27 @@ pub fn forwarded(data: &[u8]) {
         let peer = Peer::new(addr, false, first & 16 != 0);
         peer.judge(1, networks);
         towards(&headers, &peer, networks, rules);
+        let named = onward(&headers, &peer, rules).named();
         let mut trailers = headers.clone();
-        trailers::strip_request(rules, &mut trailers);
+        trailers::strip_request(rules, &named, &mut trailers);
         for name in trailers.keys() {
             assert!(!hides(name.as_str()) && !on(&[CONFIGURED, CONTROLS], name.as_str()), "trailer {name}");
+            assert!(!of_connection(&options(&headers), name.as_str()), "trailer {name} is the connection's");
             assert!(trailers.get_all(name).iter().eq(headers.get_all(name)));
         }
         let mut trailers = headers.clone();
-        trailers::strip_response(&mut trailers);
-        assert!(trailers.keys().all(|name| !on(&[CONTROLS], name.as_str())));
+        trailers::strip_response(&named, &mut trailers);
+        for name in trailers.keys().map(HeaderName::as_str) {
+            assert!(!on(&[CONTROLS], name) && !of_connection(&options(&headers), name), "trailer {name}");
+        }
     });
 }
 
 /// What nobody may say behind a body, however the proxy came to its own list.
-const CONTROLS: &[&str] = &[
+pub(super) const CONTROLS: &[&str] = &[
     "connection",
     "keep-alive",
+    "proxy-*",
     "content-length",
     "transfer-encoding",
     "host",
@@ -106,17 +111,65 @@ const CONTROLS: &[&str] = &[
     "content-security-policy",
 ];
 
+/// Fields of one connection, whatever `Connection` names beside them. `TE` is said anew.
+pub(super) const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "upgrade",
+    "http2-settings",
+    "te",
+    "transfer-encoding",
+];
+
+/// Fields that cannot be taken away by naming them in `Connection`.
+const END_TO_END: &[&str] = &[
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "content-type",
+    "content-encoding",
+    "cache-control",
+    "authorization",
+    "cookie",
+    "set-cookie",
+    "origin",
+    "x-auth-token",
+    "x-user-id",
+    "x-real-ip",
+    "forwarded",
+    "content-security-policy",
+    "x-frame-options",
+];
+
+/// Whether a field, or a trailer, is the connection's since `Connection` has these options (RFC 9110 §7.6.1).
+pub(super) fn of_connection(options: &[String], name: &str) -> bool {
+    let stays = END_TO_END.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("sec-fetch-");
+    !stays && options.iter().any(|option| option == name)
+}
+
+fn options(headers: &HeaderMap) -> Vec<String> {
+    let members = values(headers, "connection").into_iter().flat_map(|value| value.split(|b| *b == b','));
+    members.map(|option| String::from_utf8_lossy(wire::trim(option)).to_ascii_lowercase()).collect()
+}
+
 fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h [u8]> {
     headers.get_all(name).iter().map(HeaderValue::as_bytes).collect()
 }
 
-/// The fields as they arrive, read by the slow reader. A body is a matter of other targets.
-fn arrived(headers: &HeaderMap, peer: &Peer, rules: &Forwarding) -> Option<HeaderMap> {
+/// A request with these fields, and without a body, which is a matter of other targets.
+fn onward<'r>(headers: &'r HeaderMap, peer: &'r Peer, rules: &'r Forwarding) -> Onward<'r> {
     let (method, version) = (&Method::GET, Version::HTTP_11);
-    let (host, rocketchats) = (b"upstream", crate::headers::cookies::Rocketchats::AsTheyCame);
-    let request = Onward { method, target: b"/", version, headers, host, has_body: false, upgrade: false, rocketchats, rules, peer };
+    let rocketchats = crate::headers::cookies::Rocketchats::AsTheyCame;
+    Onward { method, target: b"/", version, headers, host: b"upstream", has_body: false, upgrade: false, rocketchats, rules, peer }
+}
+
+/// The fields as they arrive, read by the slow reader.
+fn arrived(headers: &HeaderMap, peer: &Peer, rules: &Forwarding) -> Option<HeaderMap> {
     let mut written = Vec::new();
-    request.write(&mut written);
+    onward(headers, peer, rules).write(&mut written);
     let read = match wire::request(&written) {
         Reading::One(read) => read,
         // What is said of a body is judged before, and not here.
@@ -163,13 +216,8 @@ fn towards(before: &HeaderMap, peer: &Peer, networks: &[IpNet], rules: &Forwardi
     }
     assert_eq!(values(&after, "host"), [values(before, "host").first().copied().unwrap_or(b"upstream")]);
 
-    let named: Vec<String> = values(before, "connection")
-        .into_iter()
-        .flat_map(|value| value.split(|b| *b == b','))
-        .map(|option| String::from_utf8_lossy(wire::trim(option)).to_ascii_lowercase())
-        .collect();
+    let named = options(before);
     let set = ["x-real-ip", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
-    let hop = ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "upgrade", "http2-settings"];
     let trailers = values(before, "te").iter().any(|te| te.split(|b| *b == b',').any(|c| wire::trim(c).eq_ignore_ascii_case(b"trailers")));
     let (te, connection) = if trailers { (vec![&b"trailers"[..]], vec![&b"te"[..]]) } else { (vec![], vec![]) };
     assert_eq!((values(&after, "te"), values(&after, "connection")), (te, connection));
@@ -179,14 +227,12 @@ fn towards(before: &HeaderMap, peer: &Peer, networks: &[IpNet], rules: &Forwardi
             continue;
         }
         let odd = name.contains(['_', '.']);
-        if hop.contains(&name) || on(theirs, name) || (odd && hides(name)) {
+        if on(&[HOP_BY_HOP], name) || on(theirs, name) || (odd && hides(name)) {
             assert!(!after.contains_key(name), "{name} went on");
-        } else if name == "transfer-encoding" {
-            assert!(!after.contains_key(name), "a coding without a body");
-        } else if !named.iter().any(|named| named == name) {
-            assert_eq!(values(&after, name), values(before, name), "{name}");
+        } else if of_connection(&named, name) {
+            assert!(!after.contains_key(name), "{name} is the connection's");
         } else {
-            assert!(!after.contains_key(name) || values(&after, name) == values(before, name), "{name}");
+            assert_eq!(values(&after, name), values(before, name), "{name}");
         }
     }
 }

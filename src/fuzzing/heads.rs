@@ -1,6 +1,6 @@
 //! The second look at request heads, beside httparse and a slow reader of bodies.
 
-use super::wire::{Body, End, is_token};
+use super::wire::{Body, End, is_padded, is_token};
 use crate::headers::watch::{Flaw, Watch};
 
 /// What the watch has to see.
@@ -20,14 +20,12 @@ fn flaws(head: &[u8], request: &httparse::Request<'_, '_>) -> (Vec<Flaw>, Vec<Fl
     let count = |name: &str| request.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
     let target = request.path.unwrap_or_default();
     let in_uri = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%[]".contains(&b);
-    // More than the watch keeps of a line, which is more than any number takes.
-    let long = |line: &[u8]| line.len() > 48 && line.get(..15).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length:"));
     let bare = head.iter().enumerate().any(|(at, b)| *b == b'\n' && (at == 0 || head[at - 1] != b'\r'));
     let (mut must, mut may) = (Vec::new(), Vec::new());
     for (applies, flaw) in [
         (count("transfer-encoding") > 0 && count("content-length") > 0, Flaw::TwoLengths),
         (count("content-length") > 1, Flaw::LengthTwice),
-        (head.split(|b| *b == b'\n').any(long), Flaw::LongLength),
+        (head.split(|b| *b == b'\n').any(is_padded), Flaw::LongLength),
         (bare, Flaw::BareLf),
         (target.contains('#'), Flaw::Fragment),
         (request.headers.iter().any(|field| !is_token(field.name.as_bytes())), Flaw::FieldName),

@@ -65,6 +65,7 @@ fn rules() -> Rules {
         issuer: Some("https://app.example.com".to_owned()),
         audience: vec!["chat".to_owned(), "other".to_owned()],
         leeway: Duration::from_secs(LEEWAY),
+        section: "identity.jwt",
     }
 }
 

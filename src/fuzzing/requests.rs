@@ -7,15 +7,13 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::forwarded::hides;
+use super::forwarded::{CONTROLS, HOP_BY_HOP, hides, of_connection, on};
 use super::grammar;
 use super::pieces::{Pieces, cut};
 use super::wire::{self, End, Field, Reading, Request, Response};
 use super::world::{self, Ended, Heard};
 use crate::outbound::memory::Pipe;
 
-/// Fields that no proxy passes on.
-const HOP_BY_HOP: &[&str] = &["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "upgrade", "http2-settings"];
 /// Fields that the proxy sets itself, or whose form is its own.
 const OURS: &[&str] = &[
     "connection",
@@ -28,23 +26,6 @@ const OURS: &[&str] = &[
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
-];
-/// Fields that cannot be taken away by naming them in `Connection`.
-const END_TO_END: &[&str] = &[
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "content-type",
-    "content-encoding",
-    "cache-control",
-    "authorization",
-    "cookie",
-    "set-cookie",
-    "origin",
-    "x-auth-token",
-    "x-user-id",
-    "content-security-policy",
-    "x-frame-options",
 ];
 const ME: &[u8] = b"192.0.2.7";
 
@@ -334,9 +315,11 @@ fn difference(meant: &Request, seen: &Seen) -> Option<String> {
     if !whole && meant.body.end == End::Whole && !seen.mode.early() {
         return differs("the body broke off");
     }
+    let named = meant.head.list("connection");
     for trailer in &saw.body.trailers {
-        if !meant.body.trailers.contains(trailer) || OURS.contains(&trailer.name.as_str()) || hides(&trailer.name) {
-            return Some(format!("trailer {}", trailer.name));
+        let name = trailer.name.as_str();
+        if !meant.body.trailers.contains(trailer) || on(&[OURS, CONTROLS], name) || hides(name) || of_connection(&named, name) {
+            return Some(format!("trailer {name}"));
         }
     }
     fields(meant, &saw.head.fields)
@@ -361,20 +344,14 @@ fn fields(meant: &Request, saw: &[Field]) -> Option<String> {
         fields.iter().filter(|field| field.name == name).map(|field| field.value.clone()).collect()
     };
     let named = meant.head.list("connection");
-    for name in HOP_BY_HOP {
-        let stays = *name == "upgrade" && meant.head.has("upgrade");
-        if !stays && !values(saw, name).is_empty() {
-            return Some(format!("{name} went on"));
-        }
-    }
     for Field { name, .. } in saw {
-        if OURS.contains(&name.as_str()) || HOP_BY_HOP.contains(&name.as_str()) {
+        if OURS.contains(&name.as_str()) || (name == "upgrade" && meant.head.has("upgrade")) {
             continue;
         }
-        if hides(name) {
+        if hides(name) || on(&[HOP_BY_HOP], name) {
             return Some(format!("{name} went on"));
         }
-        if named.contains(name) && !END_TO_END.contains(&name.as_str()) && !name.starts_with("sec-fetch-") {
+        if of_connection(&named, name) {
             return Some(format!("{name} is the connection's"));
         }
         if values(saw, name) != values(&meant.head.fields, name) {
@@ -382,7 +359,7 @@ fn fields(meant: &Request, saw: &[Field]) -> Option<String> {
         }
     }
     for Field { name, .. } in &meant.head.fields {
-        let ours = OURS.contains(&name.as_str()) || HOP_BY_HOP.contains(&name.as_str()) || hides(name) || named.contains(name);
+        let ours = OURS.contains(&name.as_str()) || on(&[HOP_BY_HOP], name) || hides(name) || of_connection(&named, name);
         if !ours && values(saw, name).is_empty() {
             return Some(format!("{name} is lost"));
         }

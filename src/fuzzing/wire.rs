@@ -291,6 +291,11 @@ fn length(head: &Head) -> Result<Option<(u64, bool)>, &'static str> {
     Ok(found)
 }
 
+/// A `Content-Length` that takes more of its line than any number does: it has one reading, and may be refused.
+pub(super) fn is_padded(line: &[u8]) -> bool {
+    line.len() > 48 && line.get(..15).is_some_and(|name| name.eq_ignore_ascii_case(b"content-length:"))
+}
+
 /// Reads a request as a server does.
 pub(super) fn request(bytes: &[u8]) -> Reading<Request> {
     let mut head = match head(bytes, true) {
@@ -324,7 +329,7 @@ pub(super) fn request(bytes: &[u8]) -> Reading<Request> {
     let body = match (codings.as_slice(), length) {
         ([], None) => Body::empty(),
         ([], Some((length, twice))) => {
-            head.odd |= twice;
+            head.odd |= twice || bytes[..head.len].split(|b| *b == b'\n').any(is_padded);
             Body::counted(behind, length)
         }
         ([coding], None) if coding == b"chunked" && minor == 1 => Body::chunked(behind),
@@ -375,6 +380,8 @@ pub(super) fn response(bytes: &[u8], method: &[u8], over: bool) -> Reading<Respo
             Ok(length) => length,
             Err(why) => return Reading::None(why),
         };
+        // A recipient may refuse it, also where there is no body for it to tell the end of (RFC 9110 §8.6).
+        odd |= length.is_some_and(|(_, twice)| twice);
         let codings: Vec<Vec<u8>> = head.all("transfer-encoding").map(<[u8]>::to_ascii_lowercase).collect();
         let behind = &bytes[at..];
         let body = match (codings.as_slice(), length) {
@@ -387,10 +394,7 @@ pub(super) fn response(bytes: &[u8], method: &[u8], over: bool) -> Reading<Respo
                 Body::empty()
             }
             ([_], None) => Body::chunked(behind),
-            ([], Some((length, twice))) => {
-                odd |= twice;
-                Body::counted(behind, length)
-            }
+            ([], Some((length, _))) => Body::counted(behind, length),
             ([], None) => {
                 let end = if over { End::Whole } else { End::Partial };
                 Body { bytes: Bytes(behind.to_vec()), len: behind.len(), end, ..Body::empty() }

@@ -181,6 +181,8 @@ async fn talk(client: Pipe, pieces: Vec<Vec<u8>>, leaves: bool) -> Heard {
         }
     };
     let end = tokio::select! {
+        // In the same order each time, so that an input that has found something finds it again.
+        biased;
         end = hear => end,
         () = async { say.await; std::future::pending().await } => Ended::Reset,
     };

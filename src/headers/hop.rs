@@ -59,8 +59,10 @@ fn remove_named(headers: &mut HeaderMap) {
 /// The fields that `Connection` takes with it.
 pub(super) fn named_fields(headers: &HeaderMap) -> Vec<HeaderName> {
     tokens(headers, CONNECTION)
-        // The everyday options name no field that is not removed anyway, so that nothing is allocated for them.
-        .filter(|option| !["close", "keep-alive", "upgrade", "te"].iter().any(|known| option.eq_ignore_ascii_case(known)))
+        // The everyday options name no field that is not removed anyway, so that nothing is allocated for them; or one that
+        // hardly anybody sends (`Close`: RFC 9112 §9.6).
+        .filter(|option| !["keep-alive", "upgrade", "te"].iter().any(|known| option.eq_ignore_ascii_case(known)))
+        .filter(|option| !option.eq_ignore_ascii_case("close") || headers.contains_key("close"))
         .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
         .filter(|name| !is_end_to_end(name.as_str().as_bytes()))
         .collect()
@@ -194,6 +196,8 @@ mod tests {
             (&[("connection", "X-Foo, close"), ("x-foo", "1"), ("x-foo", "2"), ("x-bar", "3")], &[("x-bar", "3")]),
             (&[("connection", "close"), ("connection", "x-Foo,,\tx-bar"), ("x-foo", "1"), ("X-Bar", "2")], &[]),
             (&[("connection", "b\u{e4}d name, x-foo"), ("x-foo", "1")], &[]),
+            (&[("connection", "Close"), ("close", "1")], &[]),
+            (&[("close", "1")], &[("close", "1")]),
             (
                 &[
                     ("keep-alive", "timeout=5"),

@@ -2,7 +2,7 @@
 //! left as they are.
 
 use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE};
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderName, Method, Version};
 
 use super::cookies::Rocketchats;
 use super::forwarded::Forwarding;
@@ -67,6 +67,11 @@ impl Onward<'_> {
         length.map_or(BodyLength::Chunked, BodyLength::Known)
     }
 
+    /// The fields that its `Connection` names: they stay here, also as trailers (RFC 9110 §7.6.1).
+    pub fn named(&self) -> Vec<HeaderName> {
+        hop::named_fields(self.headers)
+    }
+
     /// Writes its head.
     ///
     /// * The fields of the connection stay here, those that `Connection` names among them (RFC 9110 §7.6.1). `TE`
@@ -97,7 +102,7 @@ impl Onward<'_> {
         }
         out.extend_from_slice(self.target);
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        let named = hop::named_fields(self.headers);
+        let named = self.named();
         let trusted = self.peer.trusted();
         let (mut host, mut te, mut rocketchats) = (None, false, self.rocketchats);
         for (name, value) in self.headers {
@@ -152,8 +157,8 @@ pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use http::HeaderValue;
     use http::header::{CONNECTION, UPGRADE};
-    use http::{HeaderName, HeaderValue};
 
     use super::*;
 

@@ -39,13 +39,15 @@ impl Bounds {
 /// [`Failure::MethodNotAllowed`] for `CONNECT` and `TRACE`, [`Failure::UnknownTransferCoding`],
 /// [`Failure::ExpectationFailed`], and [`Failure::BadRequest`] for all that is ambiguous.
 pub fn check(method: &Method, uri: &Uri, version: Version, headers: &HeaderMap) -> Result<(), Failure> {
+    let said = Said::by(headers);
+    // First, and whatever is asked for: the connection ends with what is wrong here, and goes on with the rest.
+    framing(version, &said, headers)?;
+    host(version, &said)?;
     // CONNECT would open a tunnel to anywhere; TRACE would show its sender our credentials (RFC 9110 §9.3.8).
     if matches!(*method, Method::CONNECT | Method::TRACE) {
         return Err(Failure::MethodNotAllowed);
     }
-    let said = Said::by(headers);
-    framing(version, &said, headers)?;
-    target(method, uri, version, &said)?;
+    target(method, uri, &said)?;
     // Only one expectation is defined (RFC 9110 §10.1.1).
     if said.expects && !tokens(headers, EXPECT).all(|e| e.eq_ignore_ascii_case("100-continue")) {
         return Err(Failure::ExpectationFailed);
@@ -132,17 +134,20 @@ fn transfer_coding(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::UnknownTransferCoding)
 }
 
-/// The four forms of a target (RFC 9112 §3.2) and the `Host` that goes with them.
-fn target(method: &Method, uri: &Uri, version: Version, said: &Said<'_>) -> Result<(), Failure> {
-    let host = said.host;
+/// `Host`: one, and a host name; HTTP/1.0 may come without (RFC 9112 §3.2).
+fn host(version: Version, said: &Said<'_>) -> Result<(), Failure> {
     if said.hosts > 1 {
         return Err(Failure::BadRequest("more than one Host"));
     }
-    match host {
-        Some(host) if !host::is_valid(host) => return Err(Failure::BadRequest("Host is not a host name")),
-        None if version >= Version::HTTP_11 => return Err(Failure::BadRequest("Host is missing")),
-        _ => {}
+    match said.host {
+        Some(host) if !host::is_valid(host) => Err(Failure::BadRequest("Host is not a host name")),
+        None if version >= Version::HTTP_11 => Err(Failure::BadRequest("Host is missing")),
+        _ => Ok(()),
     }
+}
+
+/// The four forms of a target (RFC 9112 §3.2), and the `Host` that has to go with one of them.
+fn target(method: &Method, uri: &Uri, said: &Said<'_>) -> Result<(), Failure> {
     if uri.path() == "*" && method != Method::OPTIONS {
         return Err(Failure::BadRequest("the target * is for OPTIONS only"));
     }
@@ -159,7 +164,7 @@ fn target(method: &Method, uri: &Uri, version: Version, said: &Said<'_>) -> Resu
                 return Err(Failure::BadRequest("the target's host is not a host name"));
             }
             // A proxy could go by either of the two, so that they have to agree (RFC 9112 §3.2.2).
-            if host.is_some_and(|host| !host::same(host, authority, scheme)) {
+            if said.host.is_some_and(|host| !host::same(host, authority, scheme)) {
                 return Err(Failure::BadRequest("Host is not the target's host"));
             }
             Ok(())
@@ -262,6 +267,12 @@ mod tests {
             ("PROPFIND", "/", None),
         ] {
             assert_eq!(outcome(method, target, Version::HTTP_11, &[HOST_A]), expected, "{method} {target}");
+        }
+        // What ends the connection comes first: a method that is refused does not hide it.
+        for (method, target) in [("CONNECT", "a.example:443"), ("TRACE", "/")] {
+            for fields in [&[][..], &[HOST_A, HOST_A], &[HOST_A, ("transfer-encoding", "chunked"), ("content-length", "5")]] {
+                assert_eq!(outcome(method, target, Version::HTTP_11, fields), bad, "{method} {fields:?}");
+            }
         }
         assert_eq!(outcome("GET", "https://a.example/", Version::HTTP_2, &[HOST_A]), None);
         assert_eq!(outcome("GET", "https://a.example/", Version::HTTP_2, &[]), Some(StatusCode::BAD_REQUEST));

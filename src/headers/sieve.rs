@@ -141,7 +141,7 @@ impl Pattern {
 }
 
 /// `-`, `_` and `.` are one: CGI and its heirs read `X_Forwarded_For` as `X-Forwarded-For`.
-fn fold(byte: u8) -> u8 {
+pub(super) fn fold(byte: u8) -> u8 {
     if matches!(byte, b'_' | b'.') { b'-' } else { byte }
 }
 

@@ -5,8 +5,9 @@ use http::{HeaderMap, HeaderName};
 
 use super::forwarded::Forwarding;
 use super::is_token;
+use super::sieve::fold;
 
-/// Fields that frame, route, authenticate or modify; `*` stands for any rest.
+/// Fields that frame, route, authenticate or modify; `*` stands for any rest. `_` and `.` count as `-`.
 const CONTROLS: &[&str] = &[
     "accept*",
     "access-control-*",
@@ -53,22 +54,24 @@ const CONTROLS: &[&str] = &[
 ];
 
 fn is_control(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    let begins = |start: &str| name.len() >= start.len() && start.bytes().zip(name).all(|(ours, &theirs)| ours == fold(theirs));
     CONTROLS.iter().any(|control| match control.strip_suffix('*') {
-        Some(start) => name.as_str().starts_with(start),
-        None => name == control,
+        Some(start) => begins(start),
+        None => name.len() == control.len() && begins(control),
     })
 }
 
-/// Takes out of the trailers of a request what the workspace could act on. No peer is trusted to say who
-/// the client is this late.
-pub fn strip_request(rules: &Forwarding, trailers: &mut HeaderMap) {
+/// Takes out of the trailers of a request what the workspace could act on, and what its `Connection` has
+/// [named](super::onward::Onward::named). No peer is trusted to say who the client is this late.
+pub fn strip_request(rules: &Forwarding, named: &[HeaderName], trailers: &mut HeaderMap) {
     // From HTTP/2 there may be names that are none in HTTP/1.1.
-    remove(trailers, |name| is_control(name) || rules.hides(name) || !is_token(name.as_str().as_bytes()));
+    remove(trailers, |name| is_control(name) || named.contains(name) || rules.hides(name) || !is_token(name.as_str().as_bytes()));
 }
 
-/// Takes out of the trailers of an answer what a browser could act on.
-pub fn strip_response(trailers: &mut HeaderMap) {
-    remove(trailers, is_control);
+/// Takes out of the trailers of an answer what a browser could act on, and what its `Connection` has named.
+pub fn strip_response(named: &[HeaderName], trailers: &mut HeaderMap) {
+    remove(trailers, |name| is_control(name) || named.contains(name));
 }
 
 fn remove(trailers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
@@ -96,11 +99,21 @@ mod tests {
             ("content-security-policy", false),
             ("access-control-allow-origin", false),
             ("sec-websocket-key", false),
+            // CGI and its heirs read these as the ones above.
+            ("x_auth_token", false),
+            ("x.user-id", false),
+            ("content_length", false),
+            ("proxy_anything", false),
+            // `Connection` names it.
+            ("x-named", false),
         ] {
+            let (rules, named) = (Forwarding::with(Vec::new(), &[]), [HeaderName::from_static("x-named")]);
             let mut trailers = HeaderMap::new();
             trailers.insert(HeaderName::from_static(name), "1".parse().unwrap());
-            strip_response(&mut trailers);
-            assert_eq!(trailers.contains_key(name), left, "{name}");
+            let mut of_request = trailers.clone();
+            strip_request(&rules, &named, &mut of_request);
+            strip_response(&named, &mut trailers);
+            assert_eq!((of_request.contains_key(name), trailers.contains_key(name)), (left, left), "{name}");
         }
     }
 }

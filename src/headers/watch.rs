@@ -156,6 +156,11 @@ impl Watch {
         self.state == State::Start && self.len == 0
     }
 
+    /// Whether the body of a request has begun and not ended.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::ChunkSize | State::Chunk(_) | State::Trailer)
+    }
+
     /// Whether the head of a request has begun and not ended.
     pub fn is_in_head(&self) -> bool {
         self.state == State::Field || (self.state == State::Start && self.len > 0)

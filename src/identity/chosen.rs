@@ -26,6 +26,7 @@ pub(super) fn identify(username: &str) -> Validated {
         email_trusted: false,
         name: None,
         roles: Vec::new(),
+        avatar: None,
     };
     Validated { identity: Arc::new(identity), expires: None, sid: None }
 }

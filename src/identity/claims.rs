@@ -4,13 +4,16 @@
 use std::fmt;
 
 use serde_json::Value;
+use url::Url;
 
 use super::{Identity, misconfigured};
 use crate::config;
-use crate::error::Refusal;
+use crate::error::{Refusal, RefusalKind};
 
 /// Longest text of any one claim, in bytes.
 const LONGEST: usize = 512;
+/// Longest address of a picture, in bytes: those of object stores carry a signature.
+const LONGEST_URL: usize = 2_048;
 
 /// A claim that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub(crate) struct ClaimError {
     pub(super) pointer: String,
     /// What is wrong with it.
     pub(super) fault: Fault,
+    /// Who is disabled, by the identity's id.
+    pub(super) disabled: Option<String>,
 }
 
 /// What is wrong with a claim.
@@ -39,6 +44,8 @@ pub(super) enum Fault {
     Blank,
     TooLong,
     Control,
+    /// The host app says that the person is disabled.
+    Inactive,
 }
 
 impl fmt::Display for Fault {
@@ -52,13 +59,14 @@ impl fmt::Display for Fault {
             Self::Blank => f.write_str("is blank"),
             Self::TooLong => write!(f, "is longer than {LONGEST} bytes"),
             Self::Control => f.write_str("holds control characters"),
+            Self::Inactive => f.write_str("says that the person is disabled"),
         }
     }
 }
 
 impl fmt::Display for ClaimError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { claim, pointer, fault } = self;
+        let Self { claim, pointer, fault, .. } = self;
         if *fault == Fault::NoPointer {
             write!(f, "claim {claim} {fault}: set identity.claims.{claim}")
         } else {
@@ -69,7 +77,8 @@ impl fmt::Display for ClaimError {
 
 impl From<ClaimError> for Refusal {
     fn from(error: ClaimError) -> Self {
-        misconfigured(error.to_string())
+        let Some(id) = &error.disabled else { return misconfigured(error.to_string()) };
+        Refusal::new(RefusalKind::UserNotAllowed, "Your account is disabled.", error.to_string()).about(id, id, [])
     }
 }
 
@@ -78,6 +87,10 @@ impl From<ClaimError> for Refusal {
 /// An empty pointer means: the id stands in (`username`), or the field is not used (all but `id`).
 pub(crate) fn identity(said: &Value, claims: &config::Claims) -> Result<Identity, ClaimError> {
     let id = read("id", &claims.id, |pointer| stable_id(required(said, pointer)?))?;
+    if !claims.active.is_empty() && !read("active", &claims.active, |pointer| active(said.pointer(pointer)))? {
+        let (pointer, fault) = (claims.active.clone(), Fault::Inactive);
+        return Err(ClaimError { claim: "active", pointer, fault, disabled: Some(id) });
+    }
     let username = if claims.username.is_empty() {
         id.clone()
     } else {
@@ -87,7 +100,18 @@ pub(crate) fn identity(said: &Value, claims: &config::Claims) -> Result<Identity
     let name = read("name", &claims.name, |pointer| optional_text(pointed(said, pointer)))?;
     let roles = read("roles", &claims.roles, |pointer| roles(pointed(said, pointer)))?;
     let email_trusted = !denied(pointed(said, &claims.email_verified));
-    Ok(Identity { id, username, email: email.as_deref().map(lowered), email_trusted, name, roles })
+    let avatar = pointed(said, &claims.avatar).and_then(picture);
+    Ok(Identity { id, username, email: email.as_deref().map(lowered), email_trusted, name, roles, avatar })
+}
+
+/// The identity provider's id of the session. One that cannot be used is none: nobody is kept out for it.
+pub(super) fn sid(said: &Value, claims: &config::Claims) -> Option<String> {
+    stable_id(pointed(said, &claims.sid)?).ok()
+}
+
+/// What a logout token calls somebody: the id where the host app has it, or `sub`.
+pub(super) fn subject(said: &Value, pointer: &str) -> Option<String> {
+    stable_id(pointed(said, pointer).or_else(|| said.get("sub"))?).ok()
 }
 
 /// Text that must say something: not blank, not too long, no control characters. White space around it
@@ -130,7 +154,7 @@ pub(super) fn words(list: &str, separator: impl Fn(char) -> bool) -> Result<Vec<
 }
 
 fn read<T>(claim: &'static str, pointer: &str, value: impl FnOnce(&str) -> Result<T, Fault>) -> Result<T, ClaimError> {
-    value(pointer).map_err(|fault| ClaimError { claim, pointer: pointer.to_owned(), fault })
+    value(pointer).map_err(|fault| ClaimError { claim, pointer: pointer.to_owned(), fault, disabled: None })
 }
 
 /// `None` for a field that is not used, missing or `null`.
@@ -187,6 +211,26 @@ fn roles(value: Option<&Value>) -> Result<Vec<String>, Fault> {
     }
 }
 
+/// Whether somebody may be here. Whoever has set the pointer wants to be told so: what is missing, `null`, or a word that
+/// is not known to mean yes, means no.
+fn active(value: Option<&Value>) -> Result<bool, Fault> {
+    const YES: [&str; 7] = ["true", "1", "yes", "on", "active", "activated", "enabled"];
+    match value {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(active)) => Ok(*active),
+        Some(Value::Number(number)) => Ok(number.as_f64().is_some_and(|number| number != 0.0)),
+        Some(Value::String(word)) => Ok(YES.contains(&word.trim().to_ascii_lowercase().as_str())),
+        Some(other) => Err(Fault::Type { found: type_of(other), expected: "true or false" }),
+    }
+}
+
+/// The address of a picture. Anything else that stands there is none: nobody is kept out for a picture.
+fn picture(value: &Value) -> Option<String> {
+    let url = Url::parse(value.as_str().filter(|text| text.len() <= LONGEST_URL)?.trim()).ok()?;
+    let plain = url.username().is_empty() && url.password().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && plain).then(|| url.into())
+}
+
 /// Whether the host app says that it does not vouch for the address.
 fn denied(verified: Option<&Value>) -> bool {
     match verified {
@@ -233,6 +277,9 @@ mod tests {
             email_verified: "/email_verified".to_owned(),
             name: "/name".to_owned(),
             roles: "/groups".to_owned(),
+            sid: "/sid".to_owned(),
+            active: String::new(),
+            avatar: "/picture".to_owned(),
         }
     }
 
@@ -252,8 +299,27 @@ mod tests {
             email_trusted: true,
             name: Some("Ada".to_owned()),
             roles: vec!["a".to_owned()],
+            avatar: None,
         };
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_picture_is_a_web_address_or_none_at_all() {
+        for (value, expected) in [
+            (json!("https://app.example.com/a.png?s=1"), Some("https://app.example.com/a.png?s=1")),
+            (json!(" http://10.0.0.1/a "), Some("http://10.0.0.1/a")),
+            (json!("/relative.png"), None),
+            (json!("data:image/png;base64,AAAA"), None),
+            (json!("file:///etc/passwd"), None),
+            (json!("javascript:alert(1)"), None),
+            (json!("https://user:pass@app.example.com/a.png"), None),
+            (json!(format!("https://a.example/{}", "x".repeat(3000))), None),
+            (json!(5), None),
+            (json!(null), None),
+        ] {
+            assert_eq!(identity(&with("picture", value.clone()), &claims()).unwrap().avatar.as_deref(), expected, "{value}");
+        }
     }
 
     #[test]
@@ -341,6 +407,50 @@ mod tests {
         {
             assert_eq!(identity(&with("groups", value), &claims()).unwrap().roles, expected);
         }
+    }
+
+    #[test]
+    fn whoever_is_not_said_to_be_active_is_disabled_where_that_is_asked_for() {
+        let asked = config::Claims { active: "/active".to_owned(), ..claims() };
+        for (value, expected) in [
+            (json!(true), true),
+            (json!("True"), true),
+            (json!(" active "), true),
+            (json!(1), true),
+            (json!("1"), true),
+            (json!(false), false),
+            (json!("false"), false),
+            (json!("suspended"), false),
+            (json!(""), false),
+            (json!(0), false),
+            (json!(0.0), false),
+            (json!(null), false),
+        ] {
+            let said = with("active", value.clone());
+            assert!(identity(&said, &claims()).is_ok(), "nobody asked");
+            let outcome = identity(&said, &asked).map_err(Refusal::from);
+            assert_eq!(outcome.is_ok(), expected, "{value}");
+            if let Err(refusal) = outcome {
+                assert_eq!(refusal.kind, RefusalKind::UserNotAllowed);
+                assert_eq!(refusal.whom.unwrap().identity, "42");
+                assert!(refusal.detail.contains("claim active at /active says that the person is disabled"), "{}", refusal.detail);
+            }
+        }
+        let error = identity(&with("other", json!(1)), &asked).unwrap_err();
+        assert_eq!(error.fault, Fault::Inactive, "missing");
+        let error = Refusal::from(identity(&with("active", json!([true])), &asked).unwrap_err());
+        assert_eq!(error.kind, RefusalKind::Misconfigured, "{error}");
+    }
+
+    #[test]
+    fn a_session_id_is_text_or_a_number_and_keeps_nobody_out() {
+        for (value, expected) in [(json!("s-1"), Some("s-1")), (json!(7), Some("7")), (json!(null), None), (json!([1]), None)] {
+            assert_eq!(sid(&with("sid", value.clone()), &claims()).as_deref(), expected, "{value}");
+        }
+        assert_eq!(sid(&with("sid", json!("s")), &config::Claims { sid: String::new(), ..claims() }), None);
+        assert_eq!(subject(&json!({"sub": "a", "uid": 7}), "/uid").as_deref(), Some("7"));
+        assert_eq!(subject(&json!({"sub": "a"}), "/uid").as_deref(), Some("a"));
+        assert_eq!(subject(&json!({"sid": "a"}), "/sub"), None);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(crate) struct Rules {
     /// One of them; when empty, any audience or none will do.
     pub(crate) audience: Vec<String>,
     pub(crate) leeway: Duration,
+    /// Where these rules stand in the configuration.
+    pub(crate) section: &'static str,
 }
 
 /// A good token.
@@ -100,7 +102,8 @@ fn accepted(header: &Map<String, Value>, rules: &Rules) -> Result<Algorithm, Bad
     };
     let accepted = algorithm(name).filter(|algorithm| rules.algorithms.contains(algorithm));
     accepted.ok_or_else(|| {
-        Bad::Token(format!("the token's algorithm {} is not in identity.jwt.algorithms {:?}", shown(name), rules.algorithms))
+        let Rules { section, algorithms, .. } = rules;
+        Bad::Token(format!("the token's algorithm {} is not in {section}.algorithms {algorithms:?}", shown(name)))
     })
 }
 
@@ -137,7 +140,7 @@ fn meant_for_us(claims: &Map<String, Value>, rules: &Rules) -> Result<(), String
         && claims.get("iss").and_then(Value::as_str) != Some(issuer)
     {
         let found = claims.get("iss").map_or_else(|| "missing".to_owned(), |iss| shown(iss.as_str().unwrap_or("not a string")));
-        return Err(format!("the token's iss is {found}, expected {issuer:?} (identity.jwt.issuer)"));
+        return Err(format!("the token's iss is {found}, expected {issuer:?} ({}.issuer)", rules.section));
     }
     if rules.audience.is_empty() {
         return Ok(());
@@ -148,7 +151,7 @@ fn meant_for_us(claims: &Map<String, Value>, rules: &Rules) -> Result<(), String
         Some(one) => ours(one),
         None => false,
     };
-    if fits { Ok(()) } else { Err(format!("the token's aud has none of {:?} (identity.jwt.audience)", rules.audience)) }
+    if fits { Ok(()) } else { Err(format!("the token's aud has none of {:?} ({}.audience)", rules.audience, rules.section)) }
 }
 
 #[cfg(test)]
@@ -167,6 +170,7 @@ mod tests {
             issuer: Some("https://app".to_owned()),
             audience: vec!["chat".to_owned(), "chat2".to_owned()],
             leeway: Duration::from_secs(30),
+            section: "identity.jwt",
         }
     }
 

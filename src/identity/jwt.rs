@@ -3,22 +3,21 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use arc_swap::ArcSwapOption;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 
-use super::jwks::{Endpoint, Jwks};
 use super::jws::{self, Bad, Good, Rules};
-use super::keys::{Key, Keys};
-use super::{Credentials, Material, SessionKey, Validated, claims, misconfigured, no_session};
+use super::key_source::KeySource;
+use super::{Credentials, Material, SessionKey, Validated, claims, logout_token, no_session};
 use crate::config;
 use crate::error::Refusal;
 use crate::headers::cookies;
-use crate::metrics::CallTarget;
 use crate::outbound::api::Api;
-use crate::secret::{Secret, SecretSource};
+use crate::secret::Secret;
 
 pub(super) const SOURCE: &str = "jwt";
+/// Where its keys stand.
+const SECTION: &str = "identity.jwt";
 
 /// The source.
 #[derive(Debug)]
@@ -29,45 +28,22 @@ pub(super) struct Jwt {
     claims: config::Claims,
 }
 
-#[derive(Debug)]
-enum KeySource {
-    Published(Arc<Jwks>),
-    File(Static),
-}
-
-/// One key from the config, parsed again when its file has changed.
-#[derive(Debug)]
-struct Static {
-    secret: SecretSource,
-    parse: fn(&str) -> Result<Key, &'static str>,
-    parsed: ArcSwapOption<Parsed>,
-}
-
-#[derive(Debug)]
-struct Parsed {
-    of: Secret,
-    keys: Result<Arc<Keys>, &'static str>,
-}
-
 impl Jwt {
     pub(super) fn new(config: &config::Jwt, claims: config::Claims, api: &Api) -> Self {
-        let file = |secret: &SecretSource, parse| KeySource::File(Static { secret: secret.clone(), parse, parsed: ArcSwapOption::empty() });
-        let keys = match &config.keys {
-            config::JwtKeys::Jwks { url, min_refresh, timeout, max_body } => {
-                let api = api.named(CallTarget::Jwks);
-                let endpoint = Endpoint { url: url.clone(), timeout: *timeout, max_body: *max_body, api };
-                KeySource::Published(Jwks::new(endpoint, *min_refresh))
-            }
-            config::JwtKeys::PublicKey(pem) => file(pem, Key::pem),
-            config::JwtKeys::SharedSecret(secret) => file(secret, Key::shared_secret),
-        };
+        let keys = KeySource::new(&config.keys, api);
         let rules = Rules {
             algorithms: config.algorithms.clone(),
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             leeway: config.leeway,
+            section: SECTION,
         };
         Self { from: config.from.clone(), keys, rules, claims }
+    }
+
+    /// Where the token stands in a request.
+    pub(super) fn from(&self) -> &config::JwtFrom {
+        &self.from
     }
 
     pub(super) fn credentials(&self, headers: &HeaderMap) -> Result<Credentials, Refusal> {
@@ -86,55 +62,16 @@ impl Jwt {
     }
 
     pub(super) async fn identify(&self, token: &str, now: SystemTime, clock: Instant) -> Result<Validated, Refusal> {
-        let good = match &self.keys {
-            KeySource::File(file) => {
-                let keys = file.keys()?;
-                if !keys.fit_any(&self.rules.algorithms) {
-                    return Err(misconfigured(format!("the key does not fit identity.jwt.algorithms {:?}", self.rules.algorithms)));
-                }
-                jws::verify(token, &keys, &self.rules, now)
-            }
-            KeySource::Published(jwks) => self.with_published(jwks, token, now, clock).await?,
-        };
+        let good = self.keys.verify(token, &self.rules, now, clock).await?;
         let Good { claims: said, expires } = good.map_err(|bad| match bad {
             Bad::UnknownKey(why) | Bad::Signature(why) | Bad::Token(why) => no_session(why),
         })?;
-        let identity = claims::identity(&said, &self.claims)?;
-        Ok(Validated { identity: Arc::new(identity), expires: Some(expires), sid: None })
-    }
-
-    async fn with_published(&self, jwks: &Arc<Jwks>, token: &str, now: SystemTime, clock: Instant) -> Result<Result<Good, Bad>, Refusal> {
-        // What no key can save costs no fetch.
-        if let Err(bad @ Bad::Token(_)) = jws::verify(token, &Keys::default(), &self.rules, now) {
-            return Ok(Err(bad));
+        // It is signed by the same key, for the same audience, and lets nobody in (RFC 8725 §3.11).
+        if logout_token::is_one(&said) {
+            return Err(no_session("the token is a logout token"));
         }
-        let keys = jwks.keys(clock).await?;
-        let first = jws::verify(token, &keys, &self.rules, now);
-        let newer = match &first {
-            Ok(_) | Err(Bad::Token(_)) => None,
-            Err(Bad::UnknownKey(_)) => jwks.newer(&keys, clock).await?,
-            // The key may have been replaced under its old name. If that cannot be found out, the last
-            // good set has the last word.
-            Err(Bad::Signature(_)) => jwks.newer(&keys, clock).await.unwrap_or_default(),
-        };
-        Ok(newer.map_or(first, |newer| jws::verify(token, &newer, &self.rules, now)))
-    }
-}
-
-impl Static {
-    fn keys(&self) -> Result<Arc<Keys>, Refusal> {
-        let secret = self.secret.get();
-        let known = self.parsed.load_full().filter(|parsed| parsed.of == secret);
-        let parsed = known.unwrap_or_else(|| {
-            let keys = (self.parse)(secret.expose()).map(|key| Arc::new(Keys::one(key)));
-            let parsed = Arc::new(Parsed { of: secret, keys });
-            self.parsed.store(Some(Arc::clone(&parsed)));
-            parsed
-        });
-        parsed.keys.clone().map_err(|why| {
-            let file = self.secret.path().map(|path| format!(" ({})", path.display())).unwrap_or_default();
-            misconfigured(format!("the key of identity.jwt{file} cannot be used: {why}"))
-        })
+        let identity = claims::identity(&said, &self.claims)?;
+        Ok(Validated { identity: Arc::new(identity), expires: Some(expires), sid: claims::sid(&said, &self.claims) })
     }
 }
 
@@ -168,12 +105,15 @@ mod tests {
     use serde_json::json;
 
     use super::super::jwks::tests::{down, endpoint, set};
+    use super::super::key_source::tests::file;
+    use super::super::keys::Key;
     use super::super::testing::{self, OTHER_RSA, RSA, good_claims, now, sign};
     use super::*;
     use crate::error::RefusalKind;
+    use crate::secret::SecretSource;
 
     fn source(from: config::JwtFrom, keys: KeySource, algorithm: Algorithm) -> Jwt {
-        let rules = Rules { algorithms: vec![algorithm], issuer: None, audience: Vec::new(), leeway: Duration::ZERO };
+        let rules = Rules { algorithms: vec![algorithm], issuer: None, audience: Vec::new(), leeway: Duration::ZERO, section: SECTION };
         let claims = config::Claims {
             id: "/sub".to_owned(),
             username: "/preferred_username".to_owned(),
@@ -181,12 +121,11 @@ mod tests {
             email_verified: String::new(),
             name: String::new(),
             roles: String::new(),
+            sid: "/sid".to_owned(),
+            active: String::new(),
+            avatar: String::new(),
         };
         Jwt { from, keys, rules, claims }
-    }
-
-    fn file(secret: SecretSource, parse: fn(&str) -> Result<Key, &'static str>) -> KeySource {
-        KeySource::File(Static { secret, parse, parsed: ArcSwapOption::empty() })
     }
 
     fn in_cookie(keys: KeySource, algorithm: Algorithm) -> Jwt {

@@ -12,7 +12,10 @@ pub mod inspect;
 mod jwks;
 pub(crate) mod jws;
 mod jwt;
+mod key_source;
 pub(crate) mod keys;
+pub mod logout_token;
+mod send_as;
 #[cfg(test)]
 mod testing;
 mod trusted_header;
@@ -36,6 +39,7 @@ use crate::secret::Secret;
 
 use forward_auth::ForwardAuth;
 use jwt::Jwt;
+use logout_token::LogoutTokens;
 use trusted_header::{Said, TrustedHeader};
 
 /// How we name ourselves to the host app.
@@ -56,6 +60,8 @@ pub struct Identity {
     pub name: Option<String>,
     /// The host app's roles.
     pub roles: Vec<String>,
+    /// The address of a picture, `http` or `https`.
+    pub avatar: Option<String>,
 }
 
 /// A host session, as the SHA-256 of the credential that stands for it: the key of the caches.
@@ -119,6 +125,20 @@ impl Credentials {
         }
     }
 
+    /// Whether the host app can be asked about them again later, with no request of the browser's.
+    pub fn can_be_asked_again(&self) -> bool {
+        matches!(self.material, Material::Headers(_) | Material::Token { .. })
+    }
+
+    /// Bytes that they take, about.
+    pub fn size(&self) -> usize {
+        match &self.material {
+            Material::Headers(headers) => headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum(),
+            Material::Token { token, .. } => token.expose().len(),
+            Material::Said(_) | Material::Picked(_) => 0,
+        }
+    }
+
     /// The same, from this address.
     #[must_use]
     pub fn from(self, client: IpAddr) -> Self {
@@ -146,7 +166,11 @@ impl fmt::Debug for Credentials {
 
 /// Turns requests into identities. Cheap to clone; every clone shares its keys.
 #[derive(Clone, Debug)]
-pub struct Validator(Arc<Source>);
+pub struct Validator {
+    source: Arc<Source>,
+    logout_tokens: Option<Arc<LogoutTokens>>,
+    api: Option<Api>,
+}
 
 #[derive(Debug)]
 enum Source {
@@ -160,16 +184,34 @@ impl Validator {
     /// The validator that the configuration asks for. Makes no call yet.
     pub fn new(config: &config::Identity, api: Api) -> Self {
         let claims = config.claims.clone();
-        Self(Arc::new(match &config.source {
-            config::IdentitySource::ForwardAuth(forward) => Source::ForwardAuth(ForwardAuth::new(forward.clone(), claims, api)),
+        let source = match &config.source {
+            config::IdentitySource::ForwardAuth(forward) => Source::ForwardAuth(ForwardAuth::new(forward.clone(), claims, api.clone())),
             config::IdentitySource::Jwt(jwt) => Source::Jwt(Jwt::new(jwt, claims, &api)),
             config::IdentitySource::Header(header) => Source::Header(TrustedHeader::new(header.clone())),
-        }))
+        };
+        let logout_tokens = config.back_channel.as_ref().map(|back| Arc::new(LogoutTokens::new(back, config.claims.id.clone(), &api)));
+        Self { source: Arc::new(source), logout_tokens, api: Some(api) }
     }
 
     /// The validator of the local dev proxy: whoever is picked is who everybody is.
     pub fn chosen(chosen: Chosen) -> Self {
-        Self(Arc::new(Source::Chosen(chosen)))
+        Self { source: Arc::new(Source::Chosen(chosen)), logout_tokens: None, api: None }
+    }
+
+    /// Whether a session can be asked about with no request of its browser's: what a trusted proxy says of a request is
+    /// known of that request alone.
+    pub fn asks_again(&self) -> bool {
+        matches!(*self.source, Source::ForwardAuth(_) | Source::Jwt(_))
+    }
+
+    /// Whether a session is known by its credentials alone, so that nobody can be asked whether it has ended.
+    pub fn judges_alone(&self) -> bool {
+        matches!(*self.source, Source::Jwt(_))
+    }
+
+    /// What checks logout tokens, where that is set up.
+    pub fn logout_tokens(&self) -> Option<&Arc<LogoutTokens>> {
+        self.logout_tokens.as_ref()
     }
 
     /// The credentials of this user at the local dev proxy. Any other validator refuses them.
@@ -179,7 +221,7 @@ impl Validator {
 
     /// The source's name, as in the config: a metric label and a word in the log.
     pub fn source(&self) -> &'static str {
-        match *self.0 {
+        match *self.source {
             Source::ForwardAuth(_) => forward_auth::SOURCE,
             Source::Jwt(_) => jwt::SOURCE,
             Source::Header(_) => trusted_header::SOURCE,
@@ -194,7 +236,7 @@ impl Validator {
     /// `no_session` when there is nothing to check, with the reason in its `detail`; `misconfigured` when a
     /// trusted proxy sends identity headers that cannot be read one way only.
     pub fn credentials(&self, headers: &HeaderMap, peer: &Peer) -> Result<Credentials, Refusal> {
-        match &*self.0 {
+        match &*self.source {
             Source::ForwardAuth(source) => source.credentials(headers),
             Source::Jwt(source) => source.credentials(headers),
             Source::Header(source) => source.credentials(headers, peer),
@@ -210,7 +252,7 @@ impl Validator {
     /// cannot be found out now, `misconfigured` when what the host app says lacks a claim or has it in
     /// the wrong type, or when a key cannot be used.
     pub async fn identify(&self, credentials: &Credentials) -> Result<Validated, Refusal> {
-        match (&*self.0, &credentials.material) {
+        match (&*self.source, &credentials.material) {
             (Source::ForwardAuth(source), Material::Headers(headers)) => source.identify(headers).await,
             (Source::Jwt(source), Material::Token { token, .. }) => {
                 source.identify(token.expose(), SystemTime::now(), Instant::now()).await

@@ -70,6 +70,7 @@ impl TrustedHeader {
             email_trusted: true,
             name,
             roles,
+            avatar: None,
         };
         Ok(Validated { identity: Arc::new(identity), expires: None, sid: None })
     }
@@ -157,6 +158,7 @@ mod tests {
             email_trusted: true,
             name: Some("Ada Löve".to_owned()),
             roles: vec!["staff".to_owned(), "chat users".to_owned()],
+            avatar: None,
         };
         assert_eq!(identity.unwrap(), expected);
     }

@@ -145,8 +145,9 @@ impl ClientIo {
         match &mut self.look {
             Look::Heads(watch) => {
                 self.peer.note_unread();
+                let of_body = watch.is_in_body();
                 watch.feed(read);
-                self.turn.read(watch.is_in_head());
+                self.turn.read(of_body, watch.is_in_head());
                 for &at in watch.masked() {
                     read[at] = MASK;
                 }

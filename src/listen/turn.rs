@@ -110,10 +110,11 @@ impl Turn {
         self.state.store(state, Ordering::Relaxed);
     }
 
-    /// Bytes came of the client; whether the last of them are those of a head.
-    pub(super) fn read(&self, in_head: bool) {
+    /// Bytes came of the client; whether the first of them are those of a body, and the last those of a head.
+    pub(super) fn read(&self, of_body: bool, in_head: bool) {
         self.in_head.store(in_head, Ordering::Relaxed);
-        if self.is(IDLE) {
+        // The rest of a body whose answer was early begins no request.
+        if self.is(IDLE) && (in_head || !of_body) {
             self.set(HEAD);
             self.watched.arm(self.header);
         }

@@ -6,13 +6,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
-use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -21,7 +17,9 @@ use crate::config::{Ancestor, Config};
 use crate::headers::cookies;
 use crate::headers::site::{self, Relation};
 use crate::identity::SessionKey;
-use crate::secret::{Secret, SecretSource};
+use crate::secret::Secret;
+
+use super::seal::Seal;
 
 /// Seconds that a browser keeps the cookie: as long as Rocket.Chat's own login lasts by default.
 const LASTS: u64 = 90 * 24 * 3600;
@@ -29,7 +27,6 @@ const LASTS: u64 = 90 * 24 * 3600;
 const PURPOSE: &[u8] = b"gantry browser binding 1";
 /// Longer values are not looked into.
 const LONGEST: usize = 3_000;
-const NONCE: usize = 12;
 
 /// The chat session of a browser.
 #[derive(Clone, PartialEq, Eq)]
@@ -76,9 +73,7 @@ struct Content<'b> {
 /// Seals bindings into cookies and opens them again.
 #[derive(Debug)]
 pub struct Bindings {
-    /// The key is derived from the service account's token: it is there, secret, and the same at every replica.
-    secret: SecretSource,
-    keys: Mutex<Keys>,
+    seal: Seal,
     name: &'static str,
     /// What a cookie is bound to beside the key: its name, and the workspace whose tokens are in it.
     bound_to: Vec<u8>,
@@ -87,10 +82,6 @@ pub struct Bindings {
     /// How long a logout from the chat is remembered.
     signed_out_for: Duration,
 }
-
-/// Keys by the secret that they are derived from, the present one first. The one before still opens.
-#[derive(Debug, Default)]
-struct Keys(Vec<(Secret, Arc<RandomizedNonceKey>)>);
 
 impl Bindings {
     /// Cookies that fit how the chat is reached and framed. Across sites they are partitioned (CHIPS): a browser
@@ -109,12 +100,10 @@ impl Bindings {
             ("__Host-gantry", "Path=/; Secure; HttpOnly; SameSite=Lax", "__Host-gantry=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax")
         };
         let removal = HeaderValue::from_static(removal);
-        let bound_to = format!("{name} {}", config.rocketchat.url).into_bytes();
         Self {
-            secret: config.rocketchat.auth_token.clone(),
-            keys: Mutex::default(),
+            seal: Seal::new(config.rocketchat.auth_token.clone(), PURPOSE),
             name,
-            bound_to,
+            bound_to: format!("{name} {}", config.rocketchat.url).into_bytes(),
             attributes,
             removal,
             signed_out_for: config.cache.tokens.ttl,
@@ -124,8 +113,8 @@ impl Bindings {
     /// Those of another configuration: what was sealed under the former key can still be opened.
     #[must_use]
     pub fn renewed(&self, config: &Config) -> Self {
-        let keys = Keys(self.keys.lock().unwrap_or_else(PoisonError::into_inner).0.clone());
-        Self { keys: Mutex::new(keys), ..Self::new(config) }
+        let new = Self::new(config);
+        Self { seal: new.seal.after(&self.seal), ..new }
     }
 
     /// The cookie's name.
@@ -169,63 +158,26 @@ impl Bindings {
             rides_along: binding.rides_along,
             signed_out_until: if binding.signed_out { now().saturating_add(self.signed_out_for.as_secs()) } else { 0 },
         };
-        let mut sealed = serde_json::to_vec(&content).ok()?;
-        let nonce = self.key().seal_in_place_append_tag(Aad::from(&self.bound_to), &mut sealed).ok()?;
-        Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &sealed].concat()))
+        self.seal.seal(&self.bound_to, serde_json::to_vec(&content).ok()?)
     }
 
     fn open(&self, value: &str) -> Option<Binding> {
-        let raw = URL_SAFE_NO_PAD.decode(value).ok()?;
-        let (nonce, sealed) = raw.split_at_checked(NONCE)?;
-        let mut keys = vec![self.key()];
-        keys.extend(self.former_key());
-        keys.iter().find_map(|key| {
-            let mut sealed = sealed.to_vec();
-            let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-            let content = key.open_in_place(nonce, Aad::from(&self.bound_to), &mut sealed).ok()?;
-            let content: Content<'_> = serde_json::from_slice(content).ok()?;
-            Some(Binding {
-                user_id: content.user_id.into(),
-                token: Secret::new(content.token),
-                identity: content.identity.into_owned(),
-                session: SessionKey(content.session),
-                rides_along: content.rides_along,
-                signed_out: content.signed_out_until > now(),
-            })
+        let content = self.seal.open(&self.bound_to, value)?;
+        let content: Content<'_> = serde_json::from_slice(&content).ok()?;
+        Some(Binding {
+            user_id: content.user_id.into(),
+            token: Secret::new(content.token),
+            identity: content.identity.into_owned(),
+            session: SessionKey(content.session),
+            rides_along: content.rides_along,
+            signed_out: content.signed_out_until > now(),
         })
-    }
-
-    fn key(&self) -> Arc<RandomizedNonceKey> {
-        let secret = self.secret.get();
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, key)) = keys.0.first()
-            && *known == secret
-        {
-            return Arc::clone(key);
-        }
-        let key = Arc::new(derive(&secret));
-        keys.0.insert(0, (secret, Arc::clone(&key)));
-        keys.0.truncate(2);
-        key
-    }
-
-    fn former_key(&self) -> Option<Arc<RandomizedNonceKey>> {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.0.get(1).map(|(_, key)| Arc::clone(key))
     }
 }
 
 /// Seconds after 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-fn derive(secret: &Secret) -> RandomizedNonceKey {
-    let pseudorandom = Salt::new(HKDF_SHA256, PURPOSE).extract(secret.expose().as_bytes());
-    let mut raw = zeroize::Zeroizing::new([0; 32]);
-    let expanded = pseudorandom.expand(&[b"key"], HKDF_SHA256).and_then(|okm| okm.fill(raw.as_mut()));
-    expanded.expect("32 bytes are what HKDF-SHA256 makes at a time");
-    RandomizedNonceKey::new(&AES_256_GCM, raw.as_ref()).expect("AES-256 takes 32 bytes")
 }
 
 /// Whether the chat may be framed by a page of another site, as far as the configuration tells.
@@ -246,6 +198,7 @@ mod tests {
 
     use super::*;
     use crate::config;
+    use crate::secret::SecretSource;
 
     fn binding() -> Binding {
         Binding {
@@ -293,14 +246,14 @@ mod tests {
         std::fs::write(file.path(), "first-token").unwrap();
         let config = config::example(&[]);
         let mut bindings = Bindings::new(&config);
-        bindings.secret = SecretSource::file(file.path()).unwrap();
+        bindings.seal.secret = SecretSource::file(file.path()).unwrap();
         let first = bindings.cookie(&binding()).unwrap();
         bindings = bindings.renewed(&config::example(&[("rocketchat.auth_token", "second-token")]));
         let second = bindings.cookie(&binding()).unwrap();
         for cookie in [&first, &second] {
             assert!(bindings.of(&sent_back(cookie)).is_some());
         }
-        bindings.secret = SecretSource::inline("third-token");
+        bindings.seal.secret = SecretSource::inline("third-token");
         assert!(bindings.of(&sent_back(&second)).is_some());
         assert!(bindings.of(&sent_back(&first)).is_none());
     }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::binding::{Binding, Bindings};
+use super::host::Presented;
 use super::{Login, SignedIn};
 use crate::error::{Refusal, RefusalKind};
-use crate::identity::{Credentials, SessionKey, Validated};
+use crate::identity::{Credentials, Validated};
 use crate::secret::Secret;
 use crate::tokens::{Chat, Ending, Found};
 
@@ -119,15 +120,15 @@ impl Login {
             return Verdict::Ended;
         }
         let same_session = credentials.as_ref().is_ok_and(|credentials| credentials.key == binding.session);
-        let session = credentials.as_ref().map(|credentials| credentials.key).ok();
+        let shown = credentials.as_ref().ok().cloned();
         let who = match credentials {
             Ok(credentials) => self.who(credentials).await,
             Err(refusal) => Err(refusal),
         };
         match who {
-            Ok(Validated { identity, .. }) if identity.id == binding.identity => {
-                if let Some(session) = session {
-                    self.0.tokens.follow(session, binding.token.expose());
+            Ok(validated) if validated.identity.id == binding.identity => {
+                if let Some(shown) = &shown {
+                    self.goes_on(binding.token.expose(), shown, &validated);
                 }
                 Verdict::Stays
             }
@@ -149,7 +150,7 @@ impl Login {
     pub async fn judge(
         &self,
         token: &str,
-        session: Option<SessionKey>,
+        shown: Option<&Credentials>,
         binding: Option<&Binding>,
         who: &Result<Validated, Refusal>,
     ) -> Held {
@@ -168,8 +169,8 @@ impl Login {
         match who {
             Ok(validated) => {
                 if validated.identity.id == identity {
-                    if let Some(session) = session {
-                        self.0.tokens.follow(session, token);
+                    if let Some(shown) = shown {
+                        self.goes_on(token, shown, validated);
                     }
                     return Held::Same;
                 }
@@ -182,6 +183,17 @@ impl Login {
                 Held::Ended
             }
             Err(_) => Held::Unknown,
+        }
+    }
+
+    /// The browser with this token has shown these credentials, which were validated just now: from here on it is they
+    /// that the host app is asked with.
+    fn goes_on(&self, token: &str, shown: &Credentials, validated: &Validated) {
+        self.0.tokens.follow(shown.key, token);
+        if let Found::Living(chat) = self.0.tokens.find(token)
+            && chat.standing().is_none_or(|standing| standing.identity == validated.identity.id)
+        {
+            self.0.standings.confirm(&chat, &Presented::Credentials(shown.clone()), validated);
         }
     }
 
@@ -207,6 +219,7 @@ impl Login {
 
     /// The person logged out of the chat: nothing but their own wish lets them in again from this host session.
     pub fn person_logged_out(&self, token: &str) {
+        self.log_out_at_host(token);
         let tokens = &self.0.tokens;
         for session in tokens.sessions_of(token) {
             self.0.signed_out.insert(session, ());
@@ -221,6 +234,8 @@ impl Login {
 
     /// A token was used in a call of the REST API: the host session behind it is looked at again when that is due.
     pub fn used(&self, token: &str) {
-        let _ = token;
+        if let (Found::Living(chat), Some(every)) = (self.find(token), self.0.policy.every) {
+            chat.called(every);
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::directory::weight;
 use crate::error::{Refusal, RefusalKind};
 use crate::identity::{Credentials, Identity, SessionKey, Validated, Validator};
 use crate::metrics::Metrics;
+use crate::tokens::Standing;
 use crate::trace;
 
 use super::rates::Rates;
@@ -40,9 +41,25 @@ impl Presented {
             Self::Scripted(key) => *key,
         }
     }
-}
 
-impl Presented {
+    /// What the host app is asked with.
+    pub(super) fn credentials(&self) -> Option<&Credentials> {
+        match self {
+            Self::Credentials(credentials) => Some(credentials),
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
+    /// What a chat session stands on, to be asked about again; `None` where that cannot be done.
+    pub(super) fn again(standing: &Standing, host: &Host) -> Option<Self> {
+        match host {
+            Host::Validator(_) => standing.credentials.clone().map(Self::Credentials),
+            #[cfg(test)]
+            Host::Scripted(_) => Some(Self::Scripted(standing.session)),
+        }
+    }
+
     /// Who is held to `limits.unknown_sessions_per_client`.
     fn client(&self) -> Option<IpAddr> {
         match self {
@@ -60,6 +77,20 @@ impl Host {
             #[cfg(test)]
             Self::Scripted(_) => "scripted",
         }
+    }
+
+    /// The validator; tests may have none.
+    pub(super) fn validator(&self) -> Option<&Validator> {
+        match self {
+            Self::Validator(validator) => Some(validator),
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
+    /// Whether it can be asked about a session with no request of its browser's.
+    pub(super) fn asks_again(&self) -> bool {
+        self.validator().is_none_or(Validator::asks_again)
     }
 
     async fn identify(&self, presented: &Presented) -> Result<Validated, Refusal> {
@@ -97,7 +128,7 @@ impl Expiry<SessionKey, Arc<Validated>> for UntilExpiry {
 /// Bytes of an identity's texts, which are the host app's.
 fn length(identity: &Identity) -> usize {
     let roles: usize = identity.roles.iter().map(|role| size_of::<String>() + role.len()).sum();
-    let texts = [Some(&identity.id), Some(&identity.username), identity.email.as_ref(), identity.name.as_ref()];
+    let texts = [Some(&identity.id), Some(&identity.username), identity.email.as_ref(), identity.name.as_ref(), identity.avatar.as_ref()];
     roles + texts.into_iter().flatten().map(String::len).sum::<usize>()
 }
 
@@ -144,6 +175,19 @@ impl Sessions {
         }
         self.metrics.cache_entries("sessions", self.cache.entry_count());
         validated.map_err(Arc::unwrap_or_clone)
+    }
+
+    /// The same, whatever is remembered; what it comes to is remembered from then on.
+    pub(super) async fn again(&self, presented: &Presented) -> Result<Arc<Validated>, Refusal> {
+        let outcome = trace::step("session recheck", self.host.identify(presented)).await.map(Arc::new);
+        match &outcome {
+            Ok(validated) => self.cache.insert(presented.key(), Arc::clone(validated)).await,
+            Err(refusal) if matches!(refusal.kind, RefusalKind::NoSession | RefusalKind::UserNotAllowed) => {
+                self.cache.invalidate(&presented.key()).await;
+            }
+            Err(_) => {}
+        }
+        outcome
     }
 
     pub(super) async fn forget(&self, session: &SessionKey) {

@@ -3,11 +3,17 @@
 //! What is remembered is answered at once. Anything else runs on a task of its own, so that a browser
 //! that goes away cancels nothing: no create is begun twice, no token is minted and lost.
 
+mod back_channel;
 pub mod binding;
 mod chats;
 mod flights;
 mod host;
+mod host_logout;
+mod once;
 mod rates;
+pub mod recheck;
+pub mod seal;
+mod standing;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -30,14 +36,17 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::rocketchat::Client;
 use crate::secret::Secret;
-use crate::tokens::{Ending, Found, TokenError, Tokens, Wanted};
+use crate::sync::Syncer;
+use crate::tokens::{Chat, Ending, Found, TokenError, Tokens, Wanted};
 use crate::trace;
 
+pub use back_channel::BackChannelRefusal;
 use binding::{Binding, Bindings};
 pub use chats::{Held, Verdict};
 use flights::{Flights, UnderWay};
 use host::{Host, Presented, Sessions};
 use rates::Rates;
+use standing::{Policy, Standings};
 
 /// How much sooner than the login itself the wait for the limiter ends, so that people are told what they wait for.
 const TELLING: Duration = Duration::from_millis(250);
@@ -63,6 +72,9 @@ struct Inner {
     bindings: Bindings,
     /// Host sessions whose person has logged out of the chat.
     signed_out: Cache<SessionKey, ()>,
+    standings: Arc<Standings>,
+    policy: Policy,
+    sync: Syncer,
 }
 
 /// What of a login still holds under a new configuration.
@@ -115,14 +127,14 @@ impl Login {
     /// as well, and so are the tokens that they end with.
     #[must_use]
     pub fn renewed(&self, config: &Config, validator: Option<Validator>, client: Client, kept: Kept) -> Self {
-        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, .. } = &*self.0;
+        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, standings, sync, .. } = &*self.0;
         let host = validator.map_or_else(|| Arc::clone(&sessions.host), |validator| Arc::new(Host::Validator(validator)));
         let caches = &config.cache;
         let rates = Arc::new(sessions.rates.renewed(config.limits));
         let sessions =
             if kept.sessions { sessions.with_host(host, rates) } else { Sessions::new(host, caches.sessions, rates, Arc::clone(metrics)) };
         if !kept.tokens {
-            return Self::with_sessions(config, sessions, client, Arc::clone(metrics), control.clone());
+            return Self::with_sessions(config, sessions, client, sync.clone(), Arc::clone(metrics), control.clone());
         }
         Self(Arc::new(Inner {
             sessions,
@@ -141,22 +153,28 @@ impl Login {
             ended_identities: ended_identities.clone(),
             bindings: self.0.bindings.renewed(config),
             signed_out: self.0.signed_out.clone(),
+            standings: standings.renewed(config),
+            policy: Policy::new(config),
+            sync: sync.clone(),
         }))
     }
 
     fn with_host(config: &Config, host: Arc<Host>, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
         let rates = Arc::new(Rates::new(config.limits, Arc::clone(&metrics)));
         let sessions = Sessions::new(host, config.cache.sessions, rates, Arc::clone(&metrics));
-        Self::with_sessions(config, sessions, client, metrics, control)
+        let sync = Syncer::new(Arc::clone(&metrics), control.clone());
+        Self::with_sessions(config, sessions, client, sync, metrics, control)
     }
 
-    fn with_sessions(config: &Config, sessions: Sessions, client: Client, metrics: Arc<Metrics>, control: Handle) -> Self {
+    fn with_sessions(config: &Config, sessions: Sessions, client: Client, sync: Syncer, metrics: Arc<Metrics>, control: Handle) -> Self {
         metrics.expect_endings(Ending::ALL.map(Ending::word));
         let caches = &config.cache;
         Self(Arc::new(Inner {
             sessions,
             directory: Directory::new(client.clone(), config.users.clone(), caches.users, Arc::clone(&metrics)),
             tokens: Tokens::new(client, caches, Arc::clone(&metrics), control.clone()),
+            standings: Arc::new(Standings::new(config, Arc::clone(&metrics))),
+            policy: Policy::new(config),
             metrics,
             control,
             timeout: config.login.timeout,
@@ -165,6 +183,7 @@ impl Login {
             ended_identities: Cache::builder().max_capacity(caches.users.capacity).time_to_live(ENDED_FOR).build(),
             bindings: Bindings::new(config),
             signed_out: Cache::builder().max_capacity(caches.tokens.capacity).time_to_live(caches.tokens.ttl).build(),
+            sync,
         }))
     }
 
@@ -226,10 +245,17 @@ impl Login {
             return self.stays_out(presented).await;
         }
         let ready = if wish.fresh { None } else { self.0.ready(&key).await };
-        match ready {
-            Some(ready) => Ok(ready),
-            None => self.sign_in_slowly(presented, wish, began).await,
-        }
+        let signed_in = match ready {
+            Some(ready) => ready,
+            None => self.sign_in_slowly(presented, wish, began).await?,
+        };
+        self.0.sync.noticed(&signed_in.user_id, &signed_in.identity);
+        Ok(signed_in)
+    }
+
+    /// What keeps accounts up to date.
+    pub fn sync(&self) -> &Syncer {
+        &self.0.sync
     }
 
     /// The person logged out of the chat in this host session: whose it is now decides whether that still holds.
@@ -268,12 +294,12 @@ impl Login {
     }
 
     async fn who_is(&self, presented: Presented) -> Result<Validated, Refusal> {
-        if let Some(validated) = self.0.sessions.ready(&presented.key()).await {
+        if let Some(validated) = self.0.known(&presented.key()).await {
             self.0.metrics.cache("sessions", true);
             return Ok(Validated::clone(&validated));
         }
         let inner = Arc::clone(&self.0);
-        let task = self.0.control.spawn(trace::carried(async move { inner.sessions.identify(&presented).await }));
+        let task = self.0.control.spawn(trace::carried(async move { inner.identify(&presented).await }));
         match tokio::time::timeout(self.0.timeout, task).await {
             Ok(outcome) => outcome.unwrap_or_else(|error| Err(broken(&error))).map(|validated| Validated::clone(&validated)),
             Err(_) => Err(too_slow(false)),
@@ -294,6 +320,7 @@ impl Login {
         let inner = &self.0;
         inner.flights.end(&session);
         inner.sessions.forget(&session).await;
+        inner.standings.left(session);
         let Some((user, token)) = inner.tokens.leave(&session) else { return Ok(0) };
         let Some(end) = inner.end_token(&user, &token, Ending::Told) else { return Ok(0) };
         match tokio::time::timeout(inner.timeout, end).await {
@@ -309,6 +336,9 @@ impl Login {
         let inner = &self.0;
         inner.ended_identities.insert(identity_id.to_owned(), Instant::now());
         inner.sessions.forget_identity(identity_id);
+        for (_, standing) in inner.standings.by(&standing::By::Identity(identity_id.to_owned())) {
+            inner.standings.left(standing.session);
+        }
         let users = inner.users.remove(identity_id).unwrap_or_default();
         let mut ends = Vec::new();
         for user in users.iter() {
@@ -350,7 +380,7 @@ impl Login {
 impl Inner {
     /// A login from memory alone.
     async fn ready(&self, session: &SessionKey) -> Option<SignedIn> {
-        let validated = self.sessions.ready(session).await?;
+        let validated = self.known(session).await?;
         let account = self.directory.ready(&validated.identity).await?;
         let token = self.tokens.ready(&account.id, session)?;
         for cache in ["sessions", "users", "tokens"] {
@@ -385,7 +415,7 @@ impl Inner {
         // A second round when the session or the user was ended while the first was under way.
         for _ in 0..2 {
             let began = Instant::now();
-            let validated = self.sessions.identify(presented).await?;
+            let validated = self.identify(presented).await?;
             let identity = &validated.identity;
             who.get_or_init(|| Arc::clone(identity));
             let before = wish.before.as_ref().filter(|before| before.identity == identity.id);
@@ -411,6 +441,9 @@ impl Inner {
                     self.sessions.forget(&session).await;
                 }
                 Ok(handed) => {
+                    if let Found::Living(chat) = self.tokens.find(handed.token.expose()) {
+                        self.stands(&chat, presented, &validated);
+                    }
                     return Ok(SignedIn {
                         token: handed.token,
                         user_id: Arc::clone(&account.id),
@@ -439,6 +472,41 @@ impl Inner {
         tracing::debug!(user = %user_id, reason = why.word(), "a chat session is ended");
         self.metrics.chat_ended(why.word());
         Some(self.tokens.retire(user_id, token))
+    }
+
+    /// Whose a session is, if that is remembered.
+    async fn known(&self, session: &SessionKey) -> Option<Arc<Validated>> {
+        let validated = self.sessions.ready(session).await?;
+        (!self.standings.is_over(session, &validated)).then_some(validated)
+    }
+
+    /// Whose a session is.
+    async fn identify(&self, presented: &Presented) -> Result<Arc<Validated>, Refusal> {
+        let outcome = self.sessions.identify(presented).await;
+        let outcome = self.unless_over(presented, outcome);
+        if let (Ok(validated), Some(chat)) = (&outcome, self.tokens.of_session(&presented.key())) {
+            let same = chat.standing().is_none_or(|standing| standing.identity == validated.identity.id);
+            if same {
+                self.standings.confirm(&chat, presented, validated);
+            }
+        }
+        outcome
+    }
+
+    /// A session that the identity provider has ended is none, whatever its credentials say.
+    fn unless_over(&self, presented: &Presented, outcome: Result<Arc<Validated>, Refusal>) -> Result<Arc<Validated>, Refusal> {
+        let validated = outcome?;
+        if self.standings.is_over(&presented.key(), &validated) {
+            let words = "You are not signed in to the app that this chat belongs to.";
+            return Err(Refusal::new(RefusalKind::NoSession, words, "the identity provider has ended this session (logout token)"));
+        }
+        Ok(validated)
+    }
+
+    /// A chat session was given to a host session that is good.
+    fn stands(&self, chat: &Chat, presented: &Presented, validated: &Validated) {
+        self.standings.confirm(chat, presented, validated);
+        self.look_after(chat, presented);
     }
 
     fn remember(&self, identity_id: &str, user: &Arc<str>) {

@@ -24,11 +24,19 @@ pub enum Limit {
     PageMemory,
     /// `session.page_wait`
     PageWait,
+    /// `session.back_channel.max_tokens`: a logout token was forgotten that could come again.
+    LogoutTokens,
+    /// `limits.sync_queue`: somebody's changes are not written before their next sign-in.
+    SyncQueue,
+    /// `limits.sync_records`: a record went of what was given to somebody, who keeps it now.
+    SyncRecords,
+    /// `limits.native_message`
+    NativeMessage,
 }
 
 impl Limit {
     /// Every limit, so that its count starts at zero.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::LoginsPerClient,
         Self::LoginsPerSession,
         Self::UnknownSessionsPerClient,
@@ -37,6 +45,10 @@ impl Limit {
         Self::LoginBodyTimeout,
         Self::PageMemory,
         Self::PageWait,
+        Self::LogoutTokens,
+        Self::SyncQueue,
+        Self::SyncRecords,
+        Self::NativeMessage,
     ];
 
     /// The label's value.
@@ -50,6 +62,10 @@ impl Limit {
             Self::LoginBodyTimeout => "login_body_timeout",
             Self::PageMemory => "page_memory",
             Self::PageWait => "page_wait",
+            Self::LogoutTokens => "max_tokens",
+            Self::SyncQueue => "sync_queue",
+            Self::SyncRecords => "sync_records",
+            Self::NativeMessage => "native_message",
         }
     }
 }

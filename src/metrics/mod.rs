@@ -6,7 +6,9 @@
 mod collect;
 mod limits;
 mod process;
+mod recheck;
 mod shard;
+mod sync;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -21,7 +23,9 @@ use crate::error::RefusalKind;
 use crate::journal::Journal;
 use collect::Shards;
 pub use limits::{CallFault, CallTarget, Limit};
+pub use recheck::{LogoutTokenOutcome, Recheck};
 pub use shard::{AnswerLimit, Crowd, Flood, Handshake, Held, PageFate, RouteLabel, Shard, SocketEnd, Spoken, Stalled, Unread};
+pub use sync::{SYNC_FIELDS, SyncOutcome};
 
 /// What is counted of the process itself, from before there is anything else to count.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +73,39 @@ pub struct Metrics {
     service_account_up: IntGauge,
     spans: IntCounterVec,
     limits: limits::Counters,
+    rechecks: recheck::Counters,
+    sync: sync::Counters,
+    native: IntCounterVec,
+}
+
+/// What became of a visit to the page of the native login: the `outcome` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NativeLogin {
+    /// The browser has Rocket.Chat's own login form now.
+    Entered,
+    /// The secret was wrong.
+    WrongSecret,
+    /// Too many secrets were wrong.
+    RateLimited,
+    /// The client's address is not one of those that it is there for.
+    NotFromHere,
+    /// The browser is signed in through the host app again.
+    Left,
+}
+
+impl NativeLogin {
+    const ALL: [Self; 5] = [Self::Entered, Self::WrongSecret, Self::RateLimited, Self::NotFromHere, Self::Left];
+
+    /// The label's value, also used in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Entered => "entered",
+            Self::WrongSecret => "wrong_secret",
+            Self::RateLimited => "rate_limited",
+            Self::NotFromHere => "not_from_here",
+            Self::Left => "left",
+        }
+    }
 }
 
 impl Metrics {
@@ -144,6 +181,9 @@ impl Metrics {
             .expect("constant name"),
             acme_orders: counters("gantry_acme_orders_total", "Certificates asked for by ACME, by outcome.", &["outcome"]),
             limits: limits::Counters::new(),
+            rechecks: recheck::Counters::new(),
+            sync: sync::Counters::new(),
+            native: counters("gantry_native_logins_total", "Visits to the page of the native login, by what became of them.", &["outcome"]),
             registry,
             shards: Arc::clone(&shards),
         };
@@ -170,14 +210,20 @@ impl Metrics {
             Box::new(metrics.rocketchat.clone()),
             Box::new(metrics.service_account_up.clone()),
             Box::new(metrics.spans.clone()),
+            Box::new(metrics.native.clone()),
             Box::new(process::Process::new()),
             Box::new(build),
             Box::new(metrics.reload_success.clone()),
             Box::new(metrics.reload_time.clone()),
             Box::new(Shards::new(shards, process)),
         ];
-        for collector in all.into_iter().chain(metrics.limits.collectors()) {
+        for collector in
+            all.into_iter().chain(metrics.limits.collectors()).chain(metrics.rechecks.collectors()).chain(metrics.sync.collectors())
+        {
             metrics.registry.register(collector).expect("no name is used twice");
+        }
+        for outcome in NativeLogin::ALL {
+            metrics.native.with_label_values(&[outcome.as_str()]);
         }
         metrics.reloaded(true);
         Arc::new(metrics)
@@ -282,6 +328,11 @@ impl Metrics {
     /// Spans were `exported`, or have `failed`, or were `dropped` because the queue was full.
     pub fn spans(&self, outcome: &'static str, count: u64) {
         self.spans.with_label_values(&[outcome]).inc_by(count);
+    }
+
+    /// Somebody used the native login, or tried to.
+    pub fn native_login(&self, outcome: NativeLogin) {
+        self.native.with_label_values(&[outcome.as_str()]).inc();
     }
 
     /// The outcomes of logins by this source start at zero, so that the first of a kind shows as a rise.

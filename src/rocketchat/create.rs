@@ -85,7 +85,7 @@ impl Client {
             return if uncertain { CreateError::Uncertain(refusal) } else { CreateError::Refused(refusal) };
         };
         match no.kind.as_str() {
-            "error-field-unavailable" => taken(new, no),
+            "error-field-unavailable" => taken(&new.username, &new.email, no),
             "error-blocked-username" | "error-input-is-not-a-valid-field" => CreateError::UsernameRefused,
             "error-license-user-limit-reached" => CreateError::Full(words::no_seat()),
             "error-max-guests-number-reached" => CreateError::Full(words::no_guest_seat()),
@@ -95,7 +95,7 @@ impl Client {
             "error-action-not-allowed" if !no.text.to_ascii_lowercase().contains("adding user") => {
                 CreateError::Refused(words::roles_refused(no, &new.roles))
             }
-            _ if no.text.contains("already in use") => taken(new, no),
+            _ if no.text.contains("already in use") => taken(&new.username, &new.email, no),
             _ if no.text.to_ascii_lowercase().contains("invalid characters") => CreateError::NameRefused,
             _ => CreateError::Refused(self.explain(Endpoint::UsersCreate, error).await),
         }
@@ -104,15 +104,15 @@ impl Client {
 
 /// One `errorType` for both fields; told apart by `details.field`, which is the field's name or its
 /// value, or else by the text.
-fn taken(new: &NewUser, no: &Rejection) -> CreateError {
+pub(super) fn taken(username: &str, email: &str, no: &Rejection) -> CreateError {
     let quoted = no.text.split_once(" is already in use").map_or("", |(value, _)| value.trim_matches(['`', '"', '\'', ' ']));
     for said in [no.field.as_deref().unwrap_or_default(), quoted] {
         match said.to_lowercase().as_str() {
             "" => {}
             "username" => return CreateError::UsernameTaken,
             "email" | "emails" | "emails.0.address" => return CreateError::EmailTaken,
-            said if said == new.username.to_lowercase() => return CreateError::UsernameTaken,
-            said if said == new.email.to_lowercase() => return CreateError::EmailTaken,
+            said if said == username.to_lowercase() => return CreateError::UsernameTaken,
+            said if said == email.to_lowercase() => return CreateError::EmailTaken,
             _ => {}
         }
     }
@@ -154,7 +154,7 @@ mod tests {
             ("already in use", Value::Null, false),
         ] {
             let answer = json!({"success": false, "error": text, "errorType": "error-field-unavailable", "details": {"field": field}});
-            let conflict = taken(&new, &Rejection::read(StatusCode::BAD_REQUEST, &answer));
+            let conflict = taken(&new.username, &new.email, &Rejection::read(StatusCode::BAD_REQUEST, &answer));
             assert_eq!(matches!(conflict, CreateError::EmailTaken), email, "{answer}");
             assert_eq!(matches!(conflict, CreateError::UsernameTaken), !email, "{answer}");
         }

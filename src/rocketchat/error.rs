@@ -35,6 +35,8 @@ pub(crate) struct Rejection {
     pub(super) text: String,
     /// `details.field`.
     pub(super) field: Option<String>,
+    /// `details.method`: which second factor is wanted.
+    pub(super) method: Option<String>,
 }
 
 impl Rejection {
@@ -58,6 +60,7 @@ impl Rejection {
             kind: plain(kind),
             text: plain(text),
             field: answer.pointer("/details/field").and_then(Value::as_str).map(str::to_owned),
+            method: answer.pointer("/details/method").and_then(Value::as_str).map(plain),
         }
     }
 

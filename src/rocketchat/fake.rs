@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::outbound::api::{Call, CallError, Reply};
 
 pub(crate) const SERVICE: &str = "service-id";
-const SERVICE_TOKEN: &str = "service-token";
+pub(crate) const SERVICE_TOKEN: &str = "service-token";
 pub(crate) const MINT_SECRET: &str = "mint-secret";
 
 /// What a scripted step does in place of the workspace.
@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) steps: HashMap<String, Vec<Step>>,
     /// An endpoint whose calls wait here.
     pub(crate) held: HashMap<String, Arc<Semaphore>>,
+    /// An endpoint whose calls the limiter counts, and how many it allows.
+    pub(crate) limits: HashMap<String, u32>,
     pub(crate) pattern: Value,
     /// What the workspace's environment has: `CREATE_TOKENS_FOR_USERS_SECRET`, or `CREATE_TOKENS_FOR_USERS`.
     pub(crate) secret: Option<String>,
@@ -90,6 +92,7 @@ impl Fake {
                 bodies: Vec::new(),
                 steps: HashMap::new(),
                 held: HashMap::new(),
+                limits: HashMap::new(),
                 pattern: Value::Null,
                 secret: Some(MINT_SECRET.to_owned()),
                 may_mint: true,
@@ -161,7 +164,12 @@ impl Fake {
             None => {}
         }
         let (status, answer) = self.act(&endpoint, &query, &body, &id, &token);
-        Ok(reply(status, &answer))
+        let mut reply = reply(status, &answer);
+        if let Some(limit) = self.state().limits.get(&endpoint) {
+            reply.headers.insert("x-ratelimit-limit", (*limit).into());
+            reply.headers.insert("x-ratelimit-remaining", (limit - 1).into());
+        }
+        Ok(reply)
     }
 
     fn act(&self, endpoint: &str, query: &HashMap<String, String>, body: &Value, id: &str, token: &str) -> (u16, Value) {
@@ -202,8 +210,26 @@ impl Fake {
             "users.create" => create_user(&mut state, body),
             "users.update" => {
                 let found = state.users.iter_mut().find(|user| user["_id"] == body["userId"]).unwrap();
-                found["customFields"] = body["data"]["customFields"].clone();
+                let data = body["data"].as_object().unwrap();
+                for field in ["customFields", "name", "username"] {
+                    if let Some(value) = data.get(field) {
+                        found[field] = value.clone();
+                    }
+                }
+                if let Some(email) = data.get("email") {
+                    found["emails"] = json!([{ "address": email, "verified": data["verified"] }]);
+                }
                 (200, json!({"user": found, "success": true}))
+            }
+            "users.setAvatar" => (200, json!({"success": true})),
+            "roles.addUserToRole" | "roles.removeUserFromRole" => {
+                let found = state.users.iter_mut().find(|user| user["username"] == body["username"]).unwrap();
+                let roles = found["roles"].as_array_mut().unwrap();
+                roles.retain(|role| *role != body["roleId"]);
+                if endpoint == "roles.addUserToRole" {
+                    roles.push(body["roleId"].clone());
+                }
+                (200, json!({"role": {}, "success": true}))
             }
             "users.createToken" => self.create_token(&mut state, body, id),
             other => panic!("nobody calls {other}"),
@@ -241,6 +267,7 @@ fn find_user(state: &State, query: &HashMap<String, String>) -> (u16, Value) {
             "userId" => user["_id"] == value.as_str(),
             "username" => user["username"] == value.as_str() || user["_id"] == value.as_str(),
             "email" => user["emails"][0]["address"] == value.as_str(),
+            "includeUserRooms" => true,
             other => panic!("no look-up by {other}"),
         })
     };

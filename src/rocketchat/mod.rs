@@ -13,6 +13,9 @@ pub(crate) mod fake;
 pub(crate) mod gate;
 mod listing;
 mod memo;
+mod people;
+mod rooms;
+mod person;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,9 @@ pub use create::{CreateError, NewUser};
 pub use diagnose::Minting;
 pub use gate::Limiter;
 pub use listing::Listed;
+pub use people::{ChangeError, Looked, Profile, ProfileField};
+pub use person::{LoginTrouble, SecondFactor, password_factor};
+pub use rooms::{Place, PlaceKind};
 pub use survey::{Role, TokenKind, Trouble};
 pub use token::MintError;
 pub use user::User;
@@ -68,6 +74,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Client {
     shared: Arc<Shared>,
     deadline: Option<Instant>,
+    /// What a call that wants a second factor is made with.
+    second_factor: Option<Arc<SecondFactor>>,
 }
 
 #[derive(Debug)]
@@ -107,14 +115,14 @@ impl Client {
             diagnosis: Memo::new(),
             own: Memo::new(),
         };
-        Self { shared: Arc::new(shared), deadline: None }
+        Self { shared: Arc::new(shared), deadline: None, second_factor: None }
     }
 
     /// The same, waiting for the limiter no longer than this. Without it each call may wait for
     /// `login.timeout`.
     #[must_use]
     pub fn until(&self, deadline: Instant) -> Self {
-        Self { shared: Arc::clone(&self.shared), deadline: Some(deadline) }
+        Self { deadline: Some(deadline), ..self.clone() }
     }
 
     /// The service account's user id.

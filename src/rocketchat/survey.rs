@@ -191,7 +191,10 @@ impl Client {
     /// Writes a setting; needs `edit-privileged-setting` and a token that passes two-factor checks. One that is
     /// hidden, blocked or unknown is [`Trouble::Absent`].
     pub async fn write_setting(&self, id: &str, value: &Value) -> Result<(), Trouble> {
-        let ask = self.as_service(Endpoint::WriteSetting).item(id).body(json!({ "value": value }));
+        let mut ask = self.as_service(Endpoint::WriteSetting).item(id).body(json!({ "value": value }));
+        if let Some(factor) = &self.second_factor {
+            ask = ask.passing(factor.method, factor.code.clone());
+        }
         self.send(ask).await.map(drop).map_err(trouble)
     }
 }
@@ -204,7 +207,7 @@ fn texts(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
-fn trouble(error: ApiError) -> Trouble {
+pub(super) fn trouble(error: ApiError) -> Trouble {
     match error {
         ApiError::Unavailable { why, .. } => Trouble::Unavailable(why),
         ApiError::RateLimited { wait } => Trouble::RateLimited(wait),

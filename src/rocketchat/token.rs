@@ -110,5 +110,6 @@ fn not_authorized() -> Rejection {
         kind: "error-not-authorized".to_owned(),
         text: "Not authorized".to_owned(),
         field: None,
+        method: None,
     }
 }

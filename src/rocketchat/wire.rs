@@ -38,6 +38,8 @@ pub(crate) enum Endpoint {
     /// `me` of a user: the limiter does not know the service account's permissions there.
     Me,
     Logout,
+    /// With a password.
+    Login,
     /// Which roles have which permission; needs a login and no permission.
     Permissions,
     Roles,
@@ -48,10 +50,22 @@ pub(crate) enum Endpoint {
     /// One setting, public or not.
     Setting,
     WriteSetting,
+    SetAvatar,
+    GiveRole,
+    TakeRole,
+    ChannelInfo,
+    ChannelInvite,
+    ChannelKick,
+    GroupInfo,
+    GroupInvite,
+    GroupKick,
+    TeamInfo,
+    TeamAdd,
+    TeamRemove,
 }
 
 impl Endpoint {
-    const COUNT: usize = Self::WriteSetting as usize + 1;
+    const COUNT: usize = Self::TeamRemove as usize + 1;
 
     /// The path, and the label in metrics.
     pub(super) fn path(self) -> &'static str {
@@ -65,12 +79,25 @@ impl Endpoint {
             Self::CreateToken => "/api/v1/users.createToken",
             Self::OwnMe | Self::Me => "/api/v1/me",
             Self::Logout => "/api/v1/logout",
+            Self::Login => "/api/v1/login",
             Self::Permissions => "/api/v1/permissions.listAll",
             Self::Roles => "/api/v1/roles.list",
             Self::PublicRoles => "/api/v1/roles.getUsersInPublicRoles",
             Self::OwnTokens => "/api/v1/users.getPersonalAccessTokens",
             Self::RemoveToken => "/api/v1/users.removePersonalAccessToken",
             Self::Setting | Self::WriteSetting => "/api/v1/settings",
+            Self::SetAvatar => "/api/v1/users.setAvatar",
+            Self::GiveRole => "/api/v1/roles.addUserToRole",
+            Self::TakeRole => "/api/v1/roles.removeUserFromRole",
+            Self::ChannelInfo => "/api/v1/channels.info",
+            Self::ChannelInvite => "/api/v1/channels.invite",
+            Self::ChannelKick => "/api/v1/channels.kick",
+            Self::GroupInfo => "/api/v1/groups.info",
+            Self::GroupInvite => "/api/v1/groups.invite",
+            Self::GroupKick => "/api/v1/groups.kick",
+            Self::TeamInfo => "/api/v1/teams.info",
+            Self::TeamAdd => "/api/v1/teams.addMembers",
+            Self::TeamRemove => "/api/v1/teams.removeMember",
         }
     }
 
@@ -91,10 +118,26 @@ impl Endpoint {
             | Self::Roles
             | Self::PublicRoles
             | Self::OwnTokens
-            | Self::Setting => Method::GET,
-            Self::UsersCreate | Self::UsersUpdate | Self::CreateToken | Self::Logout | Self::RemoveToken | Self::WriteSetting => {
-                Method::POST
-            }
+            | Self::Setting
+            | Self::ChannelInfo
+            | Self::GroupInfo
+            | Self::TeamInfo => Method::GET,
+            Self::UsersCreate
+            | Self::UsersUpdate
+            | Self::CreateToken
+            | Self::Logout
+            | Self::Login
+            | Self::RemoveToken
+            | Self::WriteSetting
+            | Self::SetAvatar
+            | Self::GiveRole
+            | Self::TakeRole
+            | Self::ChannelInvite
+            | Self::ChannelKick
+            | Self::GroupInvite
+            | Self::GroupKick
+            | Self::TeamAdd
+            | Self::TeamRemove => Method::POST,
         }
     }
 }
@@ -107,19 +150,28 @@ pub(super) struct Ask<'a> {
     pub(super) item: &'a str,
     /// User id and token, sent as `X-User-Id` and `X-Auth-Token`.
     pub(super) as_user: Option<(&'a str, Secret)>,
+    /// Method and code, sent as `X-2fa-Method` and `X-2fa-Code`.
+    pub(super) second_factor: Option<(&'static str, Secret)>,
     pub(super) query: &'a [(&'a str, &'a str)],
     pub(super) body: Option<Value>,
     /// Goes out although the breaker is open.
     pub(super) force: bool,
+    /// Its failure says nothing about whether the workspace is there: nobody's sign-in is to suffer from it.
+    pub(super) aside: bool,
 }
 
 impl<'a> Ask<'a> {
     pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, item: "", as_user: None, query: &[], body: None, force: false }
+        Self { endpoint, item: "", as_user: None, second_factor: None, query: &[], body: None, force: false, aside: false }
     }
 
     pub(super) fn by(mut self, id: &'a str, token: Secret) -> Self {
         self.as_user = Some((id, token));
+        self
+    }
+
+    pub(super) fn passing(mut self, method: &'static str, code: Secret) -> Self {
+        self.second_factor = Some((method, code));
         self
     }
 
@@ -135,6 +187,11 @@ impl<'a> Ask<'a> {
 
     pub(super) fn body(mut self, body: Value) -> Self {
         self.body = Some(body);
+        self
+    }
+
+    pub(super) fn aside(mut self) -> Self {
+        self.aside = true;
         self
     }
 
@@ -275,9 +332,13 @@ impl Wire {
                 // Nothing was sent, which says nothing about the workspace.
                 Err(error @ CallError::Busy { .. }) => return Err(lost(ask.endpoint, Err(error))),
                 failed => {
-                    permit.failed();
+                    if ask.aside {
+                        drop(permit);
+                    } else {
+                        permit.failed();
+                        self.note(false);
+                    }
                     drop(pass);
-                    self.note(false);
                     if retries > 0 && matches!(failed, Err(CallError::Unreachable { .. } | CallError::Broken { .. })) {
                         retries -= 1;
                         continue;
@@ -378,6 +439,12 @@ fn headers(ask: &Ask<'_>, public_scheme: &'static str) -> Result<HeaderMap, ApiE
         token.set_sensitive(true);
         headers.insert("x-user-id", id);
         headers.insert("x-auth-token", token);
+    }
+    if let Some((method, code)) = &ask.second_factor {
+        let mut code = HeaderValue::try_from(code.expose()).map_err(|_| ApiError::Unsendable("the code cannot be sent in a header"))?;
+        code.set_sensitive(true);
+        headers.insert("x-2fa-method", HeaderValue::from_static(method));
+        headers.insert("x-2fa-code", code);
     }
     Ok(headers)
 }

@@ -109,14 +109,26 @@ pub(super) fn permission_for(endpoint: Endpoint, no: &Rejection) -> Refusal {
         Endpoint::OwnTokens | Endpoint::RemoveToken => "create-personal-access-tokens",
         Endpoint::Setting => "view-privileged-setting",
         Endpoint::WriteSetting => "edit-privileged-setting",
+        Endpoint::SetAvatar => "edit-other-user-avatar (or the setting Accounts_AllowUserAvatarChange is off)",
+        Endpoint::GiveRole | Endpoint::TakeRole => "access-permissions",
+        Endpoint::ChannelInvite => "add-user-to-any-c-room",
+        Endpoint::GroupInvite => "add-user-to-any-p-room",
+        Endpoint::ChannelKick => "remove-user (and kick-user-from-any-c-room)",
+        Endpoint::GroupKick => "remove-user (and kick-user-from-any-p-room)",
+        Endpoint::TeamInfo => "view-all-teams",
+        Endpoint::TeamAdd => "add-team-member",
+        Endpoint::TeamRemove => "edit-team-member",
         Endpoint::Info
         | Endpoint::Settings
         | Endpoint::OwnMe
         | Endpoint::Me
         | Endpoint::Logout
+        | Endpoint::Login
         | Endpoint::Permissions
         | Endpoint::Roles
-        | Endpoint::PublicRoles => {
+        | Endpoint::PublicRoles
+        | Endpoint::ChannelInfo
+        | Endpoint::GroupInfo => {
             let detail = format!("{} answered {no}", endpoint.label());
             return Refusal::new(
                 RefusalKind::Misconfigured,

@@ -2,10 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::in_use::InUse;
+use super::standing::Standing;
 use crate::secret::Secret;
 
 /// A token that we minted.
@@ -18,11 +23,27 @@ pub(super) struct Minted {
     pub(super) verified: AtomicU64,
     over: CancellationToken,
     sockets: AtomicUsize,
+    standing: ArcSwapOption<Standing>,
+    in_use: Arc<InUse>,
+    /// It has a regular turn there.
+    has_turn: AtomicBool,
+    /// It was used in a call since its last turn.
+    called: AtomicBool,
+    /// When the host session behind it was last looked at, as [`InUse`] counts time.
+    looked: AtomicU64,
+    /// When it was last known to be good, counted the same way.
+    good: AtomicU64,
 }
 
 impl Minted {
-    pub(super) fn new(user_id: &Arc<str>, identity: &str, token: Secret, verified: u64) -> Self {
+    pub(super) fn new(user_id: &Arc<str>, identity: &str, token: Secret, verified: u64, in_use: Arc<InUse>) -> Self {
         Self {
+            standing: ArcSwapOption::empty(),
+            has_turn: AtomicBool::new(false),
+            called: AtomicBool::new(false),
+            looked: AtomicU64::new(in_use.now()),
+            good: AtomicU64::new(in_use.now()),
+            in_use,
             token,
             user_id: Arc::clone(user_id),
             identity: identity.into(),
@@ -40,6 +61,7 @@ impl Minted {
     /// Takes it out of use for ever. Whoever waits for [`Chat::over`] goes on.
     pub(super) fn end(&self) {
         self.over.cancel();
+        self.standing.store(None);
     }
 }
 
@@ -75,13 +97,81 @@ impl Chat {
 
     /// Counts a socket that was opened with it, until the result is dropped.
     pub fn socket(&self) -> Socket {
-        self.0.sockets.fetch_add(1, Ordering::Relaxed);
+        self.0.sockets.fetch_add(1, Ordering::SeqCst);
+        self.takes_turns();
         Socket(self.clone())
     }
 
     /// How many sockets are open that were opened with it.
     pub fn sockets(&self) -> usize {
-        self.0.sockets.load(Ordering::Relaxed)
+        self.0.sockets.load(Ordering::SeqCst)
+    }
+
+    /// The host session behind it, as far as it is known.
+    pub fn standing(&self) -> Option<Arc<Standing>> {
+        self.0.standing.load_full()
+    }
+
+    /// Notes the host session behind it, which was looked at just now; `None` where it cannot be remembered.
+    pub fn stand_on(&self, standing: Option<Arc<Standing>>) {
+        if standing.is_some() {
+            self.looked();
+            self.0.good.store(self.0.in_use.now(), Ordering::Relaxed);
+        }
+        self.0.standing.store(standing);
+        if self.is_over() {
+            // It ended meanwhile: what lets the host app be asked goes with it.
+            self.0.standing.store(None);
+        }
+    }
+
+    /// It was used in a call. Whoever is not looked at at regular times gets a turn, if the last look is longer ago
+    /// than `age`. Cheap.
+    pub fn called(&self, age: Duration) {
+        if self.0.has_turn.load(Ordering::Relaxed) || self.looked_at().elapsed() < age {
+            return;
+        }
+        self.0.called.store(true, Ordering::Relaxed);
+        self.takes_turns();
+    }
+
+    /// Gets a regular turn, unless it has one.
+    fn takes_turns(&self) {
+        if !self.0.has_turn.swap(true, Ordering::SeqCst) {
+            // The longer ago the last look, the sooner.
+            self.0.in_use.at(self.looked_at(), self.clone());
+        }
+    }
+
+    /// Whether it goes on having turns, now that its turn has come: it is in use, or was since the last one.
+    pub fn keeps_turn(&self) -> bool {
+        let called = self.0.called.swap(false, Ordering::Relaxed);
+        if called || self.sockets() > 0 {
+            return true;
+        }
+        self.0.has_turn.store(false, Ordering::SeqCst);
+        // A socket that was opened this moment saw that there is a turn.
+        self.sockets() > 0 && !self.0.has_turn.swap(true, Ordering::SeqCst)
+    }
+
+    /// The host session behind it is looked at.
+    pub fn looked(&self) {
+        self.0.looked.store(self.0.in_use.now(), Ordering::Relaxed);
+    }
+
+    /// When the host session behind it was last looked at.
+    pub fn looked_at(&self) -> Instant {
+        self.0.in_use.moment(self.0.looked.load(Ordering::Relaxed))
+    }
+
+    /// When the host session behind it was last known to be good; where that was never known, when it began.
+    pub fn good_at(&self) -> Instant {
+        self.0.in_use.moment(self.0.good.load(Ordering::Relaxed))
+    }
+
+    /// Its place in maps: the SHA-256 of its token.
+    pub fn key(&self) -> [u8; 32] {
+        super::key_of(self.0.token.expose())
     }
 }
 

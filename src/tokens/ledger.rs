@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::chat::Minted;
+use super::in_use::InUse;
 use crate::identity::SessionKey;
 use crate::secret::Secret;
 
@@ -22,6 +23,7 @@ pub(super) struct Ledger {
     /// Held while a token is verified or minted: one at a time for one user, so that the bound holds.
     pub(super) flight: Mutex<()>,
     born: Instant,
+    in_use: Arc<InUse>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -36,8 +38,8 @@ struct State {
 
 impl Ledger {
     /// Empty; times are counted from `born`.
-    pub(super) fn new(born: Instant) -> Self {
-        Self { state: ArcSwap::default(), flight: Mutex::new(()), born }
+    pub(super) fn new(born: Instant, in_use: Arc<InUse>) -> Self {
+        Self { state: ArcSwap::default(), flight: Mutex::new(()), born, in_use }
     }
 
     /// The living token of a host session.
@@ -85,7 +87,7 @@ impl Ledger {
 
     /// Notes a token that was minted while `generation` lasted; `None` when all tokens were wiped since.
     pub(super) fn add(&self, generation: u64, user_id: &Arc<str>, identity: &str, token: Secret) -> Option<Arc<Minted>> {
-        let minted = Arc::new(Minted::new(user_id, identity, token, self.now()));
+        let minted = Arc::new(Minted::new(user_id, identity, token, self.now(), Arc::clone(&self.in_use)));
         let before = self.state.rcu(|state| {
             let mut next = State::clone(state);
             if next.generation == generation {

@@ -8,7 +8,9 @@
 //!   asking: Rocket.Chat's client calls the callback right after a logout that went through its socket.
 
 mod chat;
+mod in_use;
 mod ledger;
+mod standing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +31,8 @@ use crate::secret::Secret;
 use crate::trace;
 
 pub use chat::{Chat, Ending, Found, Socket};
+pub use in_use::{InUse, Turn};
+pub use standing::Standing;
 
 use chat::Minted;
 use ledger::Ledger;
@@ -68,6 +72,8 @@ pub struct Tokens {
     doubted: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
     control: Handle,
+    /// The chat sessions that somebody uses.
+    in_use: Arc<InUse>,
 }
 
 /// Whom a token is for.
@@ -126,6 +132,7 @@ impl Tokens {
             doubted: Arc::default(),
             metrics,
             control,
+            in_use: Arc::default(),
         }
     }
 
@@ -135,6 +142,7 @@ impl Tokens {
     pub fn renewed(&self, client: Client, caches: &Caches) -> Self {
         let mut new = Self::new(client, caches, Arc::clone(&self.metrics), self.control.clone());
         (new.born, new.doubted, new.left) = (self.born, Arc::clone(&self.doubted), self.left.clone());
+        new.in_use = Arc::clone(&self.in_use);
         if new.bound == self.bound && new.ledgers.policy().max_capacity() == self.ledgers.policy().max_capacity() {
             (new.ledgers, new.living, new.over) = (self.ledgers.clone(), self.living.clone(), self.over.clone());
             (new.sessions, new.fresh) = (self.sessions.clone(), self.fresh.clone());
@@ -184,7 +192,7 @@ impl Tokens {
     /// See [`TokenError`].
     pub async fn token(&self, wanted: Wanted<'_>, fresh: bool, deadline: Instant) -> Result<Handed, TokenError> {
         let Wanted { user_id, session, held, .. } = wanted;
-        let ledger = self.ledgers.get_with(Arc::clone(user_id), || Arc::new(Ledger::new(self.born)));
+        let ledger = self.ledgers.get_with(Arc::clone(user_id), || Arc::new(Ledger::new(self.born, Arc::clone(&self.in_use))));
         let _flight = ledger.flight.lock().await;
         self.sessions.insert(session, Arc::clone(user_id));
         if let Some(held) = held.filter(|_| !fresh && ledger.of(&session).is_none()) {
@@ -253,6 +261,16 @@ impl Tokens {
             None if self.over.contains_key(&key) => Found::Over,
             None => Found::Unknown,
         }
+    }
+
+    /// The chat session that a host session was given.
+    pub fn of_session(&self, session: &SessionKey) -> Option<Chat> {
+        self.ledgers.get(&self.sessions.get(session)?)?.of(session).map(Chat)
+    }
+
+    /// The chat sessions that somebody uses.
+    pub fn in_use(&self) -> &Arc<InUse> {
+        &self.in_use
     }
 
     fn is_over_now(&self, token: &Secret) {

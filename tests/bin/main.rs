@@ -12,6 +12,7 @@ mod lean;
 mod life;
 mod logs;
 mod reload;
+mod rescue;
 mod robust;
 mod secrets;
 mod service;

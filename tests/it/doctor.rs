@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use gantry::config;
-use gantry::demo::rocketchat::{Fault, Options, RateLimit, Service, Version, Workspace};
+use gantry::demo::rocketchat::{Fault, Options, RateLimit, Room, Service, Version, Workspace};
 use gantry::doctor::{Context, Finding, Verdict, workspace};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
@@ -677,5 +677,51 @@ async fn a_limiter_that_is_used_up_is_respected() {
     }
     for endpoint in ["permissions.listAll", "users.createToken", "settings/:id"] {
         assert_eq!(chat.calls(endpoint), 1, "{endpoint} was asked again though told to wait");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_up_to_date_has_to_be_there_and_to_be_permitted() {
+    let sync = |keys: &mut Keys| {
+        key(keys, "sync.name", "true");
+        key(keys, "sync.avatar", "true");
+        key(keys, "sync.roles", "staff=leader,ops=Harbour Crew");
+        key(keys, "sync.channels_by_role", "staff=berths");
+        key(keys, "sync.teams", "night-watch");
+    };
+    let mut options = newest();
+    options.roles = vec!["id-of-harbour crew".into()];
+    let (_, findings) = look(options.clone(), |_, keys| sync(keys)).await;
+    let said = |check: &str| of(&findings, check);
+    for (check, seen, fix) in [
+        ("permissions.edit-other-user-avatar", "sync.avatar", "edit-other-user-avatar"),
+        ("permissions.access-permissions", "sync.roles", "access-permissions"),
+        ("permissions.view-other-user-channels", "nobody is ever taken out", "view-other-user-channels"),
+        ("permissions.remove-user", "sync.channels_by_role", "remove-user"),
+        ("permissions.add-team-member", "sync.teams", "add-team-member"),
+        ("sync.roles", "no role with that id", "Its id is id-of-harbour crew"),
+        ("sync.channels", "berths", "Make the channel berths"),
+        ("sync.teams", "night-watch", "Make the team night-watch"),
+    ] {
+        let finding = said(check);
+        assert_eq!(finding.verdict, Verdict::Warning, "{finding:?}");
+        assert!(finding.seen.contains(seen) && finding.fix.contains(fix), "{finding:?}");
+    }
+    // People are signed in all the same: nothing of it is fatal.
+    assert!(findings.iter().all(|finding| finding.verdict != Verdict::Bad), "{:#?}", faults(&findings));
+
+    // With all of it there, and permitted, the doctor is content.
+    options.service = options.service.syncing();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut keys = keys(listener.local_addr().unwrap(), &options);
+    sync(&mut keys);
+    key(&mut keys, "sync.roles", "staff=leader,ops=id-of-harbour crew");
+    let chat = Workspace::start(listener, options).unwrap();
+    chat.add_room(Room::new("berths"));
+    chat.add_room(Room { private: true, ..Room::team("night-watch") });
+    let findings = ask(&keys).await;
+    assert_eq!(faults(&findings), Vec::<&Finding>::new());
+    for check in ["sync.roles", "sync.channels", "sync.teams", "permissions.access-permissions"] {
+        assert_eq!(of(&findings, check).verdict, Verdict::Good, "{check}");
     }
 }

@@ -285,6 +285,22 @@ async fn a_host_that_is_none_is_refused() {
     all_refused(hosts.map(|host| format!("GET /g HTTP/1.1\r\nHost: {host}\r\n\r\n"))).await;
 }
 
+/// What is refused for its method, or for a target that is too long, leaves the connection open, and so never hides
+/// what has to end it.
+#[tokio::test]
+async fn a_refusal_hides_no_other() {
+    let long = format!("POST /{} HTTP/1.1", "x".repeat(20_000));
+    let lines = ["TRACE / HTTP/1.1", "CONNECT / HTTP/1.1", &long];
+    let faults = [
+        "",
+        "Host: chat.test\r\nHost: chat.test\r\n",
+        "Host: chat.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Host: chat.test\r\nContent-Length: 5\r\nContent-Length: 5\r\n",
+        "Host: chat.test\r\nX: y\nContent-Length: 5\r\n",
+    ];
+    all_refused(lines.iter().flat_map(|line| faults.map(|fault| format!("{line}\r\n{fault}\r\n0\r\n\r\n")))).await;
+}
+
 #[tokio::test]
 async fn a_malformed_chunk_never_looks_like_an_end() {
     let mut origin = Strict::start().await;
@@ -458,7 +474,7 @@ async fn trailers_forge_nothing() {
     let proxy = Proxy::before(origin.addr);
     let mut client = Client::to(proxy.addr).await;
     client
-        .send(format!("{POST}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\nHost: evil\r\nContent-Length: 9\r\nTransfer-Encoding: x\r\nX-Forwarded-For: 6.6.6.6\r\nX_Real_IP: 6.6.6.6\r\nCookie: a=b\r\nX-Auth-Token: z\r\nX-Auth-Request-User: z\r\nConnection: close\r\n\r\n"))
+        .send(format!("{POST}Connection: X-Hop\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\nX-Hop: 1\r\nHost: evil\r\nContent-Length: 9\r\nContent_Length: 9\r\nTransfer-Encoding: x\r\nX-Forwarded-For: 6.6.6.6\r\nX_Real_IP: 6.6.6.6\r\nCookie: a=b\r\nX-Auth-Token: z\r\nX_Auth_Token: z\r\nX-Auth-Request-User: z\r\nConnection: close\r\n\r\n"))
         .await;
     assert_eq!(client.answer().await.status, 200);
     assert_eq!(origin.asked().await.trailers, [("x-sum".to_owned(), "1".to_owned())]);

@@ -150,7 +150,7 @@ async fn trailers_cannot_say_who_the_client_is_or_what_a_browser_obeys() {
     let body = String::from_utf8(upstream.read_until(b"\r\n\r\n").await).unwrap();
     assert_eq!(body, "1\r\na\r\n0\r\nx-sum: 6\r\n\r\n");
     upstream
-        .send("HTTP/1.1 200 OK\r\nTrailer: x-frame-options, set-cookie, content-security-policy, access-control-allow-origin, x-sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Frame-Options: DENY\r\nSet-Cookie: a=b\r\nContent-Security-Policy: x\r\nAccess-Control-Allow-Origin: *\r\nX-Sum: 7\r\n\r\n")
+        .send("HTTP/1.1 200 OK\r\nConnection: x-hop\r\nTrailer: x-frame-options, set-cookie, content-security-policy, access-control-allow-origin, x_frame_options, x-hop, x-sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Frame-Options: DENY\r\nSet-Cookie: a=b\r\nContent-Security-Policy: x\r\nAccess-Control-Allow-Origin: *\r\nX_Frame_Options: DENY\r\nX-Hop: 1\r\nX-Sum: 7\r\n\r\n")
         .await;
     assert_eq!(client.answer().await.text(), "ok[x-sum: 7]");
     // Trailers end a body: both connections are free for the next request.

@@ -6,10 +6,11 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use super::limits::MAX_BODY;
 use super::reader::Reader;
 use super::rules;
-use crate::config::{Claims, ForwardAuth, HeaderIdentity, Identity, IdentitySource, Jwt, JwtFrom, JwtKeys};
+use crate::config::{BackChannel, Claims, ForwardAuth, HeaderIdentity, Identity, IdentitySource, Jwt, JwtFrom, JwtKeys};
 use crate::secret::SecretSource;
 
 const LONG_LEEWAY_SECONDS: u64 = 300;
+const JWT: &str = "identity.jwt";
 
 pub(super) fn identity(r: &mut Reader<'_>, no_trusted_proxies: bool) -> Option<Identity> {
     let word = r.one_of("identity.source");
@@ -20,12 +21,54 @@ pub(super) fn identity(r: &mut Reader<'_>, no_trusted_proxies: bool) -> Option<I
         r.warn("identity.source", "believes headers of trusted proxies only, and server.trusted_proxies is empty: nobody can sign in");
     }
     let claims = claims(r);
+    let own = back_channel(r);
     let source = match word? {
         "jwt" => IdentitySource::Jwt(Box::new(jwt?)),
         "header" => IdentitySource::Header(header?),
         _ => IdentitySource::ForwardAuth(forward_auth?),
     };
-    Some(Identity { source, claims: claims? })
+    let back_channel = if is_back_channel(r) { own } else { by_identity(&source) };
+    Some(Identity { source, claims: claims?, back_channel })
+}
+
+const BACK_CHANNEL: &str = "session.back_channel";
+
+/// Whether something of `[session.back_channel]` is written that says whom to believe.
+fn is_back_channel(r: &Reader<'_>) -> bool {
+    ["issuer", "audience", "algorithms", "jwks_url", "key_file", "secret", "secret_file"]
+        .iter()
+        .any(|name| r.is_written(&format!("{BACK_CHANNEL}.{name}")))
+}
+
+/// Logout tokens are checked as those of sessions are, where these say who made them and for whom.
+fn by_identity(source: &IdentitySource) -> Option<BackChannel> {
+    let IdentitySource::Jwt(jwt) = source else { return None };
+    let issuer = jwt.issuer.clone().filter(|_| !jwt.audience.is_empty())?;
+    let Jwt { audience, algorithms, keys, leeway, .. } = Jwt::clone(jwt);
+    Some(BackChannel { issuer, audience, algorithms, keys, leeway, section: "identity.jwt" })
+}
+
+fn back_channel(r: &mut Reader<'_>) -> Option<BackChannel> {
+    let in_use = is_back_channel(r);
+    let algorithms = algorithms(r, BACK_CHANNEL, in_use);
+    let keys = keys(r, BACK_CHANNEL, in_use, &algorithms);
+    let issuer = r.optional("session.back_channel.issuer").map(str::to_owned);
+    let audience: Vec<String> = r.list("session.back_channel.audience").into_iter().map(str::to_owned).collect();
+    let leeway = r.duration_or_zero("identity.jwt.leeway");
+    if !in_use {
+        return None;
+    }
+    // Without either, a token that was made for another application would end people's chats.
+    if issuer.is_none() && !r.is_unusable("session.back_channel.issuer") {
+        r.problem("session.back_channel.issuer", "is required to take logout tokens: write the identity provider's \"iss\"");
+    }
+    if r.is_blank("session.back_channel.audience") {
+        r.problem(
+            "session.back_channel.audience",
+            "is required to take logout tokens: write the client id that the provider knows the app by",
+        );
+    }
+    Some(BackChannel { issuer: issuer?, audience, algorithms, keys: keys?, leeway: leeway?, section: BACK_CHANNEL })
 }
 
 fn forward_auth(r: &mut Reader<'_>, in_use: bool) -> Option<ForwardAuth> {
@@ -50,8 +93,8 @@ fn forward_auth(r: &mut Reader<'_>, in_use: bool) -> Option<ForwardAuth> {
 
 fn jwt(r: &mut Reader<'_>, in_use: bool) -> Option<Jwt> {
     let from = from(r, in_use);
-    let algorithms = algorithms(r, in_use);
-    let keys = keys(r, in_use, &algorithms);
+    let algorithms = algorithms(r, JWT, in_use);
+    let keys = keys(r, JWT, in_use, &algorithms);
     let issuer = r.optional("identity.jwt.issuer").map(str::to_owned);
     let audience: Vec<String> = r.list("identity.jwt.audience").into_iter().map(str::to_owned).collect();
     if in_use && audience.is_empty() && matches!(keys, Some(JwtKeys::Jwks { .. })) {
@@ -98,8 +141,8 @@ fn family(algorithm: Algorithm) -> Family {
     }
 }
 
-fn algorithms(r: &mut Reader<'_>, in_use: bool) -> Vec<Algorithm> {
-    let path = "identity.jwt.algorithms";
+fn algorithms(r: &mut Reader<'_>, section: &str, in_use: bool) -> Vec<Algorithm> {
+    let path = &format!("{section}.algorithms");
     let found = r.each(path, |name| match name.parse::<Algorithm>() {
         Ok(algorithm) => Ok(algorithm),
         Err(_) if name.eq_ignore_ascii_case("none") => Err("would let anybody sign in as anybody; take it out".into()),
@@ -114,18 +157,21 @@ fn algorithms(r: &mut Reader<'_>, in_use: bool) -> Vec<Algorithm> {
             r.problem(path, "mixes key families, which invites algorithm confusion; list the algorithms of the one key that signs");
         }
     } else if in_use && r.is_blank(path) {
-        r.problem(path, "is required when identity.source is \"jwt\"; list what the host app signs with, such as [\"RS256\"]");
+        r.problem(path, format!("is required {}; list what the tokens are signed with, such as [\"RS256\"]", when(section)));
     }
     algorithms
 }
 
-fn keys(r: &mut Reader<'_>, in_use: bool, algorithms: &[Algorithm]) -> Option<JwtKeys> {
-    let url = r.parse_optional("identity.jwt.jwks_url", rules::url);
+fn keys(r: &mut Reader<'_>, section: &str, in_use: bool, algorithms: &[Algorithm]) -> Option<JwtKeys> {
+    let [jwks_url, key_file, secret, secret_file] =
+        &["jwks_url", "key_file", "secret", "secret_file"].map(|name| format!("{section}.{name}"));
+    let url = r.parse_optional(jwks_url, rules::url);
+    // What a fetch may cost is the same wherever the keys are used.
     let min_refresh = r.duration("identity.jwt.jwks_min_refresh");
     let timeout = r.duration("identity.jwt.jwks_timeout");
     let max_body: Option<usize> = r.integer("identity.jwt.jwks_max_body", 1_024..=MAX_BODY);
-    let secret_key = if r.is_written("identity.jwt.secret_file") { "identity.jwt.secret_file" } else { "identity.jwt.secret" };
-    let given: Vec<&str> = ["identity.jwt.jwks_url", "identity.jwt.key_file", secret_key]
+    let secret_key: &str = if r.is_written(secret_file) { secret_file } else { secret };
+    let given: Vec<&str> = [jwks_url.as_str(), key_file, secret_key]
         .into_iter()
         .filter(|path| r.optional(path).is_some() || (*path == secret_key && r.is_written(path)))
         .collect();
@@ -134,9 +180,9 @@ fn keys(r: &mut Reader<'_>, in_use: bool, algorithms: &[Algorithm]) -> Option<Jw
     }
     match given.as_slice() {
         [] => {
-            let why = "is required, or identity.jwt.key_file, or identity.jwt.secret_file, when identity.source is \"jwt\"";
-            if !r.is_unusable("identity.jwt.jwks_url") && !r.is_unusable("identity.jwt.key_file") {
-                r.problem("identity.jwt.jwks_url", why);
+            let why = format!("is required, or {key_file}, or {secret_file}, {}", when(section));
+            if !r.is_unusable(jwks_url) && !r.is_unusable(key_file) {
+                r.problem(jwks_url, why);
             }
             return None;
         }
@@ -161,23 +207,22 @@ fn keys(r: &mut Reader<'_>, in_use: bool, algorithms: &[Algorithm]) -> Option<Jw
             continue;
         }
         let found = match path {
-            "identity.jwt.jwks_url" => match (url.clone(), min_refresh, timeout, max_body) {
+            path if path == jwks_url => match (url.clone(), min_refresh, timeout, max_body) {
                 (Some(url), Some(min_refresh), Some(timeout), Some(max_body)) => {
                     Some(JwtKeys::Jwks { url, min_refresh, timeout, max_body })
                 }
                 _ => None,
             },
-            "identity.jwt.key_file" => public_key(r, algorithms).map(JwtKeys::PublicKey),
+            path if path == key_file => public_key(r, key_file, algorithms).map(JwtKeys::PublicKey),
             // RFC 7518 §3.2: a key at least as long as the hash.
-            _ => r.secret("identity.jwt.secret", 32).map(JwtKeys::SharedSecret),
+            _ => r.secret(secret, 32).map(JwtKeys::SharedSecret),
         };
         keys = keys.or(found);
     }
     keys
 }
 
-fn public_key(r: &mut Reader<'_>, algorithms: &[Algorithm]) -> Option<SecretSource> {
-    let path = "identity.jwt.key_file";
+fn public_key(r: &mut Reader<'_>, path: &str, algorithms: &[Algorithm]) -> Option<SecretSource> {
     let name = r.optional(path)?;
     let source = r.secret_file(path, name)?;
     let pem = source.get();
@@ -199,6 +244,11 @@ fn public_key(r: &mut Reader<'_>, algorithms: &[Algorithm]) -> Option<SecretSour
     Some(source)
 }
 
+/// When the keys of a section have to be there.
+fn when(section: &str) -> &'static str {
+    if section == JWT { "when identity.source is \"jwt\"" } else { "to take logout tokens" }
+}
+
 fn header(r: &mut Reader<'_>, in_use: bool) -> Option<HeaderIdentity> {
     let path = "identity.header.id";
     let id = if in_use { r.parse(path, rules::header) } else { r.parse_optional(path, rules::header) };
@@ -213,5 +263,17 @@ fn claims(r: &mut Reader<'_>) -> Option<Claims> {
     let mut pointer = |name: &str| r.parse_text(&format!("identity.claims.{name}"), rules::pointer);
     let (id, username, email) = (pointer("id"), pointer("username"), pointer("email"));
     let (email_verified, name, roles) = (pointer("email_verified"), pointer("name"), pointer("roles"));
-    Some(Claims { id: id?, username: username?, email: email?, email_verified: email_verified?, name: name?, roles: roles? })
+    let (sid, active) = (pointer("sid"), pointer("active"));
+    let avatar = pointer("avatar");
+    Some(Claims {
+        id: id?,
+        username: username?,
+        email: email?,
+        email_verified: email_verified?,
+        name: name?,
+        roles: roles?,
+        sid: sid?,
+        active: active?,
+        avatar: avatar?,
+    })
 }

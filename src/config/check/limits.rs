@@ -35,6 +35,8 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
     let login_body_timeout = r.duration("limits.login_body_timeout");
     let host_app_calls = r.integer("limits.host_app_calls", 1..=65_536);
     let rocketchat_calls = r.integer("limits.rocketchat_calls", 1..=65_536);
+    let sync_queue = r.integer("limits.sync_queue", 1..=MOST_TRACKED);
+    let sync_records = r.integer("limits.sync_records", 16..=MOST_TRACKED);
     let queue = r.integer("limits.queue", 0..=1_048_576);
     let queue_timeout = r.duration("limits.queue_timeout");
     let websocket_message = r.integer("limits.websocket_message", 1_024..=1_048_576);
@@ -48,6 +50,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
         r.warn("limits.logins_per_session", "is more than limits.logins_per_client, so it never has an effect");
     }
     let answers = answers(r);
+    let native_message = r.integer("limits.native_message", 65_536..=1_073_741_824);
     Some(Limits {
         connections: or_any(connections?),
         connections_per_client: or_any(connections_per_client?),
@@ -63,12 +66,15 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
         login_body_timeout: login_body_timeout?,
         host_app_calls: host_app_calls?,
         rocketchat_calls: rocketchat_calls?,
+        sync_queue: sync_queue?,
+        sync_records: sync_records?,
         queue: queue?,
         queue_timeout: queue_timeout?,
         call_head: call_head?,
         page_memory: page_memory?,
         websocket_message: websocket_message?,
         answers: answers?,
+        native_message: native_message?,
     })
 }
 

@@ -1,11 +1,15 @@
 //! `[session]`.
 
-use crate::config::Session;
+use http::Method;
 
 use super::reader::Reader;
+use super::rules;
+use crate::config::{HostLogout, Session};
 
 /// Calls a second that re-validation may make at most.
 const MOST_RECHECKS: i64 = 100_000;
+/// Logout tokens that may be remembered, some 100 bytes each.
+const MOST_LOGOUT_TOKENS: i64 = 1 << 20;
 
 pub(super) fn session(r: &mut Reader<'_>) -> Option<Session> {
     let recheck = r.duration_or_zero("session.recheck");
@@ -25,5 +29,22 @@ pub(super) fn session(r: &mut Reader<'_>) -> Option<Session> {
         page_wait: page_wait?,
         cookie_bridge: cookie_bridge?,
         logout_secret: r.secret("session.logout_secret", 16),
+        host_logout: host_logout(r),
+        logout_tokens: r.integer("session.back_channel.max_tokens", 1..=MOST_LOGOUT_TOKENS)?,
     })
+}
+
+fn host_logout(r: &mut Reader<'_>) -> Option<HostLogout> {
+    let url = r.parse_optional("session.host_logout_url", rules::url);
+    let method = r.one_of("session.host_logout_method");
+    let timeout = r.duration("session.host_logout_timeout");
+    if url.is_some() && r.optional("identity.source") == Some("header") {
+        r.warn("session.host_logout_url", "has no effect with identity.source = \"header\": Gantry has nothing to call it with");
+    }
+    let method = match method? {
+        "GET" => Method::GET,
+        "DELETE" => Method::DELETE,
+        _ => Method::POST,
+    };
+    Some(HostLogout { url: url?, method, timeout: timeout? })
 }

@@ -48,6 +48,7 @@
       else if (message.msg === 'ping') this.send({ msg: 'pong', id: message.id });
       else if (message.msg === 'added' && message.collection === 'users') this.users[message.id] = message.fields;
       else if (message.msg === 'changed' && message.collection === 'stream-room-messages') onMessage(message.fields.args[0]);
+      else if (message.msg === 'changed' && message.fields.eventName === 'public-settings-changed') onSetting(message.fields.args[1]);
       else if (message.msg === 'result') {
         const call = this.waiting.get(message.id);
         this.waiting.delete(message.id);
@@ -67,6 +68,56 @@
       });
     }
   }
+
+  // --- Settings --------------------------------------------------------------------------------------
+
+  // As CachedStore.ts does it: a copy in IndexedDB, and only what has changed since it was made. From 5.x on the method is
+  // called over REST; generation A asks the socket.
+  const COPY = 'public-settings';
+
+  const copies = (mode, action) => new Promise((done, failed) => {
+    const opening = indexedDB.open(`${location.origin}/`);
+    opening.onupgradeneeded = () => opening.result.createObjectStore('keyvaluepairs');
+    opening.onerror = () => failed(opening.error);
+    opening.onsuccess = () => {
+      const change = opening.result.transaction('keyvaluepairs', mode);
+      const request = action(change.objectStore('keyvaluepairs'));
+      change.oncomplete = () => { opening.result.close(); done(request.result); };
+      change.onabort = () => { opening.result.close(); failed(change.error); };
+    };
+  });
+
+  const overRest = async (...params) => {
+    const message = JSON.stringify({ msg: 'method', id: '1', method: 'public-settings/get', params });
+    const answer = await fetch('/api/v1/method.callAnon/public-settings%3Aget', {
+      method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ message }),
+    });
+    return JSON.parse((await answer.json()).message).result;
+  };
+
+  const askSettings = (...params) => {
+    const bySocket = () => ddp.call('public-settings/get', ...params);
+    return generation === 'A' ? bySocket() : overRest(...params).catch(bySocket);
+  };
+
+  const readSettings = async () => {
+    const began = Date.now();
+    const copy = await copies('readonly', (store) => store.get(COPY)).catch(() => null);
+    const answer = copy ? await askSettings({ $date: copy.updatedAt }) : await askSettings();
+    const known = { ...copy?.records };
+    for (const { _id, value } of Array.isArray(answer) ? answer : answer.update) known[_id] = value;
+    // Where the browser keeps nothing, all is asked for each time.
+    await copies('readwrite', (store) => store.put({ updatedAt: began, records: known }, COPY)).catch(() => {});
+    return known;
+  };
+
+  const onSetting = ({ _id, value }) => {
+    const before = iframeEnabled();
+    settings[_id] = value;
+    if (me || !started || before === iframeEnabled()) return;
+    if (before) showStock();
+    else { loginState = 'waiting'; onMount(); render(); }
+  };
 
   // --- Sessions --------------------------------------------------------------------------------------
 
@@ -322,14 +373,19 @@
     const error = element('p', { role: 'alert' });
     const name = element('input', { name: 'user', 'aria-label': 'Email or username', placeholder: 'Email or username' });
     const password = element('input', { name: 'password', type: 'password', 'aria-label': 'Password', placeholder: 'Password' });
+    const code = element('input', { name: 'code', hidden: '', 'aria-label': 'Code', placeholder: 'Code', autocomplete: 'one-time-code' });
     const submit = async (event) => {
       event.preventDefault();
       const bytes = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(password.value)));
       const digest = [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('');
       const user = name.value.includes('@') ? { email: name.value } : { username: name.value };
-      ddpLogin({ user, password: { digest, algorithm: 'sha-256' } }).catch((failure) => { error.textContent = failure.message; });
+      const login = { user, password: { digest, algorithm: 'sha-256' } };
+      ddpLogin(code.hidden ? login : { totp: { login, code: code.value } }).catch((failure) => {
+        if (failure.code === 'totp-required') code.hidden = false;
+        error.textContent = failure.message;
+      });
     };
-    return element('form', { class: 'stock', onsubmit: submit }, element('h1', {}, settings.Site_Name ?? 'Chat'), name, password,
+    return element('form', { class: 'stock', onsubmit: submit }, element('h1', {}, settings.Site_Name ?? 'Chat'), name, password, code,
       element('button', {}, 'Login'), error);
   };
 
@@ -364,8 +420,8 @@
 
   const onConnected = async () => {
     try {
-      const list = await ddp.call('public-settings/get');
-      settings = Object.fromEntries(list.map(({ _id, value }) => [_id, value]));
+      settings = await readSettings();
+      ddp.send({ msg: 'sub', id: 'settings', name: 'stream-notify-all', params: ['public-settings-changed', false] });
     } catch { return; } // the connection broke again
     const first = !started;
     started = true;

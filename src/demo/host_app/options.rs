@@ -49,6 +49,8 @@ pub struct HostUser {
     pub email_verified: bool,
     /// Groups.
     pub groups: Vec<String>,
+    /// The address of a picture.
+    pub picture: Option<String>,
 }
 
 impl HostUser {
@@ -61,6 +63,7 @@ impl HostUser {
             email: format!("{username}@harbor.example"),
             email_verified: true,
             groups: vec!["operations".to_owned()],
+            picture: None,
         }
     }
 
@@ -68,7 +71,7 @@ impl HostUser {
     pub fn claims(&self) -> Value {
         json!({
             "sub": self.sub, "preferred_username": self.username, "email": self.email, "email_verified": self.email_verified,
-            "name": self.name, "groups": self.groups,
+            "name": self.name, "groups": self.groups, "picture": self.picture,
         })
     }
 }

@@ -195,7 +195,7 @@ pub(super) fn check_email(state: &State, email: &str) -> Result<(), ApiError> {
     if state.user_by_email(email).is_some() { Err(taken(email)) } else { Ok(()) }
 }
 
-fn check_domain(state: &State, email: &str) -> Result<(), ApiError> {
+pub(super) fn check_domain(state: &State, email: &str) -> Result<(), ApiError> {
     let domain = email.rsplit('@').next().unwrap_or_default();
     let list = |setting: &str| -> Vec<String> {
         state.setting_str(setting).split(',').map(|d| d.trim().to_owned()).filter(|d| !d.is_empty()).collect()

@@ -33,6 +33,8 @@ struct Session {
     wire: Wire,
     signed_in: Option<SignedIn>,
     rooms: Vec<String>,
+    /// Whether it wants to know of settings that change.
+    settings: bool,
 }
 
 /// Holds the user's place among those online; leaves it when dropped.
@@ -63,7 +65,8 @@ impl Drop for SignedIn {
 pub(super) async fn run(shared: Arc<Shared>, wire: Wire) {
     let mut revoked = shared.revoked.subscribe();
     let mut room = shared.room.subscribe();
-    let mut session = Session { shared, wire, signed_in: None, rooms: Vec::new() };
+    let mut settings = shared.settings.subscribe();
+    let mut session = Session { shared, wire, signed_in: None, rooms: Vec::new(), settings: false };
     session.send(&json!({ "server_id": "0" }));
     loop {
         tokio::select! {
@@ -81,6 +84,11 @@ pub(super) async fn run(shared: Arc<Shared>, wire: Wire) {
             }
             posted = room.recv() => match posted {
                 Ok(message) => session.posted(&message),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+            changed = settings.recv() => match changed {
+                Ok(setting) => session.changed(&setting),
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,
             },
@@ -108,6 +116,13 @@ impl Session {
         }
     }
 
+    fn changed(&self, setting: &Value) {
+        if self.settings && setting["_id"].as_str().is_some_and(settings::is_public) {
+            let fields = json!({ "eventName": "public-settings-changed", "args": ["updated", setting] });
+            self.send(&json!({ "msg": "changed", "collection": "stream-notify-all", "id": "id", "fields": fields }));
+        }
+    }
+
     async fn message(&mut self, text: &str) -> Result<(), Over> {
         let Ok(message) = serde_json::from_str::<Value>(text) else {
             self.send(&json!({ "msg": "error", "reason": "Bad request", "offendingMessage": text }));
@@ -128,6 +143,7 @@ impl Session {
                 if let (Some("stream-room-messages"), Some(rid)) = (message["name"].as_str(), message["params"][0].as_str()) {
                     self.rooms.push(rid.to_owned());
                 }
+                self.settings |= message["name"] == "stream-notify-all" && message["params"][0] == "public-settings-changed";
                 self.send(&json!({ "msg": "ready", "subs": [field("id")] }));
             }
             "unsub" => self.send(&json!({ "msg": "nosub", "id": field("id") })),
@@ -178,7 +194,7 @@ impl Session {
                 }
                 Ok(Value::Null)
             }
-            "public-settings/get" => Ok(self.shared.read(settings::public).into()),
+            "public-settings/get" => Ok(self.shared.read(|state| settings::method(state, params))),
             "loadHistory" => {
                 self.me()?;
                 let rid = params[0].as_str().unwrap_or_default();

@@ -12,6 +12,7 @@ mod pages;
 mod plan;
 mod rest;
 mod roles;
+mod rooms;
 mod seed;
 mod session;
 mod settings;
@@ -39,6 +40,7 @@ use url::form_urlencoded;
 pub use options::{Generation, Iframe, Options, RateLimit, RestCors, Service, Version};
 pub use plan::Fault;
 use plan::When;
+pub use rooms::Room;
 use shared::Shared;
 pub use state::{Request as LoggedRequest, State};
 use transport::Polls;
@@ -110,6 +112,26 @@ impl Workspace {
         self.read(|state| state.users().cloned().collect())
     }
 
+    /// Adds a channel or team; its id is made up when empty. Returns the id.
+    pub fn add_room(&self, mut room: Room) -> String {
+        if room.id.is_empty() {
+            room.id = meteor::random_id();
+        }
+        let id = room.id.clone();
+        self.0.shared.write(|state| state.rooms.push(room));
+        id
+    }
+
+    /// Changes a channel or team by its name. False when there is none.
+    pub fn change_room(&self, name: &str, change: impl FnOnce(&mut Room)) -> bool {
+        self.0.shared.write(|state| state.rooms.iter_mut().find(|room| room.name == name).map(change).is_some())
+    }
+
+    /// Whether somebody is in a channel or team, by both their names.
+    pub fn is_in(&self, username: &str, room: &str) -> bool {
+        self.read(|state| state.is_in(username, room))
+    }
+
     /// How many live session tokens a user has.
     pub fn live_tokens(&self, user_id: &str) -> usize {
         self.read(|state| state.user_by_id(user_id).map_or(0, User::sessions))
@@ -150,7 +172,7 @@ impl Workspace {
 
     /// Sets a setting.
     pub fn set_setting(&self, id: &str, value: impl Into<serde_json::Value>) {
-        self.0.shared.write(|state| state.settings.insert(id.to_owned(), value.into()));
+        self.0.shared.write(|state| state.set(id, value.into()));
     }
 
     /// Up- or downgrades the workspace; the data stays.

@@ -73,6 +73,11 @@ impl Version {
         self.since(7, 11, 0)
     }
 
+    /// `roles.addUserToRole` and `roles.removeUserFromRole` take a role by its name too.
+    pub(super) fn role_by_name(self) -> bool {
+        !self.since(8, 0, 0)
+    }
+
     /// Lacking a permission at the door of a route is a 403; it read like a 401 in 6.x.
     pub(super) fn forbidden_is_403(self) -> bool {
         self.since(7, 0, 0)
@@ -183,6 +188,28 @@ impl Service {
         "view-privileged-setting",
     ];
 
+    /// What keeping accounts up to date needs besides: roles, pictures, channels and teams.
+    pub const SYNC: [&'static str; 11] = [
+        "access-permissions",
+        "add-team-member",
+        "add-user-to-any-c-room",
+        "add-user-to-any-p-room",
+        "edit-other-user-avatar",
+        "edit-team-member",
+        "kick-user-from-any-c-room",
+        "kick-user-from-any-p-room",
+        "remove-user",
+        "view-all-teams",
+        "view-other-user-channels",
+    ];
+
+    /// May do what keeping accounts up to date needs.
+    #[must_use]
+    pub fn syncing(mut self) -> Self {
+        self.permissions.extend(Self::SYNC.iter().map(ToString::to_string));
+        self
+    }
+
     /// Takes one permission away.
     #[must_use]
     pub fn without(mut self, permission: &str) -> Self {
@@ -246,6 +273,8 @@ pub struct Options {
     pub settings: Vec<(String, serde_json::Value)>,
     /// The environment variable `SETTINGS_BLOCKED`: settings that REST cannot change.
     pub blocked_settings: Vec<String>,
+    /// Settings whose values stay as they are although a change of them is accepted.
+    pub fixed_settings: Vec<String>,
     /// The REST rate limiter; `None` when off.
     pub rate_limit: Option<RateLimit>,
     /// REST CORS.
@@ -264,6 +293,8 @@ pub struct Options {
     pub roles: Vec<String>,
     /// Roles whose holders have to set a second factor up.
     pub two_factor_roles: Vec<String>,
+    /// How long a name, address or username cannot be changed again, whatever the rate limiter says.
+    pub profile_pause: Duration,
     /// Whether the licence has custom roles; the free plan has none.
     pub custom_roles: bool,
     /// Where REST calls of the service account are reported.
@@ -284,6 +315,7 @@ impl Default for Options {
             iframe: Iframe { enabled: false, url: String::new(), api_url: String::new(), api_method: "POST".into() },
             settings: Vec::new(),
             blocked_settings: Vec::new(),
+            fixed_settings: Vec::new(),
             rate_limit: Some(RateLimit::default()),
             cors: RestCors::Off,
             latency: Duration::ZERO,
@@ -293,6 +325,7 @@ impl Default for Options {
             teams: Vec::new(),
             roles: Vec::new(),
             two_factor_roles: Vec::new(),
+            profile_pause: Duration::from_mins(1),
             custom_roles: true,
             feed: None,
         }

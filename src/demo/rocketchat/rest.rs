@@ -19,7 +19,7 @@ use super::plan::{Fault, When};
 use super::shared::Shared;
 use super::state::{Request, State};
 use super::user::TokenKind;
-use super::{create, roles, session, settings, uploads, users};
+use super::{create, roles, rooms, session, settings, uploads, users};
 use crate::demo::events::{Event, Kind};
 use crate::demo::serve::{Answer, Cut};
 
@@ -79,14 +79,24 @@ impl Call {
         if caller.bypass_two_factor || !state.setting_on("Accounts_TwoFactorAuthentication_Enabled") {
             return Ok(());
         }
-        let password = state.user_by_id(&caller.id).map(|user| user.password.as_str()).unwrap_or_default();
+        let user = state.user_by_id(&caller.id);
+        let (code, method) = (self.header("x-2fa-code"), self.header("x-2fa-method"));
+        if let Some(user) = user.filter(|user| user.two_factor) {
+            let details = json!({ "method": "email", "codeGenerated": true, "availableMethods": ["email"] });
+            return match code {
+                "" => Err(ApiError::Thrown("totp-required", "TOTP Required".into(), details)),
+                code if matches!(method, "totp" | "email") && (user.code.is_empty() || user.code == code) => Ok(()),
+                _ => Err(ApiError::Thrown("totp-invalid", "TOTP Invalid".into(), details)),
+            };
+        }
+        let password = user.map(|user| user.password.as_str()).unwrap_or_default();
         if password.is_empty() {
             return Ok(()); // No second factor and no password: nothing to ask for.
         }
         let details = json!({ "method": "password", "codeGenerated": false, "availableMethods": [] });
-        match self.header("x-2fa-code") {
+        match code {
             "" => Err(ApiError::Thrown("totp-required", "TOTP Required".into(), details)),
-            code if self.header("x-2fa-method") == "password" && code == sha256_hex(password) => Ok(()),
+            code if method == "password" && code == sha256_hex(password) => Ok(()),
             _ => Err(ApiError::Thrown("totp-invalid", "TOTP Invalid".into(), details)),
         }
     }
@@ -241,7 +251,11 @@ fn authenticate(state: &State, call: &Call) -> Option<Caller> {
 }
 
 fn count(state: &mut State, call: &Call, endpoint: &str, peer: IpAddr) -> Option<Standing> {
-    if endpoint.starts_with('/') || !state.setting_on("API_Enable_Rate_Limiter") || call.may(state, "api-bypass-rate-limit") {
+    if endpoint.starts_with('/')
+        || endpoint.starts_with("method.call")
+        || !state.setting_on("API_Enable_Rate_Limiter")
+        || call.may(state, "api-bypass-rate-limit")
+    {
         return None;
     }
     let mut rule = state.options.rate_limit?;
@@ -253,7 +267,8 @@ fn count(state: &mut State, call: &Call, endpoint: &str, peer: IpAddr) -> Option
 }
 
 fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
-    let open = matches!(call.name.as_str(), "login" | "settings.public" | "users.register" | "/api/info");
+    let open = matches!(call.name.as_str(), "login" | "settings.public" | "users.register" | "/api/info")
+        || call.name.starts_with("method.callAnon/");
     if !open {
         call.caller()?;
     }
@@ -279,6 +294,17 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         ("POST", "roles.create") => roles::create(state, call),
         ("GET", "roles.list") => Ok(roles::list(state)),
         ("POST", "roles.addUserToRole") => roles::add_user(state, call),
+        ("POST", "roles.removeUserFromRole") => roles::remove_user(state, call),
+        ("POST", "users.setAvatar") => users::set_avatar(state, call),
+        ("GET", "channels.info") => rooms::info(state, call, false),
+        ("POST", "channels.invite") => rooms::invite(state, call, false),
+        ("POST", "channels.kick") => rooms::kick(state, call, false),
+        ("GET", "groups.info") => rooms::info(state, call, true),
+        ("POST", "groups.invite") => rooms::invite(state, call, true),
+        ("POST", "groups.kick") => rooms::kick(state, call, true),
+        ("GET", "teams.info") => rooms::team_info(state, call),
+        ("POST", "teams.addMembers") => rooms::add_members(state, call),
+        ("POST", "teams.removeMember") => rooms::remove_member(state, call),
         ("GET", "permissions.listAll") => Ok(roles::permissions(state)),
         ("POST", "permissions.update") => roles::update_permissions(state, call),
         ("POST", "users.generatePersonalAccessToken") => roles::generate_token(state, call),
@@ -287,6 +313,7 @@ fn route(state: &mut State, call: &Call) -> Result<Value, ApiError> {
         (method, name) => match (method, name.split('/').collect::<Vec<_>>().as_slice()) {
             ("GET", ["settings", id]) => settings::get(state, call, id),
             ("POST", ["settings", id]) => settings::set(state, call, id),
+            ("POST", ["method.call" | "method.callAnon", method]) => settings::over_rest(state, call, method),
             ("POST", ["rooms.media", _]) => uploads::media(state, call),
             ("POST", ["rooms.mediaConfirm", rid, id]) => uploads::confirm(state, call, rid, id),
             _ => Err(ApiError::Unknown(name.to_owned())),

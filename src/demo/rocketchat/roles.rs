@@ -125,11 +125,13 @@ pub(super) fn list(state: &State) -> Value {
 /// `POST roles.addUserToRole`
 pub(super) fn add_user(state: &mut State, call: &Call) -> Result<Value, ApiError> {
     let body = call.object()?;
-    only(&body, &["username", "roleId", "roomId"])?;
+    let (username, role) = named(state, &body, &["username", "roleId", "roomId"])?;
     call.needs(state, "access-permissions")?;
-    let (username, role) = (text(&body, "username")?, text(&body, "roleId")?.to_owned());
-    if !known_role(state, &role) {
+    let Some(role) = role else {
         return Err(ApiError::thrown("error-role-not-found", "Role not found"));
+    };
+    if role == "admin" && !call.may(state, "assign-admin-role") {
+        return Err(ApiError::thrown("error-action-not-allowed", "Assigning admin is not allowed"));
     }
     let user = state.user(username).ok_or_else(|| ApiError::thrown("error-invalid-user", "Invalid user"))?;
     if user.roles.contains(&role) {
@@ -140,9 +142,44 @@ pub(super) fn add_user(state: &mut State, call: &Call) -> Result<Value, ApiError
     Ok(json!({ "role": {} }))
 }
 
+/// `POST roles.removeUserFromRole`
+pub(super) fn remove_user(state: &mut State, call: &Call) -> Result<Value, ApiError> {
+    let body = call.object()?;
+    let (username, role) = named(state, &body, &["username", "roleId", "roomId", "scope"])?;
+    call.needs(state, "access-permissions")?;
+    let unknown = || ApiError::thrown("error-invalid-user", "There is no user with this username");
+    let user = state.user(username).ok_or_else(unknown)?;
+    let Some(role) = role else {
+        return Err(ApiError::thrown("error-invalid-roleId", "This role does not exist"));
+    };
+    if !user.roles.contains(&role) {
+        return Err(ApiError::thrown("error-user-not-in-role", "User is not in this role"));
+    }
+    if role == "admin" && state.users().filter(|user| user.roles.contains(&role)).count() == 1 {
+        return Err(ApiError::thrown("error-admin-required", "You need to have at least one admin"));
+    }
+    let id = user.id.clone();
+    state.change(&id, |user| user.roles.retain(|known| *known != role));
+    Ok(json!({ "role": {} }))
+}
+
+/// The username and the role's id that a body names: by its id, and before 8.0 by its name too. The role is `None` when
+/// there is none such.
+fn named<'a>(state: &State, body: &'a Map<String, Value>, known: &[&str]) -> Result<(&'a str, Option<String>), ApiError> {
+    let by_name = state.options.version.role_by_name().then(|| text(body, "roleName").ok()).flatten();
+    let known: Vec<&str> = known.iter().copied().chain(by_name.map(|_| "roleName")).collect();
+    only(body, &known)?;
+    let username = text(body, "username")?;
+    let role = match by_name {
+        Some(name) => ids(state).find(|id| *id == name || id.strip_prefix("id-of-") == Some(name)).map(str::to_owned),
+        None => Some(text(body, "roleId")?.to_owned()).filter(|id| known_role(state, id)),
+    };
+    Ok((username, role))
+}
+
 /// `GET permissions.listAll`: needs a login and no permission.
 pub(super) fn permissions(state: &State) -> Value {
-    let service = Service::PERMISSIONS.into_iter().chain(state.options.service.permissions.iter().map(String::as_str));
+    let service = Service::PERMISSIONS.into_iter().chain(Service::SYNC).chain(state.options.service.permissions.iter().map(String::as_str));
     let known: BTreeSet<&str> = PERMISSIONS.into_iter().chain(service).collect();
     let all: Vec<_> = known
         .into_iter()
@@ -164,7 +201,7 @@ pub(super) fn update_permissions(state: &mut State, call: &Call) -> Result<Value
         let id = text(one, "_id")?.to_owned();
         let roles = one.get("roles").and_then(Value::as_array).ok_or_else(|| ApiError::params("must have required property 'roles'"))?;
         let roles: Vec<String> = roles.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect();
-        if !PERMISSIONS.contains(&id.as_str()) {
+        if !PERMISSIONS.contains(&id.as_str()) && !Service::SYNC.contains(&id.as_str()) {
             return Err(ApiError::Failure("Invalid permission".into()));
         }
         if roles.iter().any(|role| !known_role(state, role)) {

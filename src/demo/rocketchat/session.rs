@@ -35,16 +35,25 @@ pub(super) fn run_login(state: &mut State, params: &Map<String, Value>) -> Resul
         state.change(&user_id, |user| user.logged_in = true);
         return Ok(LoggedIn { user_id, token: token.to_owned(), kind: "resume" });
     }
+    // Over the socket a code comes around the login that it belongs to.
+    let totp = params.get("totp").and_then(Value::as_object);
+    let login = totp.and_then(|totp| totp.get("login")).and_then(Value::as_object).unwrap_or(params);
     let (user, kind) = if params.get("iframe") == Some(&Value::Bool(true)) {
         let token = text("token").unwrap_or_default();
         let user = state.users().find(|u| !token.is_empty() && u.iframe_token.as_deref() == Some(token));
         (user.ok_or_else(|| refuse(400, "Unrecognized options for login request"))?, "iframe")
     } else {
-        (by_password(state, params)?, "password")
+        (by_password(state, login)?, "password")
     };
-    if user.two_factor && state.setting_on("Accounts_TwoFactorAuthentication_Enabled") && text("code").is_none() {
+    if user.two_factor && state.setting_on("Accounts_TwoFactorAuthentication_Enabled") {
         let details = json!({ "method": "email", "codeGenerated": true, "availableMethods": ["email"] });
-        return Err(("totp-required".into(), "TOTP Required".into(), details));
+        match text("code").or(totp.and_then(|totp| totp.get("code")).and_then(Value::as_str)) {
+            None => return Err(("totp-required".into(), "TOTP Required".into(), details)),
+            Some(code) if !user.code.is_empty() && user.code != code => {
+                return Err(("totp-invalid".into(), "TOTP Invalid".into(), details));
+            }
+            Some(_) => {}
+        }
     }
     let user_id = usable(user)?;
     let token = state.mint(&user_id).ok_or_else(|| refuse("Unauthorized", "Unauthorized"))?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::envelope::ApiError;
+use super::meteor::ejson_date;
 use super::options::Options;
 use super::rest::Call;
 use super::state::State;
@@ -42,6 +43,7 @@ pub(super) fn initial(options: &Options) -> BTreeMap<String, Value> {
         ("Accounts_Iframe_api_url", json!(iframe.api_url)),
         ("Accounts_Iframe_api_method", json!(iframe.api_method)),
         ("Accounts_AllowAnonymousRead", json!(false)),
+        ("Accounts_AllowUserAvatarChange", json!(true)),
         ("Accounts_CustomFields", json!("")),
         ("Accounts_RequireNameForSignUp", json!(true)),
         ("Accounts_LoginExpiration", json!(90)),
@@ -75,10 +77,39 @@ pub(super) fn initial(options: &Options) -> BTreeMap<String, Value> {
     settings
 }
 
+/// Whether anybody may read a setting.
+pub(super) fn is_public(id: &str) -> bool {
+    PUBLIC.contains(&id)
+}
+
 /// The public settings as the web client gets them.
 pub(super) fn public(state: &State) -> Vec<Value> {
     let all = PUBLIC.iter().filter_map(|id| state.settings.get(*id).map(|value| json!({ "_id": id, "value": value, "enterprise": false })));
     all.collect()
+}
+
+/// `public-settings/get`: all of them, or those that have changed after a time.
+pub(super) fn method(state: &State, params: &Value) -> Value {
+    let Some(after) = params[0]["$date"].as_u64() else { return public(state).into() };
+    let changed = |id: &str| state.settings_changed.get(id).copied().unwrap_or_default();
+    let update = public(state).into_iter().filter_map(|mut setting| {
+        let at = changed(setting["_id"].as_str().unwrap_or_default());
+        setting["_updatedAt"] = ejson_date(at);
+        (at > after).then_some(setting)
+    });
+    json!({ "update": update.collect::<Vec<_>>(), "remove": [] })
+}
+
+/// A Meteor method called over REST: `POST method.call/:method` and `method.callAnon/:method`.
+pub(super) fn over_rest(state: &State, call: &Call, method_name: &str) -> Result<Value, ApiError> {
+    let body = call.object()?;
+    let message = body.get("message").and_then(Value::as_str).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let message = message.ok_or_else(|| ApiError::params("must have required property 'message'"))?;
+    if method_name != "public-settings:get" || message["method"] != "public-settings/get" {
+        return Err(ApiError::Unknown(call.name.clone()));
+    }
+    let answer = json!({ "msg": "result", "id": message["id"], "result": method(state, &message["params"]) });
+    Ok(json!({ "message": answer.to_string() }))
 }
 
 /// `GET settings.public?_id=a,b`
@@ -112,7 +143,12 @@ pub(super) fn set(state: &mut State, call: &Call, id: &str) -> Result<Value, Api
     if HIDDEN.contains(&id) || state.options.blocked_settings.iter().any(|blocked| blocked == id) {
         return Err(ApiError::Silent);
     }
-    let slot = state.settings.get_mut(id).ok_or(ApiError::Silent)?;
-    *slot = value;
+    if !state.settings.contains_key(id) {
+        return Err(ApiError::Silent);
+    }
+    // What the environment fixes is accepted, and stays as it is.
+    if !state.options.fixed_settings.iter().any(|fixed| fixed == id) {
+        state.set(id, value);
+    }
     Ok(json!({}))
 }

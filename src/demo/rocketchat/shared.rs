@@ -18,6 +18,8 @@ pub(super) struct Shared {
     pub(super) revoked: watch::Sender<u64>,
     /// Room messages for open sockets.
     pub(super) room: broadcast::Sender<Value>,
+    /// Settings that have changed, for open sockets.
+    pub(super) settings: broadcast::Sender<Value>,
 }
 
 impl Shared {
@@ -27,6 +29,7 @@ impl Shared {
             changed: watch::Sender::new(0),
             revoked: watch::Sender::new(0),
             room: broadcast::Sender::new(64),
+            settings: broadcast::Sender::new(64),
         }
     }
 
@@ -37,7 +40,14 @@ impl Shared {
 
     /// Changes, and tells who waits.
     pub(super) fn write<R>(&self, write: impl FnOnce(&mut State) -> R) -> R {
-        let result = write(&mut self.lock());
+        let (result, announced) = {
+            let mut state = self.lock();
+            (write(&mut state), std::mem::take(&mut state.announced))
+        };
+        for setting in announced {
+            // Nobody listening is fine.
+            drop(self.settings.send(setting));
+        }
         self.changed.send_modify(|n| *n += 1);
         result
     }

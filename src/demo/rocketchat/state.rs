@@ -1,6 +1,7 @@
 //! What a workspace knows: users, settings, messages, and a log of every request.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -11,6 +12,7 @@ use super::meteor::{hash_token, random_id, random_token};
 use super::options::Options;
 use super::plan::Plan;
 use super::roles::{self, Access};
+use super::rooms::Room;
 use super::settings;
 use super::user::{Token, TokenKind, User, UserKind};
 use crate::demo::events::now_ms;
@@ -43,6 +45,13 @@ pub struct State {
     pub online: Vec<String>,
     /// Uploaded files by `<id>/<name>`: media type and bytes.
     pub files: HashMap<String, (String, Bytes)>,
+    /// Channels and teams.
+    pub rooms: Vec<Room>,
+    /// When a name, address or username was last changed: user id, field, moment.
+    pub(super) profile_changes: HashMap<(String, &'static str), Instant>,
+    /// When each setting was changed last, in milliseconds since 1970, and those that the sockets have to be told of.
+    pub(super) settings_changed: BTreeMap<String, u64>,
+    pub(super) announced: Vec<Value>,
     pub(super) messages: Vec<Value>,
     pub(super) limiter: Limiter,
     pub(super) plan: Plan,
@@ -56,12 +65,17 @@ pub struct State {
 impl State {
     pub(super) fn new(options: Options) -> Self {
         let settings = settings::initial(&options);
+        let started = now_ms();
         let mut state = Self {
             options,
             settings,
             requests: Vec::new(),
             online: Vec::new(),
             files: HashMap::new(),
+            rooms: Vec::new(),
+            profile_changes: HashMap::new(),
+            settings_changed: BTreeMap::new(),
+            announced: Vec::new(),
             messages: Vec::new(),
             limiter: Limiter::default(),
             plan: Plan::default(),
@@ -71,6 +85,7 @@ impl State {
             by_name: HashMap::new(),
             by_email: HashMap::new(),
         };
+        state.settings_changed = state.settings.keys().map(|id| (id.clone(), started)).collect();
         let service = state.options.service.clone();
         state.insert(User {
             id: service.id,
@@ -120,6 +135,12 @@ impl State {
     /// Whether this user has an open, signed-in socket.
     pub fn signed_in(&self, username: &str) -> bool {
         self.user(username).is_some_and(|user| self.online.contains(&user.id))
+    }
+
+    /// Whether somebody is in a channel or team, by both their names.
+    pub fn is_in(&self, username: &str, room: &str) -> bool {
+        let user = self.user(username).map(|user| user.id.as_str()).unwrap_or_default();
+        self.rooms.iter().any(|known| known.name == room && known.members.contains(user))
     }
 
     pub(super) fn insert(&mut self, mut user: User) -> String {
@@ -223,6 +244,13 @@ impl State {
     /// Active users that need a seat.
     pub(super) fn seats_taken(&self) -> usize {
         self.users.values().filter(|u| !u.inactive && u.kind == UserKind::User && !u.roles.iter().any(|r| r == SERVICE_ROLE)).count()
+    }
+
+    /// Sets a setting; clients that listen are told.
+    pub(super) fn set(&mut self, id: &str, value: Value) {
+        self.settings_changed.insert(id.to_owned(), now_ms());
+        self.announced.push(serde_json::json!({ "_id": id, "value": value }));
+        self.settings.insert(id.to_owned(), value);
     }
 
     pub(super) fn setting(&self, id: &str) -> &Value {

@@ -604,3 +604,95 @@ async fn roles_and_permissions_are_an_administrators_to_give_and_tokens_ones_own
     let refused = ask("roles.create", &admin, json!({ "name": "other" })).await;
     assert!(refused.status == 400 && refused.text().contains("enterprise"), "{}", refused.text());
 }
+
+#[tokio::test]
+async fn roles_go_by_id_and_before_8_by_name_too() {
+    for (version, by_name) in [(V6, 200), (V7, 200), (V80, 400), (V88, 400), (V9, 400)] {
+        let ws = start(Options { service: Service::default().syncing(), ..Options::version(version) }).await;
+        ws.add_user(User::new("ada"));
+        let by_id = json!({ "username": "ada", "roleId": "leader" });
+        assert_eq!(post(&ws, "roles.addUserToRole", by_id.clone()).await.status, 200, "{version}");
+        let again = post(&ws, "roles.addUserToRole", by_id.clone()).await.json();
+        assert!(again["error"].as_str().unwrap().contains("error-user-already-in-role"), "{version}: {again}");
+        assert_eq!(post(&ws, "roles.removeUserFromRole", by_id.clone()).await.status, 200, "{version}");
+        let again = post(&ws, "roles.removeUserFromRole", by_id).await.json();
+        assert!(again["error"].as_str().unwrap().contains("error-user-not-in-role"), "{version}: {again}");
+        let named = json!({ "username": "ada", "roleName": "owner" });
+        assert_eq!(post(&ws, "roles.addUserToRole", named.clone()).await.status, by_name, "{version}");
+        assert_eq!(post(&ws, "roles.removeUserFromRole", named).await.status, by_name, "{version}");
+        assert_eq!(ws.user("ada").unwrap().roles, ["user"], "{version}");
+    }
+    let ws = start(Options::default()).await;
+    ws.add_user(User::new("ada"));
+    assert_eq!(post(&ws, "roles.removeUserFromRole", json!({ "username": "ada", "roleId": "user" })).await.status, 403);
+}
+
+#[tokio::test]
+async fn channels_and_teams_are_joined_and_left_by_permission() {
+    let ws = start(Options { service: Service::default().syncing(), ..Options::default() }).await;
+    let id = ws.add_user(User::new("ada"));
+    let public = ws.add_room(Room::new("general"));
+    let hidden = ws.add_room(Room { private: true, ..Room::new("office") });
+    ws.add_room(Room { archived: true, ..Room::new("closed") });
+    ws.add_room(Room::team("crew"));
+    assert_eq!(get(&ws, "channels.info?roomName=general").await.json()["channel"]["_id"], json!(public));
+    // Who is not in a private one is told that there is none.
+    for query in ["groups.info?roomName=office", "channels.info?roomName=office", "channels.info?roomName=nowhere"] {
+        assert_eq!(get(&ws, query).await.json()["errorType"], "error-room-not-found", "{query}");
+    }
+    let service = ws.user("gantry").unwrap().id;
+    ws.change_room("office", |room| assert!(room.members.insert(service)));
+    assert_eq!(get(&ws, "groups.info?roomName=office").await.json()["group"]["_id"], json!(hidden));
+    for (endpoint, room) in [("channels.invite", "general"), ("groups.invite", "office")] {
+        for _ in 0..2 {
+            assert_eq!(post(&ws, endpoint, json!({ "roomName": room, "userId": id })).await.status, 200, "{room}");
+        }
+        assert!(ws.is_in("ada", room));
+    }
+    let closed = post(&ws, "channels.invite", json!({ "roomName": "closed", "userId": id })).await;
+    assert_eq!(closed.json()["errorType"], "error-room-archived");
+    let team = get(&ws, "teams.info?teamName=crew").await.json()["teamInfo"]["_id"].clone();
+    assert_eq!(post(&ws, "teams.addMembers", json!({ "teamId": team, "members": [{ "userId": id }] })).await.status, 200);
+    let rooms = get(&ws, &format!("users.info?userId={id}&includeUserRooms=true")).await.json()["user"]["rooms"].clone();
+    assert_eq!(rooms.as_array().unwrap().len(), 3);
+    assert_eq!(post(&ws, "teams.removeMember", json!({ "teamId": team, "userId": id })).await.status, 200);
+    assert_eq!(post(&ws, "channels.kick", json!({ "roomId": public, "userId": id })).await.status, 200);
+    let again = post(&ws, "channels.kick", json!({ "roomId": public, "userId": id })).await;
+    assert_eq!(again.json()["errorType"], "error-user-not-in-room");
+    assert!(!ws.is_in("ada", "general") && !ws.is_in("ada", "crew") && ws.is_in("ada", "office"));
+    assert_eq!(
+        post(&ws, "channels.invite", json!({ "roomId": public, "roomName": "general", "userId": id })).await.status,
+        400,
+        "one of two"
+    );
+
+    let ws = start(Options::default()).await;
+    let id = ws.add_user(User::new("ada"));
+    ws.add_room(Room::new("general"));
+    ws.add_room(Room { private: true, ..Room::team("crew") });
+    let no = post(&ws, "channels.invite", json!({ "roomName": "general", "userId": id })).await;
+    assert_eq!(no.json()["errorType"], "error-not-allowed");
+    assert_eq!(get(&ws, "teams.info?teamName=crew").await.status, 403);
+    let user = get(&ws, &format!("users.info?userId={id}&includeUserRooms=true")).await.json()["user"].clone();
+    assert_eq!(user.get("rooms"), None, "not without the permission");
+}
+
+#[tokio::test]
+async fn a_name_changes_once_a_minute_and_a_picture_by_permission() {
+    let ws = start(Options { service: Service::default().syncing(), ..Options::default() }).await;
+    let id = ws.add_user(User::new("ada"));
+    let name = |name: &str| json!({ "userId": id, "data": { "name": name } });
+    assert_eq!(post(&ws, "users.update", name("First")).await.status, 200);
+    assert_eq!(post(&ws, "users.update", name("First")).await.status, 200, "it is called so already");
+    let no = post(&ws, "users.update", name("Second")).await.json();
+    assert!(no["errorType"] == "too-many-requests" && no["error"].as_str().unwrap().contains("You must wait 60 seconds"), "{no}");
+    assert_eq!(post(&ws, "users.update", json!({ "userId": id, "data": { "email": "new@example.com" } })).await.status, 200);
+    let picture = json!({ "userId": id, "avatarUrl": "https://app.test/a.png" });
+    assert_eq!(post(&ws, "users.setAvatar", picture.clone()).await.status, 200);
+    assert_eq!(ws.user("ada").unwrap().avatar.as_deref(), Some("https://app.test/a.png"));
+    let bad = post(&ws, "users.setAvatar", json!({ "userId": id, "avatarUrl": "ftp://x" })).await.json();
+    assert_eq!(bad["errorType"], "error-avatar-invalid-url");
+    let poor = start(Options::default()).await;
+    let id = poor.add_user(User::new("ada"));
+    assert_eq!(post(&poor, "users.setAvatar", json!({ "userId": id, "avatarUrl": "https://x/a" })).await.status, 403);
+}

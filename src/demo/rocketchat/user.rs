@@ -80,12 +80,16 @@ pub struct User {
     pub password: String,
     /// Whether logging in by password or by `services.iframe.token` asks for a second factor.
     pub two_factor: bool,
+    /// The code that passes for it; any does when it is empty.
+    pub code: String,
     /// `services.iframe.token`.
     pub iframe_token: Option<String>,
     /// `services.resume.loginTokens`, oldest first.
     pub tokens: Vec<Token>,
     /// Whether there has been a login: `lastLogin` is set.
     pub logged_in: bool,
+    /// Where the picture was fetched from.
+    pub avatar: Option<String>,
 }
 
 impl User {

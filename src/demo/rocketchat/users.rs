@@ -1,10 +1,13 @@
 //! Users over REST: look-up, change, activation, removal.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
-use super::create::{check_email, check_roles, check_username, no_seat};
+use super::create::{check_domain, check_email, check_roles, check_username, no_seat};
 use super::envelope::ApiError;
 use super::rest::Call;
+use super::rooms;
 use super::state::State;
 use super::user::{Email, User, UserKind};
 
@@ -37,8 +40,8 @@ pub(super) fn info(state: &State, call: &Call) -> Result<Value, ApiError> {
     let user = found.ok_or_else(|| ApiError::Failure("User not found.".into()))?;
     let own = call.caller()?.id == user.id;
     let mut answer = json!({ "user": describe(user, full || own) });
-    if call.param("includeUserRooms") == Some("true") {
-        answer["user"]["rooms"] = json!([]);
+    if call.param("includeUserRooms") == Some("true") && (own || call.may(state, "view-other-user-channels")) {
+        answer["user"]["rooms"] = rooms::of_user(state, &user.id).into();
     }
     Ok(answer)
 }
@@ -133,6 +136,7 @@ pub(super) fn update(state: &mut State, call: &Call) -> Result<Value, ApiError> 
     }
     if let Some(address) = text("email").filter(|address| !has_email(&old, address)) {
         check_email(state, address)?;
+        check_domain(state, address)?;
         user.emails = vec![Email { address: address.to_owned(), verified: false }];
     }
     if let Some(roles) = data.get("roles").and_then(Value::as_array) {
@@ -150,6 +154,15 @@ pub(super) fn update(state: &mut State, call: &Call) -> Result<Value, ApiError> 
     if let (Some(verified), Some(email)) = (data.get("verified").and_then(Value::as_bool), user.emails.first_mut()) {
         email.verified = verified;
     }
+    let changed: Vec<&'static str> = [
+        ("name", user.name != old.name),
+        ("username", user.username != old.username),
+        ("email", user.emails.first().map(|email| &email.address) != old.emails.first().map(|email| &email.address)),
+    ]
+    .into_iter()
+    .filter_map(|(field, changed)| changed.then_some(field))
+    .collect();
+    one_a_minute(state, id, &changed)?;
     let shown = describe(&user, true);
     let active = data.get("active").and_then(Value::as_bool);
     state.insert(user);
@@ -157,6 +170,49 @@ pub(super) fn update(state: &mut State, call: &Call) -> Result<Value, ApiError> 
         state.set_active(id, active);
     }
     Ok(json!({ "user": shown }))
+}
+
+/// Each of these may be changed once a minute, whoever changes it.
+fn one_a_minute(state: &mut State, id: &str, changed: &[&'static str]) -> Result<(), ApiError> {
+    let (now, pause) = (Instant::now(), state.options.profile_pause);
+    let waits = changed.iter().filter_map(|field| state.profile_changes.get(&(id.to_owned(), field)));
+    let left = waits.map(|at| pause.saturating_sub(now.duration_since(*at))).max().unwrap_or_default();
+    if !left.is_zero() {
+        let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+        let why = format!("Error, too many requests. Please slow down. You must wait {seconds} seconds before trying again.");
+        return Err(ApiError::thrown("too-many-requests", why));
+    }
+    state.profile_changes.extend(changed.iter().map(|field| ((id.to_owned(), *field), now)));
+    Ok(())
+}
+
+/// `POST users.setAvatar` with an address. It is not fetched here.
+pub(super) fn set_avatar(state: &mut State, call: &Call) -> Result<Value, ApiError> {
+    let body = call.object()?;
+    if let Some(extra) = body.keys().find(|key| !["avatarUrl", "userId", "username"].contains(&key.as_str())) {
+        return Err(ApiError::params(format!("must NOT have additional properties ({extra})")));
+    }
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    let others = call.may(state, "edit-other-user-avatar");
+    if !state.setting_on("Accounts_AllowUserAvatarChange") && !others {
+        return Err(ApiError::thrown("error-not-allowed", "Change avatar is not allowed"));
+    }
+    let found = match (text("userId"), text("username")) {
+        (Some(id), _) => state.user_by_id(id),
+        (None, Some(name)) => state.user(name),
+        (None, None) => state.user_by_id(&call.caller()?.id),
+    };
+    let user = found.ok_or_else(|| ApiError::thrown("error-invalid-user", "Invalid user"))?;
+    if user.id != call.caller()?.id && !others {
+        return Err(ApiError::Forbidden);
+    }
+    let url = text("avatarUrl").ok_or_else(|| ApiError::thrown("error-invalid-data", "Invalid dataURI"))?.to_owned();
+    if !url.starts_with("http") {
+        return Err(ApiError::thrown("error-avatar-invalid-url", format!("Invalid avatar URL: {url}")));
+    }
+    let id = user.id.clone();
+    state.change(&id, |user| user.avatar = Some(url));
+    Ok(json!({}))
 }
 
 /// `POST users.setActiveStatus`: deactivation clears every token.

@@ -14,6 +14,7 @@ mod framing;
 mod front;
 mod host_app;
 mod look;
+mod native;
 mod origins;
 mod pointers;
 mod same_site;
@@ -50,6 +51,7 @@ pub(super) async fn checks(context: &Context) -> Vec<Finding> {
     findings.extend(cross_origin::checks(config, &seen, &eyes).await);
     findings.extend(forwarded::checks(config, &counted));
     findings.extend(clock::checks(config, &seen));
+    findings.extend(native::checks(config));
     findings
 }
 

@@ -106,6 +106,9 @@ mod tests {
             email_verified: "/email_verified".into(),
             name: "/name".into(),
             roles: "/groups".into(),
+            sid: "/sid".into(),
+            active: String::new(),
+            avatar: "/picture".into(),
         }
     }
 

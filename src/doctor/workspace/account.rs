@@ -128,7 +128,16 @@ async fn token(context: &Context) -> [Finding; 2] {
         Ok(true) => Finding::good(TWO_FACTOR, "the token passes two-factor checks"),
         Ok(false) => {
             let why = "the token was made without \"Ignore Two Factor Authentication\", or is no personal access token";
-            if config.users.external_id.is_some() {
+            let sync = &config.sync;
+            if config.users.external_id.is_none() && (sync.name || sync.email || sync.username) {
+                Finding::warning(
+                    TWO_FACTOR,
+                    format!(
+                        "{why}: names, e-mail addresses and usernames are not kept up to date ([sync]), and gantry doctor --fix cannot write"
+                    ),
+                    renew(),
+                )
+            } else if config.users.external_id.is_some() {
                 Finding::bad(
                     TWO_FACTOR,
                     format!("{why}: users.external_id cannot be written, nor anything by gantry doctor --fix"),

@@ -10,6 +10,7 @@ mod permissions;
 mod reach;
 mod settings;
 mod site;
+mod sync;
 mod users;
 mod version;
 
@@ -32,7 +33,12 @@ pub(super) fn settings_checks(config: &Config, settings: &Settings) -> Vec<Findi
 }
 
 /// The groups of checks, in the order in which one depends on another.
-const GROUPS: [&str; 8] = ["workspace", "account", "permissions", "minting", "iframe", "integration", "settings", "users"];
+const GROUPS: [&str; 9] = ["workspace", "account", "permissions", "minting", "iframe", "integration", "settings", "users", "sync"];
+
+/// The version of the workspace, as it tells strangers.
+pub(super) async fn version(context: &Context) -> Result<String, Box<Finding>> {
+    reach::reach(context).await.map(|reached| reached.version)
+}
 
 /// Asks the workspace and judges what it says.
 pub(super) async fn checks(context: &Context) -> Vec<Finding> {
@@ -59,6 +65,7 @@ fn no_workspace(config: &Config, finding: Finding) -> Vec<Finding> {
     findings.extend(settings_checks(config, &Settings::unknown(&Trouble::Unavailable(why.to_owned()))));
     findings.extend(site::skipped(why));
     findings.extend(users::skipped(why));
+    findings.extend(sync::skipped(config, why));
     findings
 }
 
@@ -82,12 +89,14 @@ async fn judge(context: &Context, reached: reach::Reached) -> Vec<Finding> {
             findings.extend(permissions::checks(config, version, user, granted.as_ref(), client.limiter(), &settings));
             findings.push(minting::check(context, version).await);
             findings.extend(users::checks(config, version, &settings, roles.as_ref(), admins.as_ref()));
+            findings.extend(sync::checks(config, client, roles.as_ref()).await);
         }
         _ => {
             let why = "the service account cannot be used";
             findings.extend(permissions::skipped(config, version, why));
             findings.push(Finding::skipped(minting::CHECK, why));
             findings.extend(users::skipped(why));
+            findings.extend(sync::skipped(config, why));
         }
     }
     findings

@@ -62,6 +62,52 @@ fn needs(config: &Config, version: Option<Version>) -> Vec<Need> {
             verdict: Verdict::Bad,
         });
     }
+    needs.extend(sync_needs(config));
+    needs
+}
+
+/// What `[sync]` needs. Without it people are signed in all the same.
+fn sync_needs(config: &Config) -> Vec<Need> {
+    let sync = &config.sync;
+    let need = |check, permission, without| Need { check, permission, without, verdict: Verdict::Warning };
+    let channels = sync.all_channels().next().is_some();
+    let teams = sync.all_teams().next().is_some();
+    let mut needs = Vec::new();
+    if (sync.name || sync.email || sync.username) && config.users.external_id.is_none() {
+        let without = "names, e-mail addresses and usernames are not kept up to date ([sync])";
+        needs.push(need("permissions.edit-other-user-info", "edit-other-user-info", without));
+    }
+    if sync.avatar {
+        needs.push(need("permissions.edit-other-user-avatar", "edit-other-user-avatar", "pictures are not kept up to date (sync.avatar)"));
+    }
+    if !sync.roles.is_empty() {
+        needs.push(need("permissions.access-permissions", "access-permissions", "roles are neither given nor taken away (sync.roles)"));
+    }
+    if channels || teams {
+        let without = "it is not known who is in a channel or team already, so nobody is ever taken out of one ([sync])";
+        needs.push(need("permissions.view-other-user-channels", "view-other-user-channels", without));
+    }
+    if channels {
+        let without = "nobody is put into public channels (sync.channels), unless the service account is in them";
+        needs.push(need("permissions.add-user-to-any-c-room", "add-user-to-any-c-room", without));
+        let without = "nobody is put into private channels (sync.channels)";
+        needs.push(need("permissions.add-user-to-any-p-room", "add-user-to-any-p-room", without));
+    }
+    if !sync.channels_by_role.is_empty() {
+        let without = "nobody is taken out of a channel again (sync.channels_by_role)";
+        needs.push(need("permissions.remove-user", "remove-user", without));
+        let without = "nobody is taken out of a public channel again (sync.channels_by_role), unless the service account is in it";
+        needs.push(need("permissions.kick-user-from-any-c-room", "kick-user-from-any-c-room", without));
+        let without = "nobody is taken out of a private channel again (sync.channels_by_role), unless the service account is in it";
+        needs.push(need("permissions.kick-user-from-any-p-room", "kick-user-from-any-p-room", without));
+    }
+    if teams {
+        needs.push(need("permissions.view-all-teams", "view-all-teams", "private teams are not found (sync.teams)"));
+        needs.push(need("permissions.add-team-member", "add-team-member", "nobody is put into teams (sync.teams)"));
+    }
+    if !sync.teams_by_role.is_empty() {
+        needs.push(need("permissions.edit-team-member", "edit-team-member", "nobody is taken out of a team again (sync.teams_by_role)"));
+    }
     needs
 }
 
@@ -172,6 +218,30 @@ mod tests {
         let all = names(&[("users.external_id", "hostId"), ("users.match_by", "username,email")], old);
         assert_eq!(all[2..], ["create-user", "edit-other-user-info", "view-d-room"]);
         assert!(!names(&[("users.match_by", "email")], Some(Version::new(8, 8))).contains(&"view-d-room"));
+        for (key, value, expected) in [
+            ("sync.name", "true", &["edit-other-user-info"][..]),
+            ("sync.avatar", "true", &["edit-other-user-avatar"]),
+            ("sync.roles", "staff=leader", &["access-permissions"]),
+            ("sync.channels", "general", &["view-other-user-channels", "add-user-to-any-c-room", "add-user-to-any-p-room"]),
+            (
+                "sync.channels_by_role",
+                "staff=berths",
+                &[
+                    "view-other-user-channels",
+                    "add-user-to-any-c-room",
+                    "add-user-to-any-p-room",
+                    "remove-user",
+                    "kick-user-from-any-c-room",
+                    "kick-user-from-any-p-room",
+                ],
+            ),
+            ("sync.teams_by_role", "staff=crew", &["view-other-user-channels", "view-all-teams", "add-team-member", "edit-team-member"]),
+        ] {
+            let all = names(&[("users.create", "false"), (key, value)], Some(Version::new(8, 8)));
+            assert_eq!(&all[2..], expected, "{key}");
+        }
+        let twice = names(&[("users.external_id", "hostId"), ("sync.email", "true")], old);
+        assert_eq!(twice.iter().filter(|name| **name == "edit-other-user-info").count(), 1);
     }
 
     #[test]

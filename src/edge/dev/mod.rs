@@ -5,7 +5,6 @@
 
 mod edit;
 mod pages;
-mod settings;
 mod socket;
 
 use std::borrow::Cow;
@@ -18,15 +17,17 @@ use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_T
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::edit::Edit;
-use self::settings::Settings;
 use super::Edge;
+use super::settings::Settings;
+use super::settings::edit::{decoder, edited, unfasten};
 use super::watch::Watch;
 use crate::body::Body;
-use crate::config::Config;
 use crate::config::dev::Chosen;
+use crate::config::{Config, Origin};
 use crate::headers::local::{Elsewhere, is_local};
 use crate::html::{Insertion, Page};
 use crate::login::Login;
@@ -72,7 +73,7 @@ impl Dev {
         Some(Arc::new(Self {
             elsewhere: Elsewhere::new(here, &dev.upstream),
             site: ArcSwapOption::from_pointee(dev.site.clone()),
-            settings: Settings::new(here.as_str(), &config.login.prefix, &dev.apps),
+            settings: settings(here.as_str(), &config.login.prefix, &dev.apps),
             chosen: dev.chosen.clone(),
             deny_roles: config.users.deny_roles.clone(),
             base: config.rocketchat.url.path().trim_end_matches('/').to_owned(),
@@ -142,7 +143,7 @@ impl Dev {
             response.headers_mut().remove(CONTENT_LENGTH);
             return response;
         }
-        let decoder = match edit::decoder(response.headers()) {
+        let decoder = match decoder(response.headers()) {
             Ok(decoder) => decoder,
             Err(name) => {
                 tracing::warn!(%id, coding = name, "the workspace compressed a page in a way that was not asked for, so that it cannot be marked");
@@ -150,8 +151,8 @@ impl Dev {
             }
         };
         if edit != Edit::Mark {
-            edit::unfasten(response.headers_mut());
-            return response.map(|body| edit::edited(Arc::clone(self), body, decoder, edit));
+            unfasten(response.headers_mut());
+            return response.map(|body| edited(body, decoder, edit::Making { dev: Arc::clone(self), edit }));
         }
         if let Body::Page(page) = response.body_mut() {
             // Our script goes into it already, and it is in gzip if it was.
@@ -159,7 +160,7 @@ impl Dev {
             response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             return response;
         }
-        edit::unfasten(response.headers_mut());
+        unfasten(response.headers_mut());
         let mut page = Page::new(decoder, Insertion::new(&self.bar(), self.page_memory).or_at_end());
         response.map(|body| match body {
             Body::Passed(body) => Body::page(body, page),
@@ -225,6 +226,28 @@ impl Dev {
     {
         socket::join(self, client, early_client, upstream, early_upstream, watch).await
     }
+}
+
+/// The iframe login at our own pages, under `here` and `prefix`; messages exchanged with `apps`, if there are any. Those
+/// that name the workspace's own address have to name ours.
+fn settings(here: &str, prefix: &str, apps: &[Origin]) -> Settings {
+    let mut values = vec![
+        ("Accounts_iframe_enabled", json!(true)),
+        ("Accounts_iframe_url", json!(format!("{here}{prefix}login"))),
+        ("Accounts_Iframe_api_url", json!(format!("{here}{prefix}token"))),
+        ("Accounts_Iframe_api_method", json!("POST")),
+        ("Site_Url", json!(here)),
+    ];
+    if let Some(first) = apps.first() {
+        let all: Vec<&str> = apps.iter().map(Origin::as_str).collect();
+        values.extend([
+            ("Iframe_Integration_send_enable", json!(true)),
+            ("Iframe_Integration_send_target_origin", json!(first.as_str())),
+            ("Iframe_Integration_receive_enable", json!(true)),
+            ("Iframe_Integration_receive_origin", json!(all.join(","))),
+        ]);
+    }
+    Settings::new(values)
 }
 
 fn marked<B>(mut response: Response<B>) -> Response<B> {
@@ -367,5 +390,15 @@ mod tests {
             }
             assert_eq!(edit_of(&response.body(()).unwrap(), wanted), expected, "{status} {kind} {disposition}");
         }
+    }
+
+    #[test]
+    fn host_apps_are_named_without_blanks() {
+        let apps = ["http://localhost:3000".parse().unwrap(), "http://app.localhost:4000".parse().unwrap()];
+        let settings = settings("https://chat.localhost:8443", "/_gantry/", &apps);
+        let text = r#"[{"_id":"Iframe_Integration_receive_origin","value":"*"},{"_id":"Site_Url","value":"x"}]"#;
+        let value: serde_json::Value = serde_json::from_str(&settings.replaced(text).text).unwrap();
+        assert_eq!(value[0]["value"], "http://localhost:3000,http://app.localhost:4000");
+        assert_eq!(value[1]["value"], "https://chat.localhost:8443");
     }
 }

@@ -25,6 +25,7 @@
 
 pub(crate) mod accept;
 mod brand;
+mod native;
 mod template;
 
 use std::io;
@@ -42,6 +43,7 @@ pub(super) use self::template::html;
 
 use self::accept::Form;
 use self::brand::Color;
+use self::native::NativePages;
 use self::template::{Piece, Slot, Template, json};
 use crate::config::Config;
 use crate::error::Refusal;
@@ -52,6 +54,13 @@ const ERROR: &str = include_str!("../assets/error.html");
 const SCRIPT: &str = include_str!("../assets/loading.js");
 const STYLE: &str = include_str!("../assets/style.css");
 const TOWER: &str = include_str!("../assets/tower.svg");
+
+/// Beside that style, for pages with something to type in.
+const STYLE_FIELD: &str = ".field { display: block; margin-top: 1.125rem; font-weight: 600; }
+.field input { display: block; width: 100%; margin-top: .375rem; min-height: 2.75rem; padding: .5rem .75rem; \
+border: 1px solid var(--line); border-radius: 9px; background: var(--ground); color: var(--ink); font: inherit; }
+[role=\"alert\"] { color: var(--ink); font-weight: 600; }
+";
 
 /// Bytes of an operator's page at most.
 const MAX_PAGE: u64 = 1024 * 1024;
@@ -120,6 +129,7 @@ impl LoadingRequest {
 pub struct Pages {
     loading: Template,
     error: Template,
+    native: NativePages,
 }
 
 impl Pages {
@@ -163,7 +173,11 @@ impl Pages {
             _ => common(name),
         };
         let own = login.page_file.as_deref().map(operators_page).transpose()?;
-        Ok(Self { loading: Template::cut(own.as_deref().unwrap_or(LOADING), loading), error: Template::cut(ERROR, error) })
+        Ok(Self {
+            loading: Template::cut(own.as_deref().unwrap_or(LOADING), loading),
+            error: Template::cut(ERROR, error),
+            native: NativePages::new(config, &style),
+        })
     }
 
     /// The loading page.

@@ -20,6 +20,7 @@ fn login() -> Login {
         accent_color: "#0b57d0".into(),
         page_file: None,
         timeout: Duration::from_secs(15),
+        native: crate::config::example(&[]).login.native,
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Version;
+use http::{HeaderName, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::chunked::{Decoder, Malformed, Piece};
@@ -45,7 +45,8 @@ enum Form {
 #[derive(Debug)]
 enum Reader {
     Length(u64),
-    Chunked(Decoder),
+    /// By the coding. Trailers of these names stay here.
+    Chunked(Decoder, Vec<HeaderName>),
     UntilClose,
     Ended,
     /// It has broken off, and that is still to be told.
@@ -129,7 +130,7 @@ impl PooledBody {
         }
         let reader = match answer.framing {
             Framing::Length(length) => Reader::Length(length),
-            Framing::Chunked => Reader::Chunked(Decoder::new(terms.limits)),
+            Framing::Chunked => Reader::Chunked(Decoder::new(terms.limits), answer.named.clone()),
             Framing::UntilClose => Reader::UntilClose,
         };
         let mut coming = Box::new(Coming {
@@ -176,7 +177,7 @@ impl Body for PooledBody {
             Form::Coming(coming) => match coming.reader {
                 Reader::Length(left) => SizeHint::with_exact(left),
                 Reader::Ended => SizeHint::with_exact(0),
-                Reader::Chunked(_) | Reader::UntilClose | Reader::Broken(_) => SizeHint::default(),
+                Reader::Chunked(..) | Reader::UntilClose | Reader::Broken(_) => SizeHint::default(),
             },
         }
     }
@@ -245,12 +246,12 @@ impl Coming {
                 }
                 Ok(Some(Frame::data(piece)))
             }
-            Reader::Chunked(decoder) => match decoder.next(&mut self.read).inspect_err(|why| count(*why, self.lease.as_ref()))? {
+            Reader::Chunked(decoder, named) => match decoder.next(&mut self.read).inspect_err(|why| count(*why, self.lease.as_ref()))? {
                 None => Ok(None),
                 Some(Piece::Data(data)) => Ok(Some(Frame::data(data))),
                 Some(Piece::End(mut fields)) => {
+                    trailers::strip_response(named, &mut fields);
                     self.end();
-                    trailers::strip_response(&mut fields);
                     Ok((!fields.is_empty()).then(|| Frame::trailers(fields)))
                 }
             },

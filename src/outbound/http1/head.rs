@@ -36,6 +36,8 @@ pub struct Head {
     pub headers: HeaderMap,
     /// Its body.
     pub framing: Framing,
+    /// Fields that belong to the connection, also where they come behind a chunked body (RFC 9110 §7.6.1).
+    pub named: Vec<HeaderName>,
     /// Whether the connection may take another request, and for how long the upstream says that it waits for it.
     pub keeps: Keeps,
     /// Bytes of the head.
@@ -127,7 +129,9 @@ impl Head {
         let mut headers = HeaderMap::with_capacity(answer.headers.len() + 4);
         for field in &*answer.headers {
             let name = field.name.as_bytes();
-            if !interim && (hop::stays_on_connection(name) || named.iter().any(|named| named.eq_ignore_ascii_case(name))) {
+            let is_named =
+                || named.iter().any(|named| named.eq_ignore_ascii_case(name)) || (said.close && name.eq_ignore_ascii_case(b"close"));
+            if !interim && (hop::stays_on_connection(name) || is_named()) {
                 continue;
             }
             let name = HeaderName::from_bytes(name).map_err(|_| BadHead::Malformed(httparse::Error::HeaderName))?;
@@ -159,7 +163,9 @@ impl Head {
             Some(timeout) => Keeps::For(timeout),
             None => Keeps::Open,
         };
-        Ok(Self { status, reason, headers, framing, keeps, len })
+        let named =
+            if framing == Framing::Chunked { named.iter().filter_map(|name| HeaderName::from_bytes(name).ok()).collect() } else { vec![] };
+        Ok(Self { status, reason, headers, framing, named, keeps, len })
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -40,6 +40,8 @@ enum Framing {
 pub struct Upload {
     incoming: Incoming,
     framing: Framing,
+    /// Trailers of these names stay here.
+    named: Vec<HeaderName>,
     rules: Arc<Forwarding>,
     peer: Arc<Peer>,
     queue: Queue,
@@ -106,6 +108,7 @@ impl Upload {
         Some(Box::new(Self {
             incoming,
             framing,
+            named: if framing == Framing::Chunked { request.named() } else { Vec::new() },
             rules: Arc::clone(rules),
             peer: Arc::clone(peer),
             queue: Queue::default(),
@@ -227,7 +230,7 @@ impl Upload {
             Framing::Chunked => {
                 let mut last = b"0\r\n".to_vec();
                 if let Some(mut fields) = trailer {
-                    trailers::strip_request(&self.rules, &mut fields);
+                    trailers::strip_request(&self.rules, &self.named, &mut fields);
                     for (name, value) in &fields {
                         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
                             last.extend_from_slice(part);

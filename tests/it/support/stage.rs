@@ -34,16 +34,22 @@ impl Stage {
 
     /// A stage with a browser of these looks.
     pub async fn with(looks: &Looks<'_>) -> Self {
-        Self::keys(looks, &[]).await
+        Self::configured(looks, "", &[]).await
     }
 
     /// The same, with these keys set in Gantry's configuration.
     pub async fn keys(looks: &Looks<'_>, keys: &[(&str, &str)]) -> Self {
+        Self::configured(looks, "", keys).await
+    }
+
+    /// The same, with these lines at the end of Gantry's configuration, and these keys set.
+    pub async fn configured(looks: &Looks<'_>, more: &str, keys: &[(&str, &str)]) -> Self {
         let keys: Vec<_> = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let feed = Feed::default();
         let turn = audit::listen(&feed).await;
         let mut gantry = None;
         let demo = Demo::start(Ports::default(), feed, |toml| {
+            let toml = format!("{toml}\n{more}");
             let loaded = config::load(Some(("the demo's configuration", &toml)), [], &keys).expect("the demo's configuration is sound");
             let started = Bound::bind(loaded.config).and_then(Bound::start).map_err(io::Error::other);
             std::future::ready(started.map(|running| gantry.insert(running).public_addr()))

@@ -47,10 +47,16 @@ impl World {
 
     /// The same, with these environment variables of OpenTelemetry's.
     pub async fn traced(options: Options, keys: &[(&str, &str)], otel: &[(&str, &str)]) -> Self {
-        let secret = options.create_tokens_secret.clone();
-        let (id, token) = (options.service.id.clone(), options.service.token.clone());
         let chat = Workspace::start(port().await, options).unwrap();
         let app = HostApp::start(port().await, host_app::Options::default()).unwrap();
+        Self::between(chat, app, keys, otel)
+    }
+
+    /// Another Gantry between the two, with these keys set.
+    pub fn between(chat: Workspace, app: HostApp, keys: &[(&str, &str)], otel: &[(&str, &str)]) -> Self {
+        let options = chat.read(|state| state.options.clone());
+        let secret = options.create_tokens_secret.clone();
+        let (id, token) = (options.service.id.clone(), options.service.token.clone());
         let me = format!("{}/api/me", app.url());
         let mut all = vec![
             ("rocketchat.user_id", id.as_str()),
