@@ -251,7 +251,7 @@ async fn a_page_is_told_each_thing_once_and_by_nobody_else() {
 
     let mistakes = "return [
         () => Gantry.mount('#none'), () => Gantry.mount('#chat', { chat: 'ftp://x' }), () => Gantry.mount('#chat', { bearer: 'x' }),
-        () => Gantry.mount('#chat', { sandbox: 'allow-scripts' }), () => chat.on('nonsense', () => {}), () => chat.on('ready'),
+        () => Gantry.mount(document.createElement('div'), { sandbox: 'allow-scripts' }), () => chat.on('nonsense', () => {}), () => chat.on('ready'),
       ].map((mistake) => { try { mistake(); return ''; } catch (error) { return error.message; } })";
     let words = pages.top(mistakes).await;
     for (told, expected) in
