@@ -48,6 +48,7 @@ pub(super) fn run(port: u16) -> ExitCode {
                 return fail(&format!("a thread for the stand-ins cannot be started: {error}"));
             }
             say(&format!("Open {}/ in a browser. Ctrl-C ends the demo.", demo.address()));
+            say(&format!("The chat by embed.js: {0}/embed, and with a bearer token: {0}/bearer", demo.address()));
             if let Some(admin) = running.admin_addr() {
                 say(&format!("Gantry's status page: http://{admin}/"));
             }

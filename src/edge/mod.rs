@@ -125,7 +125,7 @@ impl Policies {
             plain: PlainDoor::new(&config.server, challenges),
             hsts: config.server.tls.as_ref().and_then(|tls| tls.hsts.clone()),
             pages: Pages::new(config).map_err(|error| error.to_string())?,
-            scripts: Scripts::new(),
+            scripts: Scripts::default(),
             login,
             access: AccessLog::new(&config.log),
             bounds: request::Bounds { fields: config.limits.request_fields, target: config.limits.request_target },

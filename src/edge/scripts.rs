@@ -101,12 +101,13 @@ impl File {
     }
 }
 
-impl Scripts {
-    /// Prepares them.
-    pub fn new() -> Self {
+impl Default for Scripts {
+    fn default() -> Self {
         Self { embed: File::new(EMBED, "text/javascript; charset=utf-8"), types: File::new(EMBED_TYPES, "text/plain; charset=utf-8") }
     }
+}
 
+impl Scripts {
     /// Answers a request for one of them.
     pub fn answer(&self, script: Script, method: &Method, headers: &HeaderMap, id: &RequestId) -> Response<Bytes> {
         const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
@@ -164,7 +165,7 @@ mod tests {
 
     #[test]
     fn who_has_it_already_is_not_sent_it_again() {
-        let file = Scripts::new().embed;
+        let file = Scripts::default().embed;
         let tag = file.etag.to_str().unwrap().to_owned();
         for (given, known) in [
             (vec![], false),

@@ -251,7 +251,7 @@ async fn a_page_is_told_each_thing_once_and_by_nobody_else() {
 
     let mistakes = "return [
         () => Gantry.mount('#none'), () => Gantry.mount('#chat', { chat: 'ftp://x' }), () => Gantry.mount('#chat', { bearer: 'x' }),
-        () => Gantry.mount('#chat', { sandbox: 'allow-scripts' }), () => chat.on('nonsense', () => {}), () => chat.on('ready'),
+        () => Gantry.mount(document.createElement('div'), { sandbox: 'allow-scripts' }), () => chat.on('nonsense', () => {}), () => chat.on('ready'),
       ].map((mistake) => { try { mistake(); return ''; } catch (error) { return error.message; } })";
     let words = pages.top(mistakes).await;
     for (told, expected) in
@@ -292,6 +292,12 @@ async fn the_room_outlives_the_page_but_not_the_person() {
     pages.frame_says("say({ event: 'signed-out', reason: 'ended' })").await;
     browser.wait(TOP, "all('signed-out').length").await;
     assert_eq!(pages.top("return sessionStorage.length").await, json!(0));
+
+    // A chat under a path: its client's paths begin there, the browser's do not.
+    assert_eq!(at(&format!("{{ chat: '{}/rc/', room: '/rc/channel/x' }}", pages.chat)).await, "/rc/channel/x");
+    pages.top("chat.open('y')").await;
+    browser.wait(FRAME, "told('open').some(({ path }) => path === '/rc/channel/y')").await;
+    browser.wait(FRAME, "got.some((data) => data.externalCommand === 'go' && data.path === '/channel/y')").await;
 }
 
 /// What libraries do that change a page without loading it, as Turbo does it.

@@ -366,7 +366,7 @@
     }
 
     go(path) {
-      this.command({ externalCommand: 'go', path }, { command: 'open', path });
+      this.command({ externalCommand: 'go', path }, { command: 'open', path: this.place.root + path });
       // What a page that is just being replaced did not hear is said to the next one.
       this.later('wanted', 10000, () => { this.wanted = null; });
     }
