@@ -49,7 +49,6 @@ pub(super) fn run(args: &RescueArgs, config: &ConfigArgs, env: Vec<(String, Stri
         Word::Status => Action::Status,
     };
     let person = match &args.user {
-        // To say how it is, nobody has to be anybody.
         Some(name) if action != Action::Status => match password(name, args.password_file.as_deref()) {
             Ok(password) => Some(Person { name: name.clone(), password, code: args.code.as_deref().map(Secret::new) }),
             Err(why) => return usage(&why),
@@ -82,7 +81,9 @@ fn find(args: &RescueArgs, config: &ConfigArgs, env: Vec<(String, String)>) -> R
     };
     let name = name.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default();
     let text = text.as_deref().map(|text| (name.as_str(), text));
-    let found = rescue(text, env, &flags, args.url.as_deref(), args.user.is_none()).map_err(|problems| {
+    // To say how it is, nobody has to be anybody.
+    let with_account = args.user.is_none() && args.action != Word::Status;
+    let found = rescue(text, env, &flags, args.url.as_deref(), with_account).map_err(|problems| {
         complain("--url gives the address of Rocket.Chat, and --user somebody who logs in, where the configuration cannot");
         refuse(&problems)
     })?;

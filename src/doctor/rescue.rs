@@ -16,9 +16,10 @@ use crate::secret::{Secret, SecretSource};
 
 /// The other settings that the iframe login goes by.
 const BESIDE: [&str; 3] = ["Accounts_iframe_url", "Accounts_Iframe_api_url", "Accounts_Iframe_api_method"];
-/// How often what was written is looked for, and how long in between: another instance may be the one that answers.
-const LOOKS: usize = 10;
-const BETWEEN: Duration = Duration::from_millis(300);
+/// How often what was written is looked for again, and how long in between: another instance may be the one that answers.
+/// Strangers have ten calls a minute.
+const LOOKS: usize = 3;
+const BETWEEN: Duration = Duration::from_millis(800);
 /// The workspace is not there, or is none (`EX_UNAVAILABLE` of sysexits.h).
 const UNUSABLE: u8 = 69;
 
@@ -170,14 +171,7 @@ async fn go(context: &Context, options: &Options, control: &tokio::runtime::Hand
         None => write(&context.client, &change, "the service account").await?,
         Some(person) => by_person(context, person, &change, control).await?,
     }
-    let mut after = Seen::read(&context.client).await?;
-    for _ in 0..LOOKS {
-        if after.is_on() == Some(wanted) {
-            break;
-        }
-        tokio::time::sleep(BETWEEN).await;
-        after = Seen::read(&context.client).await?;
-    }
+    let after = look_again(&context.client, wanted).await?;
     if after.is_on() != Some(wanted) {
         return Err(Failed::because(format!(
             "Rocket.Chat took the change and still shows {SWITCH} as {}: something else sets it. Look for OVERWRITE_SETTING_{SWITCH} in \
@@ -191,6 +185,26 @@ async fn go(context: &Context, options: &Options, control: &tokio::runtime::Hand
         options.undo
     ));
     Ok(())
+}
+
+/// The settings as they are once the change shows, or after some time without it.
+async fn look_again(client: &Client, wanted: bool) -> Result<Seen, Failed> {
+    let unseen = |failed: Failed| {
+        let words = format!(
+            "Rocket.Chat took the change, but whether it stays could not be seen: {}; gantry rescue status looks again",
+            failed.words
+        );
+        Failed { words, ..failed }
+    };
+    let mut after = Seen::read(client).await.map_err(unseen)?;
+    for _ in 0..LOOKS {
+        if after.is_on() == Some(wanted) {
+            break;
+        }
+        tokio::time::sleep(BETWEEN).await;
+        after = Seen::read(client).await.map_err(unseen)?;
+    }
+    Ok(after)
 }
 
 /// Logs somebody in, writes, and logs them out again, whatever became of it.

@@ -46,9 +46,9 @@ impl Place {
         if last == "settings.public" && before.ends_with("/api/v1") {
             return Some(Self::Document(false));
         }
-        if before.ends_with("/api/v1/method.call") || before.ends_with("/api/v1/method.callAnon") {
-            let method = percent_decode_str(last).decode_utf8_lossy();
-            return Some(Self::Document(matches!(&*method, "public-settings:get" | "public-settings/get")));
+        let by_method = || matches!(&*percent_decode_str(last).decode_utf8_lossy(), "public-settings:get" | "public-settings/get");
+        if (before.ends_with("/api/v1/method.call") || before.ends_with("/api/v1/method.callAnon")) && by_method() {
+            return Some(Self::Document(true));
         }
         let frames = before.contains("/sockjs/") && matches!(last, "xhr" | "xhr_streaming" | "eventsource");
         frames.then_some(Self::Frames)
@@ -215,7 +215,8 @@ mod tests {
             ("/api/v1/method.callAnon/public-settings:get", Some(Place::Document(true))),
             ("/api/v1/method.call/public-settings%3Aget", Some(Place::Document(true))),
             ("/api/v1/method.callAnon/public-settings%2Fget", Some(Place::Document(true))),
-            ("/api/v1/method.call/private-settings:get", Some(Place::Document(false))),
+            ("/api/v1/method.call/private-settings:get", None),
+            ("/api/v1/method.call/loadHistory", None),
             ("/sockjs/123/abcdefgh/xhr", Some(Place::Frames)),
             ("/sockjs/123/abcdefgh/xhr_streaming", Some(Place::Frames)),
             ("/sockjs/123/abcdefgh/xhr_send", None),
