@@ -13,7 +13,8 @@ use url::Url;
 use crate::headers::cookies::{self, Rocketchats};
 use crate::headers::tokens;
 use crate::login::Login;
-use crate::tokens::{Chat, Found};
+use crate::login::binding::Binding;
+use crate::tokens::Found;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -30,7 +31,7 @@ pub(super) enum Bridged {
     /// What came.
     No,
     /// That of the browser's chat session.
-    To(Chat),
+    To(Binding),
     /// None: the one that came has ended, and there is no other.
     Ended,
 }
@@ -61,8 +62,9 @@ impl Media {
         } else {
             None
         };
-        match (binding.and_then(|binding| login.chat_of(&binding)), own) {
-            (Some(chat), _) => Bridged::To(chat),
+        // One that was given before a restart is not remembered; the workspace knows whether it still lives.
+        match (binding.filter(|binding| login.find(binding.token.expose()) != Found::Over), own) {
+            (Some(binding), _) => Bridged::To(binding),
             (None, Own::Ended) => Bridged::Ended,
             (None, _) => Bridged::No,
         }
@@ -74,7 +76,7 @@ impl Bridged {
     pub(super) fn cookies(&self) -> Rocketchats<'_> {
         match self {
             Self::No => Rocketchats::AsTheyCame,
-            Self::To(chat) => Rocketchats::Login { user_id: chat.user_id(), token: chat.token().expose() },
+            Self::To(binding) => Rocketchats::Login { user_id: &binding.user_id, token: binding.token.expose() },
             Self::Ended => Rocketchats::NoLogin,
         }
     }

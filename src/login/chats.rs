@@ -102,7 +102,7 @@ impl Login {
         self.end_binding(before, why).await;
     }
 
-    /// The chat session whose token protected media of this browser are fetched with.
+    /// The chat session of a browser, if it goes on and is remembered.
     pub fn chat_of(&self, binding: &Binding) -> Option<Chat> {
         match self.0.tokens.find(binding.token.expose()) {
             Found::Living(chat) => Some(chat),
@@ -194,6 +194,7 @@ impl Login {
             && chat.standing().is_none_or(|standing| standing.identity == validated.identity.id)
         {
             self.0.standings.confirm(&chat, &Presented::Credentials(shown.clone()), validated);
+            self.0.sync.noticed(chat.user_id(), &validated.identity);
         }
     }
 
