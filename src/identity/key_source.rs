@@ -52,13 +52,7 @@ impl KeySource {
     }
 
     /// Checks a token, with keys that are fetched first where that is needed.
-    pub(super) async fn verify(
-        &self,
-        token: &str,
-        rules: &Rules,
-        now: SystemTime,
-        clock: Instant,
-    ) -> Result<Result<Good, Bad>, Refusal> {
+    pub(super) async fn verify(&self, token: &str, rules: &Rules, now: SystemTime, clock: Instant) -> Result<Result<Good, Bad>, Refusal> {
         match self {
             Self::File(file) => {
                 let keys = file.keys(rules.section)?;

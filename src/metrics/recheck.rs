@@ -85,7 +85,11 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn new() -> Self {
         let new = Self {
-            rechecks: counters("gantry_session_rechecks_total", "Looks at the host session behind a chat in use, by outcome.", &["outcome"]),
+            rechecks: counters(
+                "gantry_session_rechecks_total",
+                "Looks at the host session behind a chat in use, by outcome.",
+                &["outcome"],
+            ),
             sessions: IntGauge::new("gantry_session_recheck_sessions", "Chat sessions whose host sessions are looked at again and again.")
                 .expect("constant name"),
             overdue: Gauge::new(

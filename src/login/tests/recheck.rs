@@ -125,12 +125,9 @@ async fn only_what_is_in_use_is_looked_at_and_no_more_often_than_asked_for() {
 
 #[tokio::test(start_paused = true)]
 async fn the_rate_holds_and_the_period_stretches() {
-    for rate in [1_u32, 20, 700] {
-        let watched = watched(&[
-            ("session.recheck", "1s"),
-            ("session.recheck_rate", &rate.to_string()),
-            ("limits.host_app_calls", "65536"),
-        ]);
+    for rate in [1_u32, 20, 120] {
+        let watched =
+            watched(&[("session.recheck", "1s"), ("session.recheck_rate", &rate.to_string()), ("limits.host_app_calls", "65536")]);
         let many = 2 * u16::try_from(rate).unwrap() + 10;
         let mut sockets = Vec::new();
         for number in 1..=many {
@@ -138,7 +135,7 @@ async fn the_rate_holds_and_the_period_stretches() {
         }
         let start = Instant::now();
         watched.looks(start);
-        let seconds = 40;
+        let seconds = 20;
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         let looks = watched.looks(start);
         for (index, (at, _)) in looks.iter().enumerate() {
@@ -319,12 +316,8 @@ async fn a_newer_host_session_of_the_same_browser_takes_the_place_of_the_older_o
 
 #[tokio::test(start_paused = true)]
 async fn what_is_remembered_is_bounded_and_what_is_forgotten_ends_in_the_end() {
-    let watched = watched(&[
-        ("session.recheck", "10s"),
-        ("cache.tokens.capacity", "50"),
-        ("session.grace", "60s"),
-        ("cache.sessions.ttl", "30s"),
-    ]);
+    let watched =
+        watched(&[("session.recheck", "10s"), ("cache.tokens.capacity", "50"), ("session.grace", "60s"), ("cache.sessions.ttl", "30s")]);
     let mut chats = Vec::new();
     for number in 1..=80 {
         chats.push(watched.signed_in(number).await);
