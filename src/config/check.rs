@@ -640,6 +640,63 @@ url = "redis://:hunter2@x"
     }
 
     #[test]
+    fn logout_tokens_need_an_issuer_an_audience_and_keys_or_those_of_sessions() {
+        let back = |loaded: Loaded| loaded.config.identity.back_channel;
+        assert!(back(text(GOOD).unwrap()).is_none());
+        let whole =
+            "[session.back_channel]\nissuer = \"https://id\"\naudience = \"chat\"\nalgorithms = [\"ES256\"]\njwks_url = \"https://id/k\"\n";
+        let found = back(with(whole).unwrap()).unwrap();
+        assert_eq!(
+            (found.section, found.issuer.as_str(), found.audience.as_slice()),
+            ("session.back_channel", "https://id", &["chat".to_owned()][..])
+        );
+        assert!(matches!(found.keys, JwtKeys::Jwks { .. }));
+        for (lines, keys) in [
+            (
+                "issuer = \"https://id\"",
+                &["session.back_channel.algorithms", "session.back_channel.jwks_url", "session.back_channel.audience"][..],
+            ),
+            ("audience = \"a\"\nalgorithms = [\"RS256\"]\njwks_url = \"https://x\"", &["session.back_channel.issuer"]),
+            (
+                "issuer = \"i\"\naudience = \"a\"\nalgorithms = [\"RS256\"]\nsecret = \"0123456789abcdef0123456789abcdef\"",
+                &["session.back_channel.secret"],
+            ),
+            ("issuer = \"i\"\naudience = \"a\"\nalgorithms = [\"none\"]\njwks_url = \"https://x\"", &["session.back_channel.algorithms"]),
+            ("max_tokens = 0", &["session.back_channel.max_tokens"]),
+        ] {
+            assert_eq!(keys_of(&with(&format!("[session.back_channel]\n{lines}\n")).unwrap_err()), keys, "{lines}");
+        }
+        // One problem is told once, though both sections go by the key.
+        let problems = with(&format!("{whole}[identity.jwt]\nleeway = \"x\"\njwks_timeout = \"x\"\n")).unwrap_err();
+        assert_eq!(keys_of(&problems), ["identity.jwt.jwks_timeout", "identity.jwt.leeway"]);
+        let sessions = "cookie = \"s\"\njwks_url = \"https://a/k\"\nalgorithms = [\"RS256\"]\naudience = \"chat\"\n";
+        assert!(back(jwt(sessions).unwrap()).is_none(), "nobody says who makes them");
+        let found = back(jwt(&format!("{sessions}issuer = \"https://a\"\n")).unwrap()).unwrap();
+        assert_eq!((found.section, found.issuer.as_str()), ("identity.jwt", "https://a"));
+    }
+
+    #[test]
+    fn keys_that_have_no_effect_with_the_source_are_told() {
+        let by_header = |lines: &str| {
+            let rest =
+                GOOD.replace("source = \"forward_auth\"", "source = \"header\"").replace("[identity.forward_auth]", "[identity.header]");
+            let rest = rest.replace("url = \"https://app.example.com/api/me\"", "id = \"x-id\"");
+            text(&format!("{rest}\n[session]\n{lines}\n")).unwrap()
+        };
+        for (lines, keys) in [
+            ("recheck = \"30s\"", &["identity.source", "session.recheck"][..]),
+            ("recheck = \"0s\"", &["identity.source", "session.recheck"]),
+            ("host_logout_url = \"https://app.example.com/out\"", &["identity.source", "session.host_logout_url"]),
+            ("grace = \"2h\"", &["identity.source"]),
+        ] {
+            assert_eq!(keys_of(&by_header(lines).warnings), keys, "{lines}");
+        }
+        let logout = with("[session]\nhost_logout_url = \"https://app.example.com/out\"\nhost_logout_method = \"DELETE\"\n").unwrap();
+        assert_eq!(logout.warnings, []);
+        assert_eq!(logout.config.session.host_logout.unwrap().method, http::Method::DELETE);
+    }
+
+    #[test]
     fn a_public_key_has_to_fit_the_algorithms() {
         let dir = tempfile::tempdir().unwrap();
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();

@@ -100,7 +100,7 @@ impl LogoutTokens {
         }
         for name in ["sub", "sid"] {
             if let Some(value) = claims.get(name)
-                && !value.as_str().is_some_and(|text| !text.is_empty())
+                && value.as_str().is_none_or(str::is_empty)
             {
                 return Err(format!("the token's {name} is not a string that says something"));
             }

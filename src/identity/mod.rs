@@ -40,6 +40,7 @@ use crate::secret::Secret;
 use forward_auth::ForwardAuth;
 use jwt::Jwt;
 use logout_token::LogoutTokens;
+pub use send_as::NotSent;
 use trusted_header::{Said, TrustedHeader};
 
 /// How we name ourselves to the host app.

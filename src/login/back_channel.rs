@@ -2,12 +2,10 @@
 //! sessions that came of it end.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::Login;
 use super::standing::By;
 use crate::error::Refusal;
-use crate::identity::Validator;
 use crate::identity::logout_token::{BadLogoutToken, LogoutToken};
 use crate::metrics::LogoutTokenOutcome;
 use crate::tokens::{Chat, Ending, Standing};
@@ -44,8 +42,7 @@ impl Login {
 
     async fn read_logout_token(&self, client: IpAddr, token: &str) -> Result<LogoutToken, BackChannelRefusal> {
         let inner = &self.0;
-        let checks = inner.sessions.host.validator().and_then(Validator::logout_tokens).map(Arc::clone);
-        let checks = checks.ok_or(BackChannelRefusal::NotConfigured)?;
+        let checks = inner.sessions.host.logout_tokens().ok_or(BackChannelRefusal::NotConfigured)?;
         // Before the signature is checked, which is work.
         let chance = inner.sessions.rates.unknown(Some(client)).map_err(BackChannelRefusal::Later)?;
         let said = match checks.read(token).await {
@@ -65,15 +62,15 @@ impl Login {
 
     async fn end_as_told(&self, said: &LogoutToken) -> usize {
         let standings = &self.0.standings;
-        if let Some(sid) = &said.sid {
-            standings.sid_is_over(sid);
+        if let Some(session) = &said.sid {
+            standings.sid_is_over(session);
         }
-        let of_subject = said.subject.as_ref().map(|id| standings.by(&By::Identity(id.clone())));
-        let (meant, all_of) = match (&said.sid, of_subject) {
-            (Some(sid), Some(theirs)) if theirs.iter().any(|(_, standing)| standing.sid.is_some()) => {
-                (theirs.into_iter().filter(|(_, standing)| standing.sid.as_ref() == Some(sid)).collect(), None)
+        let theirs = said.subject.as_ref().map(|id| standings.by(&By::Identity(id.clone())));
+        let (meant, all_of) = match (&said.sid, theirs) {
+            (Some(session), Some(theirs)) if theirs.iter().any(|(_, standing)| standing.sid.is_some()) => {
+                (theirs.into_iter().filter(|(_, standing)| standing.sid.as_ref() == Some(session)).collect(), None)
             }
-            (Some(sid), None) => (standings.by(&By::Sid(sid.clone())), None),
+            (Some(session), None) => (standings.by(&By::Sid(session.clone())), None),
             // Our sessions of that person do not say which one they are.
             (_, theirs) => (theirs.unwrap_or_default(), said.subject.clone()),
         };
@@ -93,7 +90,7 @@ impl Login {
         inner.flights.end(&standing.session);
         inner.standings.left(standing.session);
         // Nobody else can say that a JWT has ended.
-        if inner.sessions.host.validator().is_some_and(Validator::judges_alone) {
+        if inner.sessions.host.judges_alone() {
             inner.standings.session_is_over(standing.session);
         }
         self.end_behind(chat, standing, Ending::BackChannel).await;

@@ -235,6 +235,9 @@ impl Login {
 
     /// A token was used in a call of the REST API: the host session behind it is looked at again when that is due.
     pub fn used(&self, token: &str) {
+        if !self.0.looks_again() {
+            return;
+        }
         if let (Found::Living(chat), Some(every)) = (self.find(token), self.0.policy.every) {
             chat.called(every);
         }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use moka::Expiry;
 use moka::future::Cache;
 
-use crate::config::CacheSize;
+use crate::config::{CacheSize, HostLogout};
 use crate::directory::weight;
 use crate::error::{Refusal, RefusalKind};
-use crate::identity::{Credentials, Identity, SessionKey, Validated, Validator};
+use crate::identity::logout_token::LogoutTokens;
+use crate::identity::{Credentials, Identity, NotSent, SessionKey, Validated, Validator};
 use crate::metrics::Metrics;
 use crate::tokens::Standing;
 use crate::trace;
@@ -42,10 +43,10 @@ impl Presented {
         }
     }
 
-    /// What the host app is asked with.
-    pub(super) fn credentials(&self) -> Option<&Credentials> {
+    /// What the host app can be asked with again.
+    pub(super) fn repeatable(&self) -> Option<Credentials> {
         match self {
-            Self::Credentials(credentials) => Some(credentials),
+            Self::Credentials(credentials) => credentials.can_be_asked_again().then(|| credentials.clone()),
             #[cfg(test)]
             Self::Scripted(_) => None,
         }
@@ -79,18 +80,40 @@ impl Host {
         }
     }
 
-    /// The validator; tests may have none.
-    pub(super) fn validator(&self) -> Option<&Validator> {
+    /// Whether it can be asked about a session with no request of its browser's.
+    pub(super) fn asks_again(&self) -> bool {
         match self {
-            Self::Validator(validator) => Some(validator),
+            Self::Validator(validator) => validator.asks_again(),
+            #[cfg(test)]
+            Self::Scripted(_) => true,
+        }
+    }
+
+    /// Whether a session is known by its credentials alone.
+    pub(super) fn judges_alone(&self) -> bool {
+        match self {
+            Self::Validator(validator) => validator.judges_alone(),
+            #[cfg(test)]
+            Self::Scripted(_) => false,
+        }
+    }
+
+    /// What checks logout tokens, where that is set up.
+    pub(super) fn logout_tokens(&self) -> Option<Arc<LogoutTokens>> {
+        match self {
+            Self::Validator(validator) => validator.logout_tokens().cloned(),
             #[cfg(test)]
             Self::Scripted(_) => None,
         }
     }
 
-    /// Whether it can be asked about a session with no request of its browser's.
-    pub(super) fn asks_again(&self) -> bool {
-        self.validator().is_none_or(Validator::asks_again)
+    /// Calls the host app's own logout.
+    pub(super) async fn log_out(&self, logout: &HostLogout, credentials: &Credentials) -> Result<(), NotSent> {
+        match self {
+            Self::Validator(validator) => validator.log_out(logout, credentials).await,
+            #[cfg(test)]
+            Self::Scripted(_) => unreachable!("scripts have no address"),
+        }
     }
 
     async fn identify(&self, presented: &Presented) -> Result<Validated, Refusal> {

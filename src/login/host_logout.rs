@@ -22,14 +22,14 @@ impl Login {
         let inner = std::sync::Arc::clone(&self.0);
         self.0.control.spawn(async move {
             inner.sessions.forget(&session).await;
-            let Some(validator) = inner.sessions.host.validator() else { return };
-            let mut outcome = validator.log_out(&logout, &credentials).await;
+            let host = &inner.sessions.host;
+            let mut outcome = host.log_out(&logout, &credentials).await;
             for pause in PAUSES {
                 if !outcome.as_ref().is_err_and(|error| error.again) {
                     break;
                 }
                 tokio::time::sleep(pause).await;
-                outcome = validator.log_out(&logout, &credentials).await;
+                outcome = host.log_out(&logout, &credentials).await;
             }
             // Somebody may have asked while it was under way.
             inner.sessions.forget(&session).await;

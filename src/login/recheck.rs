@@ -92,7 +92,7 @@ impl Pace {
     fn ready(&mut self, rate: u32, now: Instant) -> Result<(), Instant> {
         if now >= self.next {
             // What was not taken in time is lost: nothing is caught up on in a rush.
-            self.left = rate.div_ceil(ONE_BY_ONE);
+            self.left = at_once(rate);
         }
         if self.left > 0 { Ok(()) } else { Err(self.next) }
     }
@@ -100,10 +100,16 @@ impl Pace {
     /// Takes it.
     fn take(&mut self, rate: u32, now: Instant) {
         if now >= self.next {
-            self.next = now + Duration::from_secs(1) * rate.div_ceil(ONE_BY_ONE) / rate;
+            // So many times a second, rounded up: never more.
+            self.next = now + Duration::from_secs(1) / (rate / at_once(rate)) + Duration::from_nanos(1);
         }
         self.left = self.left.saturating_sub(1);
     }
+}
+
+/// Looks that are given at one moment.
+fn at_once(rate: u32) -> u32 {
+    rate.div_ceil(ONE_BY_ONE)
 }
 
 /// Looks at host sessions again, for ever. `current` gives the login of the present configuration.
@@ -251,10 +257,17 @@ impl Inner {
         self.unless_over(presented, outcome)
     }
 
+    /// Whether host sessions are looked at again.
+    pub(super) fn looks_again(&self) -> bool {
+        self.policy.every.is_some() && self.sessions.host.asks_again()
+    }
+
     /// What is to be seen of the looks in the metrics.
     fn show(&self, in_use: &InUse, under_way: &UnderWay) {
+        if !self.looks_again() {
+            return self.metrics.under_recheck(0, Duration::ZERO);
+        }
         let overdue = in_use.soonest().map(|at| Instant::now().saturating_duration_since(at)).unwrap_or_default();
-        let overdue = if self.policy.every.is_some() { overdue } else { Duration::ZERO };
         self.metrics.under_recheck(in_use.len() + under_way.count.load(Ordering::Relaxed), overdue);
     }
 
@@ -271,5 +284,34 @@ impl Inner {
             target: "gantry::audit",
             event = "session_ended", source, outcome, identity, username, user_id, "chat session ended"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_second_has_more_looks_than_the_rate() {
+        for rate in [1_u32, 7, 20, 499, 500, 501, 4_000, 100_000] {
+            let (mut pace, start) = (Pace::new(), Instant::now());
+            let mut taken: Vec<u128> = Vec::new();
+            // Whoever looks comes a little late each time, as timers do.
+            let mut now = start;
+            while now < start + Duration::from_secs(3) {
+                while pace.ready(rate, now).is_ok() {
+                    pace.take(rate, now);
+                    taken.push((now - start).as_nanos());
+                }
+                let Err(next) = pace.ready(rate, now) else { panic!("there is none left") };
+                assert!(next > now);
+                now = next + Duration::from_micros(30);
+            }
+            for (index, at) in taken.iter().enumerate().step_by(97) {
+                let within = taken[index..].partition_point(|later| *later < at + 1_000_000_000);
+                assert!(within <= rate as usize, "{within} at {rate}");
+            }
+            assert!(taken.len() >= rate as usize * 5 / 2, "{} at {rate}", taken.len());
+        }
     }
 }

@@ -96,7 +96,7 @@ impl Standings {
                 .max_capacity(capacity)
                 .weigher(move |_, chat: &Chat| weight(size(chat).unwrap_or_default()))
                 .eviction_policy(lru())
-                .eviction_listener(move |key, chat, cause| drops(key, chat, cause))
+                .eviction_listener(drops)
                 .build(),
             by: Cache::builder().max_capacity(capacity).eviction_policy(lru()).build(),
             left: Cache::builder().max_capacity(capacity).time_to_live(LEFT_FOR).build(),
@@ -135,7 +135,7 @@ impl Standings {
     pub(super) fn confirm(&self, chat: &Chat, presented: &Presented, validated: &Validated) {
         let standing = Arc::new(Standing {
             session: presented.key(),
-            credentials: presented.credentials().filter(|credentials| credentials.can_be_asked_again()).cloned(),
+            credentials: presented.repeatable(),
             identity: validated.identity.id.clone(),
             username: validated.identity.username.clone(),
             sid: validated.sid.clone(),

@@ -81,7 +81,7 @@ async fn looks(world: &World, outcome: &str, more: u64) {
     eventually("looks", || async move { rechecks(world, outcome).await >= wanted }).await;
 }
 
-fn me(status: u16, body: Value) -> Me {
+fn me(status: u16, body: &Value) -> Me {
     Me::Answer { status, content_type: "application/json".to_owned(), body: body.to_string() }
 }
 
@@ -101,7 +101,7 @@ async fn a_host_session_that_ends_ends_its_open_chat_and_nothing_else() {
         assert!(world.chat.is_live(token), "{name}");
     }
     // Who is somebody else all at once, and who is refused outright.
-    for answer in [me(200, HostUser::new("grace", "Grace").claims()), me(403, json!({ "error": "disabled" })), me(401, json!({}))] {
+    for answer in [me(200, &HostUser::new("grace", "Grace").claims()), me(403, &json!({ "error": "disabled" })), me(401, &json!({}))] {
         let cookie = world.guest("ada");
         world.app.set_me(Me::Normal);
         let mut chat = Chat::of(&world, &cookie).await;
@@ -119,7 +119,7 @@ async fn whoever_is_disabled_loses_the_chat_and_is_told_so() {
     let said = |active: Value| {
         let mut claims = HostUser::new("ada", "Ada").claims();
         claims["account"] = json!({ "active": active });
-        me(200, claims)
+        me(200, &claims)
     };
     world.app.set_me(said(json!(true)));
     let mut chat = Chat::of(&world, &cookie).await;
@@ -129,7 +129,7 @@ async fn whoever_is_disabled_loses_the_chat_and_is_told_so() {
     let refused = world.token(&cookie).await;
     assert_eq!((refused.status, refused.json()["error"].as_str()), (403, Some("user_not_allowed")), "{}", refused.text());
     // Nothing said is no.
-    world.app.set_me(me(200, HostUser::new("ada", "Ada").claims()));
+    world.app.set_me(me(200, &HostUser::new("ada", "Ada").claims()));
     assert_eq!(world.token(&cookie).await.status, 403);
 }
 
@@ -144,7 +144,7 @@ async fn a_host_app_that_is_down_ends_no_chat_until_its_grace_is_over() {
     assert!(world.chat.is_live(&chat.token));
     world.app.up().await;
     looks(&world, "good", 2).await;
-    for answer in [Me::Close, me(500, json!({})), me(200, json!([])), me(429, json!({}))] {
+    for answer in [Me::Close, me(500, &json!({})), me(200, &json!([])), me(429, &json!({}))] {
         world.app.set_me(answer);
         looks(&world, "unclear", 2).await;
     }
@@ -297,7 +297,7 @@ async fn a_logout_token_ends_the_sessions_that_it_names() {
         if let Some(sid) = sid {
             claims["sid"] = json!(sid);
         }
-        me(200, claims)
+        me(200, &claims)
     };
     for username in ["ada", "grace"] {
         world.settled(username);
@@ -308,7 +308,8 @@ async fn a_logout_token_ends_the_sessions_that_it_names() {
         world.sign_in(&cookie).await
     };
     let live = |tokens: &[&String]| tokens.iter().map(|token| world.chat.is_live(token)).collect::<Vec<_>>();
-    let [a, b, c] = [sign_in("ada", Some("s-a")).await, sign_in("ada", Some("s-b")).await, sign_in("grace", Some("s-c")).await];
+    let [first, second, third] =
+        [sign_in("ada", Some("s-a")).await, sign_in("ada", Some("s-b")).await, sign_in("grace", Some("s-c")).await];
     let told = async |more: Value| {
         let reply = tell(&world, &keys::shared(&logout(&more), SECRET)).await;
         assert_eq!((reply.status, reply.text().as_str(), reply.header("cache-control")), (200, "", "no-store"), "{more}");
@@ -321,24 +322,24 @@ async fn a_logout_token_ends_the_sessions_that_it_names() {
     told(json!({ "sid": "s-x" })).await;
     told(json!({ "sub": "nobody" })).await;
     told(json!({ "sub": "harbor-grace", "sid": "s-a" })).await;
-    assert_eq!(live(&[&a, &b, &c]), [true; 3]);
+    assert_eq!(live(&[&first, &second, &third]), [true; 3]);
     // One session of two.
     told(json!({ "sub": "harbor-ada", "sid": "s-a" })).await;
-    gone(&a).await;
-    assert_eq!(live(&[&b, &c]), [true, true]);
+    gone(&first).await;
+    assert_eq!(live(&[&second, &third]), [true, true]);
     told(json!({ "sid": "s-c" })).await;
-    gone(&c).await;
+    gone(&third).await;
     // All of a person.
     let own = own_login(&world, "ada");
-    let d = sign_in("ada", Some("s-d")).await;
+    let fourth = sign_in("ada", Some("s-d")).await;
     told(json!({ "sub": "harbor-ada" })).await;
-    for token in [&b, &d] {
+    for token in [&second, &fourth] {
         gone(token).await;
     }
     // Where the host app does not say which session it is, all of a person's are meant.
-    let e = sign_in("ada", None).await;
+    let fifth = sign_in("ada", None).await;
     told(json!({ "sub": "harbor-ada", "sid": "s-e" })).await;
-    gone(&e).await;
+    gone(&fifth).await;
     assert!(world.chat.is_live(&own), "her own login is not ours to end");
     // The provider's session is over for good.
     world.app.set_me(session("ada", Some("s-d")));

@@ -1,5 +1,7 @@
 //! `[identity]`: the sections of all three sources are looked at, the one in use has to be complete.
 
+use std::time::Duration;
+
 use http::HeaderName;
 use jsonwebtoken::{Algorithm, DecodingKey};
 
@@ -15,13 +17,15 @@ const JWT: &str = "identity.jwt";
 pub(super) fn identity(r: &mut Reader<'_>, no_trusted_proxies: bool) -> Option<Identity> {
     let word = r.one_of("identity.source");
     let forward_auth = forward_auth(r, word == Some("forward_auth"));
-    let jwt = jwt(r, word == Some("jwt"));
+    let fetch = fetch(r);
+    let leeway = r.duration_or_zero("identity.jwt.leeway");
+    let jwt = jwt(r, word == Some("jwt"), fetch, leeway);
     let header = header(r, word == Some("header"));
     if word == Some("header") && no_trusted_proxies {
         r.warn("identity.source", "believes headers of trusted proxies only, and server.trusted_proxies is empty: nobody can sign in");
     }
     let claims = claims(r);
-    let own = back_channel(r);
+    let own = back_channel(r, fetch, leeway);
     let source = match word? {
         "jwt" => IdentitySource::Jwt(Box::new(jwt?)),
         "header" => IdentitySource::Header(header?),
@@ -48,13 +52,12 @@ fn by_identity(source: &IdentitySource) -> Option<BackChannel> {
     Some(BackChannel { issuer, audience, algorithms, keys, leeway, section: "identity.jwt" })
 }
 
-fn back_channel(r: &mut Reader<'_>) -> Option<BackChannel> {
+fn back_channel(r: &mut Reader<'_>, fetch: Option<Fetch>, leeway: Option<Duration>) -> Option<BackChannel> {
     let in_use = is_back_channel(r);
     let algorithms = algorithms(r, BACK_CHANNEL, in_use);
-    let keys = keys(r, BACK_CHANNEL, in_use, &algorithms);
+    let keys = keys(r, BACK_CHANNEL, in_use, &algorithms, fetch);
     let issuer = r.optional("session.back_channel.issuer").map(str::to_owned);
     let audience: Vec<String> = r.list("session.back_channel.audience").into_iter().map(str::to_owned).collect();
-    let leeway = r.duration_or_zero("identity.jwt.leeway");
     if !in_use {
         return None;
     }
@@ -91,16 +94,30 @@ fn forward_auth(r: &mut Reader<'_>, in_use: bool) -> Option<ForwardAuth> {
     Some(ForwardAuth { url: url?, request_headers, cookies, timeout: timeout?, max_body: max_body?, max_session: max_session? })
 }
 
-fn jwt(r: &mut Reader<'_>, in_use: bool) -> Option<Jwt> {
+/// What a fetch of published keys may cost, wherever they are used.
+#[derive(Clone, Copy, Debug)]
+struct Fetch {
+    min_refresh: Duration,
+    timeout: Duration,
+    max_body: usize,
+}
+
+fn fetch(r: &mut Reader<'_>) -> Option<Fetch> {
+    let min_refresh = r.duration("identity.jwt.jwks_min_refresh");
+    let timeout = r.duration("identity.jwt.jwks_timeout");
+    let max_body = r.integer("identity.jwt.jwks_max_body", 1_024..=MAX_BODY);
+    Some(Fetch { min_refresh: min_refresh?, timeout: timeout?, max_body: max_body? })
+}
+
+fn jwt(r: &mut Reader<'_>, in_use: bool, fetch: Option<Fetch>, leeway: Option<Duration>) -> Option<Jwt> {
     let from = from(r, in_use);
     let algorithms = algorithms(r, JWT, in_use);
-    let keys = keys(r, JWT, in_use, &algorithms);
+    let keys = keys(r, JWT, in_use, &algorithms, fetch);
     let issuer = r.optional("identity.jwt.issuer").map(str::to_owned);
     let audience: Vec<String> = r.list("identity.jwt.audience").into_iter().map(str::to_owned).collect();
     if in_use && audience.is_empty() && matches!(keys, Some(JwtKeys::Jwks { .. })) {
         r.warn("identity.jwt.audience", "is empty: tokens that the same issuer made for other applications sign people in here too");
     }
-    let leeway = r.duration_or_zero("identity.jwt.leeway");
     if leeway.is_some_and(|leeway| leeway.as_secs() > LONG_LEEWAY_SECONDS) {
         r.warn("identity.jwt.leeway", "is longer than 5m: tokens that ran out go on being believed for that long");
     }
@@ -162,14 +179,10 @@ fn algorithms(r: &mut Reader<'_>, section: &str, in_use: bool) -> Vec<Algorithm>
     algorithms
 }
 
-fn keys(r: &mut Reader<'_>, section: &str, in_use: bool, algorithms: &[Algorithm]) -> Option<JwtKeys> {
+fn keys(r: &mut Reader<'_>, section: &str, in_use: bool, algorithms: &[Algorithm], fetch: Option<Fetch>) -> Option<JwtKeys> {
     let [jwks_url, key_file, secret, secret_file] =
         &["jwks_url", "key_file", "secret", "secret_file"].map(|name| format!("{section}.{name}"));
     let url = r.parse_optional(jwks_url, rules::url);
-    // What a fetch may cost is the same wherever the keys are used.
-    let min_refresh = r.duration("identity.jwt.jwks_min_refresh");
-    let timeout = r.duration("identity.jwt.jwks_timeout");
-    let max_body: Option<usize> = r.integer("identity.jwt.jwks_max_body", 1_024..=MAX_BODY);
     let secret_key: &str = if r.is_written(secret_file) { secret_file } else { secret };
     let given: Vec<&str> = [jwks_url.as_str(), key_file, secret_key]
         .into_iter()
@@ -207,12 +220,12 @@ fn keys(r: &mut Reader<'_>, section: &str, in_use: bool, algorithms: &[Algorithm
             continue;
         }
         let found = match path {
-            path if path == jwks_url => match (url.clone(), min_refresh, timeout, max_body) {
-                (Some(url), Some(min_refresh), Some(timeout), Some(max_body)) => {
-                    Some(JwtKeys::Jwks { url, min_refresh, timeout, max_body })
-                }
-                _ => None,
-            },
+            path if path == jwks_url => url.clone().zip(fetch).map(|(url, Fetch { min_refresh, timeout, max_body })| JwtKeys::Jwks {
+                url,
+                min_refresh,
+                timeout,
+                max_body,
+            }),
             path if path == key_file => public_key(r, key_file, algorithms).map(JwtKeys::PublicKey),
             // RFC 7518 §3.2: a key at least as long as the hash.
             _ => r.secret(secret, 32).map(JwtKeys::SharedSecret),

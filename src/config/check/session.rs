@@ -21,6 +21,15 @@ pub(super) fn session(r: &mut Reader<'_>) -> Option<Session> {
     if recheck.is_some_and(|recheck| recheck.is_zero()) {
         r.warn("session.recheck", "is off: a chat that stays open goes on after its host session has ended");
     }
+    if recheck.is_some_and(|recheck| !recheck.is_zero())
+        && r.is_written("session.recheck")
+        && r.optional("identity.source") == Some("header")
+    {
+        r.warn(
+            "session.recheck",
+            "has no effect with identity.source = \"header\": nobody can be asked without a request of the browser's",
+        );
+    }
     Some(Session {
         recheck: recheck.map(|recheck| (!recheck.is_zero()).then_some(recheck))?,
         recheck_rate: recheck_rate?,
