@@ -44,7 +44,10 @@ impl Script {
             "embed.js" => Some(Self::Embed),
             "embed.d.ts" => Some(Self::Types),
             PINNED => Some(Self::Pinned),
-            _ => (rest.starts_with("embed-") && rest.ends_with(".js") && !rest.contains('/')).then_some(Self::Elsewhere),
+            _ => {
+                let version = rest.strip_prefix("embed-")?.strip_suffix(".js")?;
+                (!version.contains('/')).then_some(Self::Elsewhere)
+            }
         }
     }
 }

@@ -42,7 +42,7 @@ const BEARER: &str = include_str!("../assets/bearer.html");
 /// Where those pages say that the chat is.
 const EXAMPLE_CHAT: &str = "https://chat.example.com";
 /// How long a bearer token is good for.
-const BEARER_LASTS: Duration = Duration::from_secs(300);
+const BEARER_LASTS: Duration = Duration::from_mins(5);
 
 /// A running host app. Cheap to clone; it stops when the last clone is dropped.
 #[derive(Clone, Debug)]
