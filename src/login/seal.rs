@@ -39,23 +39,23 @@ impl Seal {
         self
     }
 
-    /// `content` as text that fits into a cookie. It opens with the same `bound_to` only. `None` when the system has no
-    /// randomness.
-    pub fn seal(&self, bound_to: &[u8], mut content: Vec<u8>) -> Option<String> {
+    /// `content` as text that fits into a cookie. It opens with the same `aad` only, the words that it belongs to. `None`
+    /// when the system has no randomness.
+    pub fn seal(&self, aad: &[u8], mut content: Vec<u8>) -> Option<String> {
         let keys = self.keys();
         let (_, key) = keys.first()?;
-        let nonce = key.seal_in_place_append_tag(Aad::from(bound_to), &mut content).ok()?;
+        let nonce = key.seal_in_place_append_tag(Aad::from(aad), &mut content).ok()?;
         Some(URL_SAFE_NO_PAD.encode([nonce.as_ref().as_slice(), &content].concat()))
     }
 
     /// What was sealed; `None` for anything else.
-    pub fn open(&self, bound_to: &[u8], text: &str) -> Option<Vec<u8>> {
+    pub fn open(&self, aad: &[u8], text: &str) -> Option<Vec<u8>> {
         let raw = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (nonce, sealed) = raw.split_at_checked(NONCE)?;
         self.keys().iter().find_map(|(_, key)| {
             let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
             let mut sealed = sealed.to_vec();
-            let content = key.open_in_place(nonce, Aad::from(bound_to), &mut sealed).ok()?;
+            let content = key.open_in_place(nonce, Aad::from(aad), &mut sealed).ok()?;
             Some(content.to_vec())
         })
     }
@@ -99,10 +99,10 @@ mod tests {
         assert_eq!(ours.open(b"name", &text).as_deref(), Some(&b"content"[..]));
         assert_eq!(seal("a-secret", b"one").open(b"name", &text).as_deref(), Some(&b"content"[..]), "at another replica");
         assert_ne!(ours.seal(b"name", b"content".to_vec()).unwrap(), text, "each has a nonce of its own");
-        for (other, context) in
+        for (other, aad) in
             [(seal("a-secret", b"one"), &b"another"[..]), (seal("a-secret", b"two"), b"name"), (seal("b-secret", b"one"), b"name")]
         {
-            assert_eq!(other.open(context, &text), None);
+            assert_eq!(other.open(aad, &text), None);
         }
         for bad in ["", "A", "!", &text[..20], &"A".repeat(5_000)] {
             assert_eq!(ours.open(b"name", bad), None, "{bad}");

@@ -285,6 +285,67 @@ async fn two_factor_is_asked_where_the_contract_says() {
     assert_eq!(ws.user("ada").unwrap().name, "Augusta");
 }
 
+#[tokio::test]
+async fn a_second_factor_of_ones_own_takes_its_code() {
+    let ws = start(Options::default()).await;
+    let id = ws.add_user(User {
+        password: "word".into(),
+        two_factor: true,
+        code: "123456".into(),
+        roles: vec!["admin".into()],
+        ..User::new("ada")
+    });
+    let login = |code: &str| json!({ "user": "ada", "password": "word", "code": code });
+    assert_eq!(post(&ws, "login", login("1")).await.json()["error"], "totp-invalid");
+    let token = post(&ws, "login", login("123456")).await.json()["data"]["authToken"].as_str().unwrap().to_owned();
+    let mut socket = socket(&ws, "/websocket").await;
+    let digest = json!({ "user": { "username": "ada" }, "password": { "digest": meteor::sha256_hex("word"), "algorithm": "sha-256" } });
+    assert_eq!(ddp_login(&mut socket, digest.clone()).await["error"]["error"], "totp-required");
+    let with = |code: &str| json!({ "totp": { "login": digest, "code": code } });
+    assert_eq!(ddp_login(&mut socket, with("1")).await["error"]["error"], "totp-invalid");
+    assert_eq!(ddp_login(&mut socket, with("123456")).await["result"]["id"], json!(id));
+    for (method, code, status) in
+        [("totp", "123456", 200), ("email", "123456", 200), ("password", "123456", 400), ("totp", "1", 400), ("", "", 400)]
+    {
+        let headers = [("x-user-id", id.as_str()), ("x-auth-token", token.as_str()), ("x-2fa-method", method), ("x-2fa-code", code)];
+        let reply = call(&ws, Method::POST, "settings/Site_Name", &headers, Some(json!({ "value": "x" }))).await;
+        assert_eq!(reply.status, status, "{method} {code}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn settings_are_told_whole_in_part_and_as_they_change() {
+    let ws = start(Options { fixed_settings: vec!["Site_Url".into()], ..Options::default() }).await;
+    let mut socket = socket(&ws, "/websocket").await;
+    let ask = |id: &str, params: Value| json!({ "msg": "method", "method": "public-settings/get", "params": params, "id": id });
+    let over_rest = |params: Value| json!({ "message": ask("7", params).to_string() });
+    let (first, last) = (json!([{ "$date": 0 }]), json!([{ "$date": 4_000_000_000_000_u64 }]));
+    for (params, is_list, count) in [(json!([]), true, 18), (first, false, 18), (last, false, 0)] {
+        say(&mut socket, &ask("1", params.clone())).await;
+        let told = hear(&mut socket, |message| message["msg"] == "result").await["result"].clone();
+        let list = if is_list { told.clone() } else { told["update"].clone() };
+        assert_eq!(list.as_array().unwrap().len(), count, "{params}");
+        let reply = call(&ws, Method::POST, "method.callAnon/public-settings%3Aget", &[("x-user-id", "")], Some(over_rest(params))).await;
+        let message: Value = serde_json::from_str(reply.json()["message"].as_str().unwrap()).unwrap();
+        assert_eq!((&message["result"], &message["id"], reply.header("x-ratelimit-limit")), (&told, &json!("7"), ""));
+    }
+    let unknown = post(&ws, "method.call/nonsense", over_rest(json!([]))).await;
+    assert_eq!(unknown.status, 404);
+
+    say(&mut socket, &json!({ "msg": "sub", "id": "s", "name": "stream-notify-all", "params": ["public-settings-changed", false] })).await;
+    hear(&mut socket, |message| message["msg"] == "ready").await;
+    // Neither what is not public nor what is fixed.
+    for (id, value) in [("Iframe_X_Frame_Options", "deny"), ("Site_Url", "http://elsewhere"), ("Site_Name", "Quay")] {
+        assert_eq!(post(&ws, &format!("settings/{id}"), json!({ "value": value })).await.status, 200);
+    }
+    let told = hear(&mut socket, |message| message["msg"] == "changed").await;
+    assert_eq!(
+        told["fields"],
+        json!({ "eventName": "public-settings-changed", "args": ["updated", { "_id": "Site_Name", "value": "Quay" }] })
+    );
+    assert_eq!(ws.read(|state| state.settings["Site_Url"].clone()), json!("http://localhost:3000"));
+}
+
 fn newcomer_named(name: &str) -> Value {
     json!({ "email": format!("{name}@example.org"), "name": name, "username": name, "password": "secret word" })
 }
