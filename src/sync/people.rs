@@ -4,7 +4,7 @@
 //! looked at the longest time ago. Whose record is gone keeps what was given.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,9 +111,7 @@ impl People {
 
     fn mark(&self, identity: &Identity, rules: u64) -> u64 {
         let Identity { id, username, email, email_trusted, name, roles, avatar } = identity;
-        let mut hasher = self.hasher.build_hasher();
-        (rules, id, username, email, email_trusted, name, roles, avatar).hash(&mut hasher);
-        hasher.finish()
+        self.hasher.hash_one((rules, id, username, email, email_trusted, name, roles, avatar))
     }
 }
 

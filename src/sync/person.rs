@@ -40,6 +40,8 @@ pub(super) enum Next {
     Done,
     /// Not before then.
     Again(Instant),
+    /// Then, or when there is something new.
+    Later(Instant),
     /// The workspace gives no usable answer.
     Down(String),
     /// It does, but not to a change of this account.
@@ -105,10 +107,11 @@ impl Worker {
                 Ok(found) => return Ok(found),
                 // One that the service account may not see says nothing about the others.
                 Err((what, ChangeError::Forbidden(why))) => self.absent(&what, &why),
-                Err((what, error)) => match self.failed(&what, error) {
-                    Some(next) => return Err(next),
-                    None => continue,
-                },
+                Err((what, error)) => {
+                    if let Some(next) = self.failed(&what, error) {
+                        return Err(next);
+                    }
+                }
             }
         }
     }
@@ -130,6 +133,8 @@ impl Worker {
         let mut username = looked.user.username.unwrap_or_default();
         let mut again: Option<Instant> = None;
         let mut failed = None;
+        // Whether the workspace has asked for the wait.
+        let mut asked = false;
         let mut in_order_for = good_for;
         for write in writes {
             if matches!(write, Write::Profile(_)) {
@@ -188,7 +193,7 @@ impl Worker {
                         match self.failed(what, error.clone()) {
                             None => in_order_for = in_order_for.min(SHUT_FOR),
                             Some(Next::Down(why) | Next::Failed(why)) => failed = Some(why),
-                            Some(Next::Again(at)) => again = again.max(Some(at)),
+                            Some(Next::Again(at) | Next::Later(at)) => (again, asked) = (again.max(Some(at)), true),
                             Some(Next::Done) => {}
                         }
                     }
@@ -205,7 +210,7 @@ impl Worker {
             }
             (None, Some(at)) => {
                 self.keep_record(settings, user, person);
-                Next::Again(at)
+                if asked { Next::Again(at) } else { Next::Later(at) }
             }
             (None, None) => {
                 self.keep(settings, user, person, &waiting.identity, in_order_for);

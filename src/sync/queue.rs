@@ -16,6 +16,8 @@ pub(super) struct Waiting {
     pub(super) since: Instant,
     /// How often it failed so far.
     pub(super) tries: u32,
+    /// Whether something new is reason enough to look at them at once: nobody has asked for this wait.
+    soft: bool,
     due: Instant,
     number: u64,
 }
@@ -43,25 +45,32 @@ pub(super) struct Queue {
 impl Queue {
     /// Puts somebody in, to be looked at when it is their turn.
     pub(super) fn put(&mut self, user: &Arc<str>, identity: &Arc<Identity>, now: Instant, bound: usize) -> Put {
-        if let Some(waiting) = self.people.get_mut(user) {
+        if let Some(mut waiting) = self.remove(user) {
+            if waiting.soft && waiting.identity != *identity {
+                (waiting.due, waiting.soft) = (now, false);
+            }
             waiting.identity = Arc::clone(identity);
+            self.insert(Arc::clone(user), waiting);
             return Put::Renewed;
         }
         if self.people.len() >= bound {
             return Put::Full;
         }
-        self.insert(Arc::clone(user), Waiting { identity: Arc::clone(identity), since: now, tries: 0, due: now, number: self.next });
+        self.insert(
+            Arc::clone(user),
+            Waiting { identity: Arc::clone(identity), since: now, tries: 0, soft: false, due: now, number: self.next },
+        );
         self.next += 1;
         Put::New
     }
 
     /// Puts somebody back who was taken out, to be looked at not before `due`. Who came in again meanwhile keeps the
-    /// newer wish. There is room: they had a place.
-    pub(super) fn put_back(&mut self, user: Arc<str>, mut waiting: Waiting, due: Instant) {
+    /// newer wish. There is room: they had a place. `soft`: something new is reason enough to do it sooner.
+    pub(super) fn put_back(&mut self, user: Arc<str>, mut waiting: Waiting, due: Instant, soft: bool) {
         if let Some(newer) = self.remove(&user) {
             waiting.identity = newer.identity;
         }
-        waiting.due = due;
+        (waiting.due, waiting.soft) = (due, soft);
         self.insert(user, waiting);
     }
 
@@ -148,12 +157,19 @@ mod tests {
         let later = start + Duration::from_mins(1);
         // A newer wish came in while the old one was worked at.
         queue.put(&ada, &identity("newer"), start + Duration::from_secs(1), 9);
-        queue.put_back(ada, waiting, later);
+        queue.put_back(ada, waiting, later, false);
         assert_eq!(queue.len(), 2);
         assert_eq!(&*queue.take(start).unwrap().0, "bob");
         assert!(queue.take(later - Duration::from_millis(1)).is_none());
         assert_eq!((queue.next_due(), queue.oldest()), (Some(later), Some(start)));
+        queue.put(&"ada".into(), &identity("newest"), start, 9);
+        assert_eq!(queue.next_due(), Some(later), "a wait that was asked for is kept");
         let (_, waiting) = queue.take(later).unwrap();
-        assert_eq!((waiting.identity.id.as_str(), waiting.since), ("newer", start));
+        assert_eq!((waiting.identity.id.as_str(), waiting.since), ("newest", start));
+        queue.put_back("ada".into(), waiting, later + Duration::from_mins(1), true);
+        queue.put(&"ada".into(), &identity("newest"), later, 9);
+        assert!(queue.take(later).is_none(), "nothing is new");
+        queue.put(&"ada".into(), &identity("other"), later, 9);
+        assert_eq!(queue.take(later).unwrap().1.identity.id, "other");
     }
 }

@@ -34,8 +34,8 @@ impl Wish {
             all.iter().filter(|one| identity.roles.contains(&one.host)).map(|one| one.gives.clone()).collect()
         };
         let denied = |role: &String| users.deny_roles.iter().any(|denied| denied.eq_ignore_ascii_case(role));
-        let mut roles = by_role(&rules.roles);
-        roles.retain(|role| !denied(role));
+        let mut given = by_role(&rules.roles);
+        given.retain(|role| !denied(role));
         let together = |everybody: &[String], some: &[ByRole]| {
             let mut all = by_role(some);
             all.extend(everybody.iter().cloned());
@@ -50,7 +50,7 @@ impl Wish {
             email: identity.email.clone().filter(|_| rules.email && identity.email_trusted).map(|email| (email, users.verified)),
             username,
             avatar: identity.avatar.clone().filter(|_| rules.avatar),
-            roles,
+            roles: given,
             channels: together(&rules.channels, &rules.channels_by_role),
             teams: together(&rules.teams, &rules.teams_by_role),
         }

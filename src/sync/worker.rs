@@ -156,7 +156,11 @@ impl Worker {
             Next::Done => self.answers(),
             Next::Again(due) => {
                 self.answers();
-                self.queue.put_back(user, waiting, due);
+                self.queue.put_back(user, waiting, due, false);
+            }
+            Next::Later(due) => {
+                self.answers();
+                self.queue.put_back(user, waiting, due, true);
             }
             Next::Failed(why) => {
                 self.answers();
@@ -165,7 +169,7 @@ impl Worker {
                 }
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(waiting.tries.min(16));
                 waiting.tries += 1;
-                self.queue.put_back(user, waiting, Instant::now() + pause.min(LONGEST_WAIT));
+                self.queue.put_back(user, waiting, Instant::now() + pause.min(LONGEST_WAIT), false);
             }
             Next::Down(why) => {
                 let pause = self.pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
@@ -175,7 +179,7 @@ impl Worker {
                 self.pause = Some(pause);
                 self.not_before = Instant::now() + pause;
                 // Behind the others: it may be this account that cannot be answered for.
-                self.queue.put_back(user, waiting, self.not_before);
+                self.queue.put_back(user, waiting, self.not_before, false);
             }
         }
     }

@@ -100,7 +100,8 @@ pub(super) fn invite(state: &mut State, call: &Call, private: bool) -> Result<Va
     let user = user(state, &body)?;
     let any = if private { "add-user-to-any-p-room" } else { "add-user-to-any-c-room" };
     let inside = room.members.contains(&call.caller()?.id);
-    if !call.may(state, any) && !(inside && call.may(state, "add-user-to-joined-room")) {
+    let may = call.may(state, any) || (inside && call.may(state, "add-user-to-joined-room"));
+    if !may {
         return Err(ApiError::thrown("error-not-allowed", "Not allowed"));
     }
     state.rooms[at].members.insert(user);
