@@ -43,6 +43,12 @@ impl fmt::Debug for Resume {
 }
 
 impl Resume {
+    /// The call's id.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Meteor's answer to a login token that has ended, as text messages: the client forgets the token then, and asks
     /// for a new one. A client that is cut off without it would come back with the same token for ever.
     pub(crate) fn refused(&self) -> Vec<String> {

@@ -150,13 +150,11 @@ impl Messages {
             } else {
                 self.head[usize::from(self.have)] = bytes[0];
                 self.have += 1;
-                match Frame::read(&self.head[..usize::from(self.have)]) {
-                    Some((frame, _)) => (frame, 1),
-                    None => {
-                        bytes = &bytes[1..];
-                        continue;
-                    }
-                }
+                let Some((frame, _)) = Frame::read(&self.head[..usize::from(self.have)]) else {
+                    bytes = &bytes[1..];
+                    continue;
+                };
+                (frame, 1)
             };
             self.have = 0;
             bytes = &bytes[size..];

@@ -6,6 +6,7 @@ mod answers;
 mod claims;
 mod codec;
 mod cookies;
+mod ddp;
 mod forwarded;
 mod frames;
 mod framing;
@@ -26,6 +27,7 @@ pub use answers::answers;
 pub use claims::claims;
 pub use codec::codec;
 pub use cookies::cookies;
+pub use ddp::ddp;
 pub use forwarded::forwarded;
 pub use frames::frames;
 pub use framing::framing;
@@ -47,6 +49,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("claims", claims),
     ("codec", codec),
     ("cookies", cookies),
+    ("ddp", ddp),
     ("forwarded", forwarded),
     ("frames", frames),
     ("framing", framing),

@@ -194,21 +194,15 @@ async fn an_ended_token_opens_nothing_while_the_workspace_does_not_know() {
 #[tokio::test]
 async fn a_logout_over_rest_is_noticed() {
     let world = World::start().await;
-    for path in ["/api/v1/logout", "/api/v1/method.call/logout"] {
-        let cookie = world.settled(&format!("ada{}", path.len()));
-        let token = world.sign_in(&cookie).await;
-        let id = world.chat.user(&format!("ada{}", path.len())).unwrap().id;
-        let call = [("x-auth-token", token.as_str()), ("x-user-id", id.as_str()), ("content-type", "application/json")];
-        let body = json!({ "message": json!({ "msg": "method", "method": "logout", "id": "1", "params": [] }).to_string() });
-        let reply = world.post(path, &call, &body.to_string()).await;
-        if reply.status == 404 {
-            assert!(path.contains("method.call"), "the stand-in has no such endpoint");
-            continue;
-        }
-        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
-        assert_eq!(world.get("/api/v1/me", &call).await.status, 401);
-        assert!(world.metric("gantry_ended_tokens_refused_total").await >= 1);
-    }
+    let token = world.sign_in(&world.settled("ada")).await;
+    let id = world.chat.user("ada").unwrap().id;
+    let call = [("x-auth-token", token.as_str()), ("x-user-id", id.as_str())];
+    let mut socket = Ddp::open(&world, "/websocket").await;
+    socket.login(&token).await;
+    assert_eq!(world.post("/api/v1/logout", &call, "").await.status, 200);
+    assert_eq!(world.get("/api/v1/me", &call).await.status, 401);
+    assert_eq!(world.metric("gantry_ended_tokens_refused_total").await, 1);
+    socket.rest().await;
 }
 
 // From here on the workspace's end of each socket is the test's, byte by byte.

@@ -199,7 +199,7 @@ async fn answered(shared: &Shared, request: Request<Incoming>) -> Result<Answer,
     let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
     let form: HashMap<String, String> = form_urlencoded::parse(&body).into_owned().collect();
     let query: HashMap<String, String> = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-    let session = session_of(&parts.headers);
+    let session = session_of(&parts.headers, &locked(&shared.state));
     let user = session.as_ref().and_then(|session| {
         let state = locked(&shared.state);
         state.sessions.get(session).and_then(|name| state.users.get(name)).cloned()
@@ -308,9 +308,10 @@ fn end_session(shared: &Shared, session: Option<&str>, user: Option<&HostUser>) 
     }
 }
 
-fn session_of(headers: &HeaderMap) -> Option<String> {
+/// A bearer token that is known, or the cookie.
+fn session_of(headers: &HeaderMap, state: &State) -> Option<String> {
     let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    if let Some(token) = token {
+    if let Some(token) = token.filter(|token| state.sessions.contains_key(*token)) {
         return Some(token.to_owned());
     }
     let all = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
