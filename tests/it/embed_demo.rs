@@ -137,7 +137,16 @@ async fn follows_the_bearer(browser: &Browser, picture: bool) {
 #[tokio::test]
 async fn a_session_that_is_no_cookie_is_followed() {
     let stage = Stage::set().await;
+    // Somebody was here by a cookie, and gives way.
+    stage.browser.open(&stage.demo.address()).await;
+    stage.host_session(Some("ada")).await;
     stage.browser.open(&format!("{}/bearer", stage.demo.address())).await;
+    stage.browser.wait(TOP, &who("ada")).await;
+    stage.browser.click(TOP, "#grace").await;
+    stage.browser.wait(TOP, &who("grace")).await;
+    stage.signed_in(CHAT, "grace").await;
+    stage.browser.click(TOP, "#nobody").await;
+    stage.browser.wait(TOP, &who("Nobody")).await;
     follows_the_bearer(&stage.browser, true).await;
     let browser = &stage.browser;
     // Leaving the chat lasts until she asks, whatever the page's session does.

@@ -229,12 +229,16 @@ async fn answered(shared: &Shared, request: Request<Incoming>) -> Result<Answer,
             html(&SIGN_IN.replace("{{return}}", &back))
         }
         ("POST", "/api/bearer") => {
+            // One person at a time: who is here by a cookie is not any more.
+            end_session(shared, session.as_deref(), user.as_ref());
             let mut state = locked(&shared.state);
             let user = form.get("user").and_then(|name| state.users.get(name)).cloned();
-            match user {
+            let mut answer = match user {
                 Some(user) => json_answer(StatusCode::OK, &json!({ "token": bearer(&mut state, &user) })),
                 None => json_answer(StatusCode::BAD_REQUEST, &json!({ "error": "there is no such user" })),
-            }
+            };
+            set_cookie(&mut answer, &format!("{COOKIE_NAME}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0"));
+            answer
         }
         ("GET", "/") => page(shared),
         ("GET", "/embed") => example(shared, EMBED),
