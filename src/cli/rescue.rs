@@ -74,7 +74,9 @@ fn find(args: &RescueArgs, config: &ConfigArgs, env: Vec<(String, String)>) -> R
         Ok(text) => text,
         // Whoever gives the address does not need the file.
         Err(problems) if args.url.is_some() => {
-            problems.iter().for_each(|problem| complain(&format!("passed over: {problem}")));
+            for problem in problems {
+                complain(&format!("passed over: {problem}"));
+            }
             None
         }
         Err(problems) => return Err(refuse(&problems)),

@@ -323,8 +323,8 @@ async fn settings_are_told_whole_in_part_and_as_they_change() {
     for (params, is_list, count) in [(json!([]), true, 18), (first, false, 18), (last, false, 0)] {
         say(&mut socket, &ask("1", params.clone())).await;
         let told = hear(&mut socket, |message| message["msg"] == "result").await["result"].clone();
-        let list = if is_list { told.clone() } else { told["update"].clone() };
-        assert_eq!(list.as_array().unwrap().len(), count, "{params}");
+        let all = if is_list { &told } else { &told["update"] };
+        assert_eq!(all.as_array().unwrap().len(), count, "{params}");
         let reply = call(&ws, Method::POST, "method.callAnon/public-settings%3Aget", &[("x-user-id", "")], Some(over_rest(params))).await;
         let message: Value = serde_json::from_str(reply.json()["message"].as_str().unwrap()).unwrap();
         assert_eq!((&message["result"], &message["id"], reply.header("x-ratelimit-limit")), (&told, &json!("7"), ""));

@@ -204,7 +204,7 @@ mod tests {
 
     const SECRET: (&str, &str) = ("login.native.secret", "a-secret-of-sixteen-letters-and-more");
 
-    async fn native(keys: &[(&str, &str)]) -> Native {
+    fn native(keys: &[(&str, &str)]) -> Native {
         let mut all = vec![("login.native.enabled", "true")];
         all.extend_from_slice(keys);
         let config = example(&all);
@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_cookie_is_good_for_its_time_its_secret_and_its_place() {
-        let ours = native(&[SECRET]).await;
+        let ours = native(&[SECRET]);
         let cookie = ours.cookie().unwrap();
         let headers = sent_back(&cookie);
         let here = || ip("192.0.2.7");
@@ -236,17 +236,17 @@ mod tests {
         assert!(left > Duration::from_mins(59) && left <= Duration::from_hours(1), "{left:?}");
         assert!(cookie.to_str().unwrap().ends_with("; Path=/; Secure; HttpOnly; SameSite=Strict"), "{cookie:?}");
         // Another replica opens it; another secret, another guard and none at all do not.
-        assert!(matches!(native(&[SECRET]).await.standing(&headers, here), Standing::In(_)));
+        assert!(matches!(native(&[SECRET]).standing(&headers, here), Standing::In(_)));
         for other in [
-            native(&[("login.native.secret", "another-secret-of-sixteen-letters")]).await,
-            native(&[("login.native.allowed_addresses", "192.0.2.0/24")]).await,
-            native(&[SECRET, ("login.native.allowed_addresses", "198.51.100.0/24")]).await,
-            native(&[SECRET, ("login.native.enabled", "false")]).await,
-            native(&[SECRET, ("rocketchat.auth_token", "another-token")]).await,
+            native(&[("login.native.secret", "another-secret-of-sixteen-letters")]),
+            native(&[("login.native.allowed_addresses", "192.0.2.0/24")]),
+            native(&[SECRET, ("login.native.allowed_addresses", "198.51.100.0/24")]),
+            native(&[SECRET, ("login.native.enabled", "false")]),
+            native(&[SECRET, ("rocketchat.auth_token", "another-token")]),
         ] {
             assert_eq!(other.standing(&headers, here), Standing::Lapsed);
         }
-        let over = native(&[SECRET, ("login.native.lasts", "1ms")]).await;
+        let over = native(&[SECRET, ("login.native.lasts", "1ms")]);
         assert_eq!(over.standing(&sent_back(&over.cookie().unwrap()), here), Standing::Lapsed, "whole seconds, never rounded up");
         assert_eq!(ours.standing(&sent_back(&ours.removal()), here), Standing::Lapsed);
         for forged in ["x", "", "AAAA", &"A".repeat(5_000)] {
@@ -267,13 +267,13 @@ mod tests {
             (&[SECRET, ("login.native.allowed_addresses", "192.0.2.0/24")], "192.0.3.7", false),
             (&[SECRET, ("login.native.enabled", "false")], "192.0.2.7", false),
         ] {
-            assert_eq!(native(keys).await.is_there_for(ip(client)), there, "{keys:?} {client}");
+            assert_eq!(native(keys).is_there_for(ip(client)), there, "{keys:?} {client}");
         }
     }
 
     #[tokio::test]
     async fn the_cookie_over_plain_http_has_another_name() {
-        let native = native(&[SECRET, ("server.public_url", "http://localhost:8080"), ("framing.allowed_ancestors", "")]).await;
+        let native = native(&[SECRET, ("server.public_url", "http://localhost:8080"), ("framing.allowed_ancestors", "")]);
         assert_eq!(native.removal(), "gantry_native=; Max-Age=0; Path=/; HttpOnly; SameSite=Strict");
         assert!(cookies::is_foreign_to_host_app(native.name));
     }
