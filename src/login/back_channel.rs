@@ -46,7 +46,10 @@ impl Login {
 
     async fn read_logout_token(&self, client: IpAddr, token: &str) -> Result<LogoutToken, BackChannelRefusal> {
         let inner = &self.0;
-        let checks = inner.sessions.host.logout_tokens().ok_or(BackChannelRefusal::NotConfigured)?;
+        let Some(checks) = inner.sessions.host.logout_tokens() else {
+            self.admit_client(client).map_err(BackChannelRefusal::Later)?;
+            return Err(BackChannelRefusal::NotConfigured);
+        };
         // Before the signature is checked, which is work.
         let chance = inner.sessions.rates.unknown(Some(client)).map_err(BackChannelRefusal::Later)?;
         let said = match checks.read(token).await {
