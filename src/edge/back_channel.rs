@@ -45,7 +45,10 @@ pub(super) async fn answer<'a>(login: &Login, audit: &Audit, of: impl Fn() -> Of
         Err(BackChannelRefusal::Later(refusal)) => refusal.retry_after,
         _ => None,
     };
-    audit.back_channel(of(), &outcome.map_err(as_refusal));
+    // Whoever is over a limit is counted; a line for each would be a flood of its own.
+    if !matches!(&outcome, Err(BackChannelRefusal::Later(refusal)) if refusal.kind == RefusalKind::RateLimited) {
+        audit.back_channel(of(), &outcome.map_err(as_refusal));
+    }
     if status == StatusCode::OK {
         let mut response = json_answer(status, &json!(null));
         *response.body_mut() = Bytes::new();

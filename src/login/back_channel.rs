@@ -2,6 +2,7 @@
 //! sessions that came of it end.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::Login;
 use super::standing::By;
@@ -9,6 +10,9 @@ use crate::error::Refusal;
 use crate::identity::logout_token::{BadLogoutToken, LogoutToken};
 use crate::metrics::LogoutTokenOutcome;
 use crate::tokens::{Chat, Ending, Standing};
+
+/// How long the provider waits for the workspace at most. What was begun then goes on.
+const PROMPTLY: Duration = Duration::from_secs(2);
 
 /// Why a logout token came to nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +46,10 @@ impl Login {
 
     async fn read_logout_token(&self, client: IpAddr, token: &str) -> Result<LogoutToken, BackChannelRefusal> {
         let inner = &self.0;
-        let checks = inner.sessions.host.logout_tokens().ok_or(BackChannelRefusal::NotConfigured)?;
+        let Some(checks) = inner.sessions.host.logout_tokens() else {
+            self.admit_client(client).map_err(BackChannelRefusal::Later)?;
+            return Err(BackChannelRefusal::NotConfigured);
+        };
         // Before the signature is checked, which is work.
         let chance = inner.sessions.rates.unknown(Some(client)).map_err(BackChannelRefusal::Later)?;
         let said = match checks.read(token).await {
@@ -79,8 +86,8 @@ impl Login {
             self.end_told(&chat, &standing).await;
         }
         if let Some(identity) = all_of {
-            // Those that are not remembered with their host session.
-            ended += self.sign_out_everywhere(&identity).await;
+            // Those that are not remembered with their host session. They end at once; the workspace may take its time.
+            ended += tokio::time::timeout(PROMPTLY, self.sign_out_everywhere(&identity)).await.unwrap_or_default();
         }
         ended
     }
