@@ -127,7 +127,8 @@ impl Context {
 
 /// Looks at the workspace, and asks it over REST.
 pub async fn workspace(context: &Context) -> Vec<Finding> {
-    workspace::checks(context).await
+    // The same.
+    Box::pin(workspace::checks(context)).await
 }
 
 /// Every check, in the order in which the findings are read.

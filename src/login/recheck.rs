@@ -182,6 +182,7 @@ impl Login {
                 }
                 if let (Ok(validated), false) = (&outcome, superseded) {
                     inner.standings.confirm(chat, &presented, validated);
+                    inner.sync.noticed(chat.user_id(), &validated.identity);
                 }
             }
             Look::Ends(_) if superseded => inner.metrics.rechecked(Recheck::Superseded),
