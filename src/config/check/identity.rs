@@ -37,11 +37,13 @@ pub(super) fn identity(r: &mut Reader<'_>, no_trusted_proxies: bool) -> Option<I
 
 const BACK_CHANNEL: &str = "session.back_channel";
 
-/// Whether something of `[session.back_channel]` is written that says whom to believe.
+/// Whether something of `[session.back_channel]` is written that says whom to believe. What is empty says nothing.
 fn is_back_channel(r: &Reader<'_>) -> bool {
-    ["issuer", "audience", "algorithms", "jwks_url", "key_file", "secret", "secret_file"]
-        .iter()
-        .any(|name| r.is_written(&format!("{BACK_CHANNEL}.{name}")))
+    let path = |name: &str| format!("{BACK_CHANNEL}.{name}");
+    let text = |name: &str| r.optional(&path(name)).is_some() || r.is_unusable(&path(name));
+    let list = |name: &str| r.is_written(&path(name)) && !r.is_blank(&path(name));
+    let secret = ["secret", "secret_file"].iter().any(|name| r.is_written(&path(name)));
+    secret || ["issuer", "jwks_url", "key_file"].into_iter().any(text) || ["audience", "algorithms"].into_iter().any(list)
 }
 
 /// Logout tokens are checked as those of sessions are, where these say who made them and for whom.
