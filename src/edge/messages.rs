@@ -308,11 +308,11 @@ mod tests {
         match payload.len() {
             0..=125 => frame.push(bit | u8::try_from(payload.len()).unwrap()),
             126..=0xffff => {
-                frame.push(bit | 126);
+                frame.push(bit | 0x7e);
                 frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
             }
             _ => {
-                frame.push(bit | 127);
+                frame.push(bit | 0x7f);
                 frame.extend((payload.len() as u64).to_be_bytes());
             }
         }

@@ -100,7 +100,7 @@ fn frame(first: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     match u8::try_from(payload.len()) {
         Ok(short @ 0..=125) => frame.push(bit | short),
         _ => {
-            frame.push(bit | 126);
+            frame.push(bit | 0x7e);
             frame.extend(u16::try_from(payload.len()).expect("messages here are short").to_be_bytes());
         }
     }
