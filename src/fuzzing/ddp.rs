@@ -97,12 +97,11 @@ fn packed(text: &[u8]) -> Vec<u8> {
 fn frame(first: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     let bit = if mask.is_some() { 0x80 } else { 0 };
     let mut frame = vec![first];
-    match u8::try_from(payload.len()) {
-        Ok(short @ 0..=125) => frame.push(bit | short),
-        _ => {
-            frame.push(bit | 0x7e);
-            frame.extend(u16::try_from(payload.len()).expect("messages here are short").to_be_bytes());
-        }
+    if let Ok(short @ 0..=125) = u8::try_from(payload.len()) {
+        frame.push(bit | short);
+    } else {
+        frame.push(bit | 0x7e);
+        frame.extend(u16::try_from(payload.len()).expect("messages here are short").to_be_bytes());
     }
     frame.extend(mask.iter().flatten());
     frame.extend(payload.iter().zip(mask.unwrap_or_default().iter().cycle()).map(|(byte, mask)| byte ^ mask));
