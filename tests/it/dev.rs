@@ -488,6 +488,43 @@ async fn settings_that_come_over_the_socket_lead_here() {
 }
 
 #[tokio::test]
+async fn a_socket_closes_with_its_chat_session() {
+    let chat = workspace(WorkspaceOptions::default()).await;
+    let dev = Dev::plain(&chat.url(), Some("ada"));
+    let answer = dev.send(Method::POST, "/_gantry/token", &[("origin", &dev.here)], "").await;
+    let token = answer.json()["loginToken"].as_str().unwrap_or_else(|| panic!("{}", answer.text())).to_owned();
+    let login = json!({ "msg": "method", "method": "login", "params": [{ "resume": token }], "id": "1" }).to_string();
+    let mut ends = Vec::new();
+    // Open when the session ends, and opened after it.
+    for ended in [false, true] {
+        let tcp = TcpStream::connect(dev.addr).await.unwrap();
+        let address = format!("ws://{}/websocket", dev.here.split_once("://").unwrap().1);
+        let (mut socket, _) = tokio_tungstenite::client_async(address, tcp).await.unwrap();
+        socket.send(Message::text(login.as_str())).await.unwrap();
+        let said = within("the end of the socket", async {
+            let (mut result, mut told) = (None, false);
+            loop {
+                match socket.next().await {
+                    Some(Ok(Message::Text(text))) if text.contains("\"result\"") => {
+                        result = Some(text.contains("403"));
+                        if !ended && !told {
+                            told = true;
+                            dev.send(Method::POST, "/_gantry/logout", &[("origin", &dev.here)], "").await;
+                        }
+                    }
+                    Some(Ok(Message::Close(frame))) => return (result, frame.map(|frame| u16::from(frame.code))),
+                    Some(Ok(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        })
+        .await;
+        ends.push(said);
+    }
+    assert_eq!(ends, [(Some(false), Some(1001)), (Some(true), Some(1001))]);
+}
+
+#[tokio::test]
 async fn a_restart_of_the_workspace_is_survived() {
     let chat = workspace(WorkspaceOptions::default()).await;
     let dev = Dev::plain(&chat.url(), Some("ada"));

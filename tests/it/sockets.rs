@@ -315,10 +315,9 @@ impl Forked {
                 let (upstream, asked) = self.switch(agreed).await;
                 let answer = within("an answer", answer).await.unwrap();
                 assert_eq!(answer.status(), 200);
-                let told = answer
-                    .headers()
-                    .iter()
-                    .fold(String::new(), |told, (name, value)| told + &format!("{name}: {}\r\n", value.to_str().unwrap()));
+                let lines: Vec<_> =
+                    answer.headers().iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap())).collect();
+                let told = lines.concat();
                 (Raw::Http2(send, answer.into_body()), upstream, told, asked)
             }
         }
@@ -407,11 +406,11 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         0..=125 => frame.push(0x80 | u8::try_from(payload.len()).unwrap()),
         126..=0xffff => {
-            frame.push(0x80 | 0x7e);
+            frame.push(0xfe);
             frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
         }
         _ => {
-            frame.push(0x80 | 0x7f);
+            frame.push(0xff);
             frame.extend((payload.len() as u64).to_be_bytes());
         }
     }
