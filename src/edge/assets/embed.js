@@ -431,6 +431,7 @@
       if (!this.bearer || !this.ready || !this.loaded || this.renewing) return;
       const { bearer } = this;
       let token;
+      let failed = false;
       this.renewing = true;
       try {
         token = await bearer();
@@ -438,12 +439,12 @@
           throw new TypeError('what it gave is no bearer token');
         }
       } catch (error) {
-        token = undefined;
+        failed = true;
         if (chats.has(this)) this.fail('bearer_failed', `The page cannot say who is signed in: ${(error && error.message) || error}`);
       }
       this.renewing = false;
       if (!chats.has(this) || bearer !== this.bearer) return;
-      if (token === undefined) {
+      if (failed) {
         this.retry();
       } else if (!token) {
         const had = this.handed && !this.out;
