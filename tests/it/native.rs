@@ -443,8 +443,8 @@ async fn a_browser_whose_time_is_over_is_signed_in_as_ever() {
     browser.wait(TOP, kept).await;
     eventually("the loading page is back", async || {
         browser.open(&stage.chat()).await;
-        let state = "return document.querySelector('#app')?.dataset.state === 'iframe'";
-        browser.try_run(TOP, state).await == Ok(Value::Bool(true))
+        let shown = "return document.querySelector('#app')?.dataset.state === 'iframe'";
+        browser.try_run(TOP, shown).await == Ok(Value::Bool(true))
     })
     .await;
     stage.says(&["iframe.login"], "You are not signed in to Harbor").await;
