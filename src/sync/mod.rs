@@ -11,6 +11,7 @@ mod person;
 mod places;
 mod plan;
 mod queue;
+mod recent;
 mod state;
 mod store;
 mod wish;
@@ -30,6 +31,7 @@ use crate::identity::Identity;
 use crate::metrics::{Limit, Metrics};
 use crate::rocketchat::Client;
 
+use recent::Recent;
 use worker::Worker;
 
 /// Before a worker that panicked is begun again.
@@ -49,6 +51,7 @@ struct Shared {
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Message>>>,
     settings: ArcSwapOption<Settings>,
     generation: AtomicU64,
+    recent: Recent,
     metrics: Arc<Metrics>,
     control: Handle,
 }
@@ -93,6 +96,7 @@ impl Syncer {
             inbox: Mutex::new(Some(inbox)),
             settings: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
+            recent: Recent::default(),
             metrics,
             control,
         }))
@@ -114,6 +118,7 @@ impl Syncer {
             client,
             generation: shared.generation.fetch_add(1, Ordering::AcqRel) + 1,
         })));
+        shared.recent.within(config.sync.every);
         shared.bound.store(config.limits.sync_queue, Ordering::Release);
         shared.on.store(on, Ordering::Release);
         // Nobody else takes it, so that there is never a wait.
@@ -132,6 +137,10 @@ impl Syncer {
         }
         if shared.unread.load(Ordering::Relaxed) >= shared.bound.load(Ordering::Relaxed) {
             shared.metrics.limit_hit(Limit::SyncQueue);
+            return;
+        }
+        // A page that is loaded again and again wakes nobody.
+        if shared.recent.knows(user_id, identity, shared.generation.load(Ordering::Relaxed)) {
             return;
         }
         shared.metrics.sync_unread(1);

@@ -231,7 +231,7 @@ async fn a_picture_that_cannot_be_fetched_in_time_is_not_waited_for_again() {
 
 #[tokio::test(start_paused = true)]
 async fn the_queue_is_bounded_and_says_so() {
-    let world = World::new(&[("sync.name", "true"), ("limits.sync_queue", "3")]);
+    let world = World::new(&[("sync.name", "true"), ("limits.sync_queue", "3"), ("sync.every", "0s")]);
     for number in 0..10 {
         world.fake.add(user(&format!("id-u{number}"), &format!("u{number}")));
     }
