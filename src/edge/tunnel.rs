@@ -2,7 +2,7 @@
 //!
 //! When we go away ourselves, the client is told so in its own protocol: a close frame with the code 1001
 //! (RFC 6455 §7.4.1), put between two frames of the upstream's. The same when the chat session is over that the client
-//! signed in with ([`Watch`]); nothing of the upstream's goes to the client then, nor the other way.
+//! signed in with (`Watch`); nothing of the upstream's goes to the client then, nor the other way.
 
 use std::cell::RefCell;
 use std::io;
