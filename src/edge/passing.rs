@@ -43,8 +43,8 @@ pub(super) fn look(request: &mut Parts, login: &Login) -> Token {
     let Some(token) = request.headers.get(&AUTH_TOKEN).and_then(|token| token.to_str().ok()) else { return Token::Fine };
     match login.find(token) {
         Found::Unknown => Token::Fine,
-        Found::Living(_) => {
-            login.used(token);
+        Found::Living(chat) => {
+            login.used(&chat);
             Token::Fine
         }
         Found::Over if is_open(request.uri.path()) => {

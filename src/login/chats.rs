@@ -233,12 +233,9 @@ impl Login {
         binding.signed_out || self.0.tokens.has_left(binding.token.expose()) || self.0.signed_out.contains_key(&binding.session)
     }
 
-    /// A token was used in a call of the REST API: the host session behind it is looked at again when that is due.
-    pub fn used(&self, token: &str) {
-        if !self.0.looks_again() {
-            return;
-        }
-        if let (Found::Living(chat), Some(every)) = (self.find(token), self.0.policy.every) {
+    /// A chat session was used in a call of the REST API: the host session behind it is looked at again when that is due.
+    pub fn used(&self, chat: &Chat) {
+        if let Some(every) = self.0.policy.every.filter(|_| self.0.looks_again()) {
             chat.called(every);
         }
     }

@@ -226,14 +226,14 @@ async fn a_call_without_a_socket_has_an_overdue_look_happen_and_costs_nothing_el
     let start = Instant::now();
     watched.looks(start);
     for _ in 0..100 {
-        watched.world.login.used(chat.token().expose());
+        watched.world.login.used(&chat);
     }
     pass(2).await;
     assert_eq!(watched.looks(start), [], "it was looked at a moment ago");
     pass(70).await;
     for _ in 0..100 {
-        watched.world.login.used(chat.token().expose());
-        watched.world.login.used("a token of somebody's own");
+        watched.world.login.used(&chat);
+        assert_eq!(watched.world.login.find("a token of somebody's own"), Found::Unknown, "there is nothing to be used");
     }
     pass(2).await;
     assert_eq!(watched.looks(start).len(), 1);
@@ -241,14 +241,14 @@ async fn a_call_without_a_socket_has_an_overdue_look_happen_and_costs_nothing_el
     watched.says(Some(RefusalKind::SessionCheckUnavailable));
     pass(70).await;
     for _ in 0..100 {
-        watched.world.login.used(chat.token().expose());
+        watched.world.login.used(&chat);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(watched.looks(start).len(), 1);
     watched.says(None);
     watched.gone(1);
     pass(70).await;
-    watched.world.login.used(chat.token().expose());
+    watched.world.login.used(&chat);
     chat.over().await;
 }
 
@@ -349,7 +349,7 @@ async fn a_bug_in_one_look_loses_nobody() {
 async fn looks_can_be_switched_off_and_on_again() {
     let watched = watched(&[("session.recheck", "0s")]);
     let socket = watched.open(1).await;
-    watched.world.login.used(socket.chat().token().expose());
+    watched.world.login.used(socket.chat());
     watched.looks(Instant::now());
     pass(600).await;
     assert_eq!(watched.looks(Instant::now()), []);
