@@ -17,6 +17,7 @@ use super::refusal;
 use super::stream::Stream;
 use super::turn::Turn;
 use crate::headers::watch::Watch;
+use crate::metrics::Flood;
 use crate::peer::Peer;
 
 /// How long a connection is read from after our last answer, so that the client gets to see it: in all,
@@ -158,8 +159,7 @@ impl ClientIo {
             }
             Look::Frames(account) => {
                 if let Some(flood) = account.received(read) {
-                    self.turn.shard.flooded(flood);
-                    tracing::debug!(peer = %self.peer.addr, kind = flood.as_str(), "an HTTP/2 connection is ended: too many frames for nothing");
+                    flooded(flood, &self.peer, &self.turn);
                     if let Some(farewell) = account.farewell() {
                         self.last_words = Bytes::copy_from_slice(&farewell);
                     }
@@ -278,6 +278,12 @@ impl ClientIo {
     }
 }
 
+/// Tells of an HTTP/2 connection that is ended for frames that do no work.
+fn flooded(flood: Flood, peer: &Peer, turn: &Turn) {
+    turn.shard.flooded(flood);
+    tracing::debug!(peer = %peer.addr, kind = flood.as_str(), "an HTTP/2 connection is ended: too many frames for nothing");
+}
+
 const THERE: &str = "only into_tunnel takes the stream out, and what it takes it out of is gone then";
 
 fn there(stream: &mut Option<Stream>) -> Pin<&mut Stream> {
@@ -342,8 +348,10 @@ impl AsyncWrite for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = this.poll_write_any(cx, buf, buf.len(), |stream, cx| stream.poll_write(cx, buf));
-        if let (Poll::Ready(Ok(n)), Look::Frames(account)) = (&written, &mut this.look) {
-            account.sent(&buf[..*n]);
+        if let (Poll::Ready(Ok(n)), Look::Frames(account)) = (&written, &mut this.look)
+            && let Some(flood) = account.sent(&buf[..*n])
+        {
+            flooded(flood, &this.peer, &this.turn);
         }
         this.note_progress(written)
     }
@@ -358,7 +366,9 @@ impl AsyncWrite for ClientIo {
             let mut left = *n;
             for buf in bufs {
                 let taken = left.min(buf.len());
-                account.sent(&buf[..taken]);
+                if let Some(flood) = account.sent(&buf[..taken]) {
+                    flooded(flood, &this.peer, &this.turn);
+                }
                 left -= taken;
             }
         }

@@ -38,12 +38,16 @@ const A_SECOND_EARNS: i64 = 10;
 /// Nobody earns more than this.
 const RICHEST: i64 = 1_000_000;
 
+/// Bytes of a farewell that say who is served to the end, and why the rest is not (§6.8).
+const REASON: usize = 8;
+
 /// Follows frames from one head to the next.
 #[derive(Debug, Default)]
 struct Frames {
     /// Bytes of the present payload that are still to come.
     left: u32,
-    head: [u8; HEAD],
+    /// The head, and of a farewell the reason as well.
+    head: [u8; HEAD + REASON],
     have: usize,
 }
 
@@ -53,9 +57,21 @@ struct Head {
     kind: u8,
     flags: u8,
     stream: u32,
+    /// Why a farewell is said; 0 elsewhere.
+    code: u32,
 }
 
 impl Frames {
+    /// Bytes that are to be looked at of the frame whose head this is.
+    fn wanted(&self) -> usize {
+        let reason = self.have >= HEAD && self.head[3] == GOAWAY && self.length() as usize >= REASON;
+        if reason { HEAD + REASON } else { HEAD }
+    }
+
+    fn length(&self) -> u32 {
+        u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]])
+    }
+
     fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Head)) {
         loop {
             let skipped = bytes.len().min(self.left as usize);
@@ -64,18 +80,21 @@ impl Frames {
             if bytes.is_empty() {
                 return;
             }
-            let taken = bytes.len().min(HEAD - self.have);
-            self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have < HEAD {
-                return;
+            while self.have < self.wanted() {
+                if bytes.is_empty() {
+                    return;
+                }
+                let taken = bytes.len().min(self.wanted() - self.have);
+                self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+                self.have += taken;
+                bytes = &bytes[taken..];
             }
-            self.have = 0;
-            let head = self.head;
-            self.left = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let (head, length) = (self.head, self.length());
             let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
-            each(Head { length: self.left, kind: head[3], flags: head[4], stream });
+            let code = if self.have == HEAD { 0 } else { u32::from_be_bytes([head[13], head[14], head[15], head[16]]) };
+            self.left = length - u32::try_from(self.have - HEAD).unwrap_or(0);
+            self.have = 0;
+            each(Head { length, kind: head[3], flags: head[4], stream, code });
         }
     }
 
@@ -95,6 +114,8 @@ pub(super) struct Account {
     allowance: i64,
     looked: Instant,
     last_stream: u32,
+    /// What the client's last frame would be a flood of.
+    last: Flood,
 }
 
 impl Account {
@@ -107,14 +128,16 @@ impl Account {
             allowance: allowance.into(),
             looked: Instant::now(),
             last_stream: 0,
+            last: Flood::Other,
         }
     }
 
     /// Bytes that the client has sent. Of what there was too much, if there was.
     pub(super) fn received(&mut self, bytes: &[u8]) -> Option<Flood> {
-        let (mut credit, mut last_stream, mut spent_on) = (self.credit, self.last_stream, None);
+        let (mut credit, mut last_stream, mut last, mut spent_on) = (self.credit, self.last_stream, self.last, None);
         self.incoming.feed(bytes, |head| {
             let (worth, kind) = worth(head);
+            last = kind;
             credit = (credit + worth).min(RICHEST);
             if credit < 0 && spent_on.is_none() {
                 spent_on = Some(kind);
@@ -123,7 +146,7 @@ impl Account {
                 last_stream = head.stream.max(last_stream);
             }
         });
-        (self.credit, self.last_stream) = (credit, last_stream);
+        (self.credit, self.last_stream, self.last) = (credit, last_stream, last);
         let spent_on = spent_on?;
         self.give_back(self.looked.elapsed());
         (self.credit < 0).then_some(spent_on)
@@ -138,15 +161,18 @@ impl Account {
         }
     }
 
-    /// Bytes that were written to the client.
-    pub(super) fn sent(&mut self, bytes: &[u8]) {
-        let mut earned = 0;
+    /// Bytes that were written to the client. Of what there was too much, if that is what they say: h2 has bounds of its
+    /// own, and some of them are narrower.
+    pub(super) fn sent(&mut self, bytes: &[u8]) -> Option<Flood> {
+        let (mut earned, mut calmed) = (0, false);
         self.outgoing.feed(bytes, |head| {
             if head.kind == DATA && head.length >= SCANT {
                 earned += SENT_EARNS;
             }
+            calmed |= head.kind == GOAWAY && head.code == ENHANCE_YOUR_CALM;
         });
         self.credit = (self.credit + earned).min(RICHEST);
+        calmed.then_some(self.last)
     }
 
     /// The last words to the client (§6.8), if it is in order to say anything right now.
@@ -294,6 +320,23 @@ mod tests {
         account.sent(&frame(DATA, 0, 1, 100)[50..]);
         account.sent(&[0]);
         assert_eq!(account.farewell(), None);
+    }
+
+    #[test]
+    fn what_h2_ends_by_itself_is_told_by_its_last_frame() {
+        let farewell = |code: u8| [&frame(GOAWAY, 0, 0, 19)[..HEAD], &[0, 0, 0, 1, 0, 0, 0, code], b"of whatever"].concat();
+        for cut in 1..HEAD + REASON {
+            let mut account = begun(100);
+            account.received(&frame(CONTINUATION, 0, 1, 900));
+            account.received(&frame(DATA, 0, 1, 0));
+            let calm = farewell(11);
+            assert_eq!(account.sent(&farewell(0)), None, "a proper end");
+            let seen = [account.sent(&calm[..cut]), account.sent(&calm[cut..])];
+            assert_eq!(seen, [None, Some(Flood::Empty)], "{cut}");
+            assert_eq!(account.sent(&frame(DATA, 0, 1, 11)), None, "once");
+        }
+        // One that says no reason.
+        assert_eq!(begun(100).sent(&frame(GOAWAY, 0, 0, 4)), None);
     }
 
     proptest! {

@@ -303,6 +303,21 @@ async fn floods_of_frames_for_nothing_end_the_connection() {
     assert_eq!(within("an answer", answer).await.unwrap().status(), 200, "somebody else is served");
 }
 
+/// h2 has bounds of its own, some of them narrower than ours: they are counted like ours.
+#[tokio::test]
+async fn floods_that_h2_ends_are_counted_too() {
+    let mut origin = Origin::start().await;
+    let proxy = TlsProxy::with(origin.addr, &[("server.http2.max_idle_frames", "100000")]);
+    let mut raw = Raw::to(&proxy).await;
+    raw.head(1, false, &with(&[])).await;
+    let (upstream, _) = origin.next().await;
+    let _ = raw.bytes(&frame(DATA, 0, 1, &[]).repeat(101)).await;
+    let farewell = raw.find(|frame| frame.kind == GOAWAY).await.expect("it is told why");
+    assert_eq!(farewell.code(), u32::from(Reason::ENHANCE_YOUR_CALM));
+    eventually("it is counted", || async { proxy.metric("gantry_http2_floods_total{kind=\"empty\"}").await == 1 }).await;
+    drop(upstream);
+}
+
 /// Requests that are begun to be cancelled, slowly enough that each is looked at and sent on.
 #[tokio::test]
 async fn requests_that_are_made_to_be_cancelled_end_the_connection() {
