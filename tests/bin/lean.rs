@@ -35,13 +35,14 @@ async fn an_idle_websocket_costs_at_most_three_kib() {
     // What the first ones take once and for all is not theirs.
     open(public, 100, &mut held).await;
     // Nor is what something else in the program takes meanwhile: what they cost themselves is in every batch.
-    let mut least = u64::MAX;
+    let mut each = Vec::new();
     for _ in 0..5 {
         let before = resident(admin).await;
         open(public, 150, &mut held).await;
-        least = least.min(resident(admin).await.saturating_sub(before) * 1024 / 150);
+        each.push(resident(admin).await.saturating_sub(before) * 1024 / 150);
     }
-    assert!(least <= 3 * 1024, "{least} bytes for each");
+    each.sort_unstable();
+    assert!(each[2] <= 3 * 1024, "bytes for each, by batch: {each:?}");
     drop(held);
     program.signal("TERM");
     assert_eq!(program.ended().0, Some(0));
