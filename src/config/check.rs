@@ -331,6 +331,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::keys::{self, Kind};
     use crate::config::{IdentitySource, JwtFrom, JwtKeys, print, raw};
 
     const GOOD: &str = r#"
@@ -476,6 +477,27 @@ url = "redis://:hunter2@x"
         }
         assert_eq!(shown.len(), expected.len());
         assert!(!format!("{problems:?}").contains("hunter2"));
+    }
+
+    /// One that is wrong hides no other, wherever it stands.
+    #[test]
+    fn each_key_that_is_wrong_is_named_whatever_else_is() {
+        for source in ["forward_auth", "jwt", "header"] {
+            let wrong = keys::KEYS.iter().filter(|key| {
+                let of_a_source = ["forward_auth", "jwt", "header"].iter().find(|name| key.path.starts_with(&format!("identity.{name}.")));
+                !matches!(key.kind, Kind::Text | Kind::Path | Kind::List | Kind::OneOrMore | Kind::Secret | Kind::Header)
+                    && key.path != "identity.source"
+                    && of_a_source.is_none_or(|name| *name == source)
+            });
+            let wrong: Vec<&str> = wrong.map(|key| key.path).collect();
+            let mut flags: Vec<_> = wrong.iter().map(|path| ((*path).to_owned(), "?".to_owned())).collect();
+            flags.push(("identity.source".to_owned(), source.to_owned()));
+            flags.push(("server.tls.cert_file".to_owned(), "/nowhere".to_owned()));
+            let problems = load(Some(("proxy.toml", GOOD)), [], &flags).unwrap_err();
+            let named = keys_of(&problems);
+            let silent: Vec<_> = wrong.iter().filter(|path| !named.contains(path)).collect();
+            assert!(silent.is_empty(), "{source}: {silent:?}");
+        }
     }
 
     #[test]

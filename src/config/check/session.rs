@@ -18,6 +18,9 @@ pub(super) fn session(r: &mut Reader<'_>) -> Option<Session> {
     let guard_script = r.bool("session.guard_script");
     let page_wait = r.duration("session.page_wait");
     let cookie_bridge = r.bool("session.cookie_bridge");
+    let logout_secret = r.secret("session.logout_secret", 16);
+    let host_logout = host_logout(r);
+    let logout_tokens = r.integer("session.back_channel.max_tokens", 1..=MOST_LOGOUT_TOKENS);
     if recheck.is_some_and(|recheck| recheck.is_zero()) {
         r.warn("session.recheck", "is off: a chat that stays open goes on after its host session has ended");
     }
@@ -37,9 +40,9 @@ pub(super) fn session(r: &mut Reader<'_>) -> Option<Session> {
         guard_script: guard_script?,
         page_wait: page_wait?,
         cookie_bridge: cookie_bridge?,
-        logout_secret: r.secret("session.logout_secret", 16),
-        host_logout: host_logout(r),
-        logout_tokens: r.integer("session.back_channel.max_tokens", 1..=MOST_LOGOUT_TOKENS)?,
+        logout_secret,
+        host_logout,
+        logout_tokens: logout_tokens?,
     })
 }
 
