@@ -55,6 +55,8 @@ struct State {
     waiting: u32,
     /// The longest time until a reset that we were told: sooner or later a whole window.
     window: Option<Duration>,
+    /// When the last call was refused.
+    refused: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +99,10 @@ enum Admission {
 
 impl Gate {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State { mode: Mode::Unknown, in_flight: 0, waiting: 0, window: None }), changed: Notify::new() }
+        Self {
+            state: Mutex::new(State { mode: Mode::Unknown, in_flight: 0, waiting: 0, window: None, refused: None }),
+            changed: Notify::new(),
+        }
     }
 
     /// Waits for a turn.
@@ -140,7 +145,9 @@ impl Gate {
 
     /// Forgets what the limiter said: it was to another caller.
     pub(super) fn reopen(&self) {
-        self.state().mode = Mode::Unknown;
+        let mut state = self.state();
+        (state.mode, state.refused) = (Mode::Unknown, None);
+        drop(state);
         self.changed.notify_waiters();
     }
 
@@ -268,10 +275,18 @@ impl Pass<'_> {
         }
     }
 
+    /// The call was answered, and was to be counted for itself: what is left of its count says nothing about the next
+    /// one's. Once one was refused that is not believed any more: something on the way makes one count of them.
+    pub(super) fn answered_apart(self, limits: Limits) {
+        let one_count = self.gate.state().refused.is_some_and(|at| at.elapsed() < LONGEST);
+        self.answered(if one_count { limits } else { Limits::default() });
+    }
+
     /// The call was refused with 429: nothing was done.
     pub(super) fn refused(self, wait: Option<Duration>, limits: Limits) {
         let now = Instant::now();
         let mut state = self.gate.state();
+        state.refused = Some(now);
         state.told(limits.resets_in);
         let wait = wait.or(limits.resets_in).filter(|wait| *wait <= LONGEST).unwrap_or(state.window()).max(Duration::from_secs(1));
         let known = match state.mode {
@@ -361,12 +376,16 @@ mod tests {
         }
     }
 
-    async fn caller(gate: Arc<Gate>, limiter: Arc<Limiter>, patience: Duration) -> Result<(), Shut> {
+    async fn caller(gate: Arc<Gate>, limiter: Arc<Limiter>, patience: Duration, apart: bool) -> Result<(), Shut> {
         let deadline = Instant::now() + patience;
         loop {
             let pass = gate.enter(deadline).await?;
             tokio::time::sleep(Duration::from_millis(20)).await;
             match limiter.call() {
+                Ok(limits) if apart => {
+                    pass.answered_apart(limits);
+                    return Ok(());
+                }
                 Ok(limits) => {
                     pass.answered(limits);
                     return Ok(());
@@ -377,7 +396,11 @@ mod tests {
     }
 
     async fn crowd(gate: &Arc<Gate>, limiter: &Arc<Limiter>, callers: u32, patience: Duration) -> (u32, Vec<Shut>) {
-        let calls: Vec<_> = (0..callers).map(|_| tokio::spawn(caller(Arc::clone(gate), Arc::clone(limiter), patience))).collect();
+        let calls = (0..callers).map(|_| tokio::spawn(caller(Arc::clone(gate), Arc::clone(limiter), patience, false))).collect();
+        outcomes(calls).await
+    }
+
+    async fn outcomes(calls: Vec<tokio::task::JoinHandle<Result<(), Shut>>>) -> (u32, Vec<Shut>) {
         let (mut through, mut waits) = (0, Vec::new());
         for call in calls {
             match call.await.unwrap() {
@@ -413,6 +436,25 @@ mod tests {
         let (gate, limiter) = (Arc::new(Gate::new()), Limiter::new(10, false));
         let (through, _) = crowd(&gate, &limiter, 25, Duration::from_secs(400)).await;
         assert_eq!(through, 25);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_are_counted_for_themselves_do_not_wait_for_each_other() {
+        let gate = Arc::new(Gate::new());
+        let start = Instant::now();
+        let each = |_| tokio::spawn(caller(Arc::clone(&gate), Limiter::new(10, true), Duration::from_secs(10), true));
+        let (through, waits) = outcomes((0..1_000).map(each).collect()).await;
+        assert_eq!((through, waits.len()), (1_000, 0));
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_are_counted_as_one_all_the_same_are_refused_for_one_window_and_then_wait() {
+        let (gate, limiter) = (Arc::new(Gate::new()), Limiter::new(10, true));
+        let all = |_| tokio::spawn(caller(Arc::clone(&gate), Arc::clone(&limiter), Duration::from_secs(400), true));
+        let (through, waits) = outcomes((0..45).map(all).collect()).await;
+        assert_eq!((through, waits.len()), (45, 0));
+        assert!(limiter.refused.load(Ordering::Relaxed) <= 35, "{}", limiter.refused.load(Ordering::Relaxed));
     }
 
     #[tokio::test(start_paused = true)]

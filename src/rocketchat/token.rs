@@ -82,7 +82,7 @@ impl Client {
 
     /// Whether a user's token still logs in; `None` when it could not be told.
     pub async fn token_alive(&self, user_id: &str, token: &Secret) -> Option<bool> {
-        match self.send(Ask::new(Endpoint::Me).by(user_id, token.clone())).await {
+        match self.send(Ask::new(Endpoint::Me).by(user_id, token.clone()).apart()).await {
             Ok(me) => (me.get("_id").and_then(Value::as_str) == Some(user_id)).then_some(true),
             Err(ApiError::Rejected(no)) if no.status == http::StatusCode::UNAUTHORIZED || no.is_not_logged_in() => Some(false),
             Err(_) => None,
@@ -91,7 +91,7 @@ impl Client {
 
     /// Ends this one token, with itself. A token that is dead already is fine.
     pub async fn log_out(&self, user_id: &str, token: &Secret) -> Result<(), Refusal> {
-        match self.send(Ask::new(Endpoint::Logout).by(user_id, token.clone()).body(json!({}))).await {
+        match self.send(Ask::new(Endpoint::Logout).by(user_id, token.clone()).apart().body(json!({}))).await {
             Ok(_) => Ok(()),
             Err(ApiError::Rejected(no)) if no.status == http::StatusCode::UNAUTHORIZED || no.is_not_logged_in() => Ok(()),
             Err(error) => Err(self.explain(Endpoint::Logout, error).await),

@@ -1,13 +1,15 @@
 //! One call to the REST API: URL, headers, the gate, the breaker, one retry of a read, and what the
 //! answer means.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -22,6 +24,11 @@ use crate::secret::Secret;
 
 /// Everything but RFC 3986's unreserved characters.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What the addresses begin with that tokens are counted by; its global id is from `gantry`.
+const LIMITER_PREFIX: [u8; 8] = [0xfd, b'g', b'a', b'n', b't', b'r', b'y', 0];
+/// Seconds for which a token keeps such an address: no token is called about ten times in so long.
+const MOMENT: u64 = 10;
 
 /// The endpoints that are called, each with a gate of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,11 +165,13 @@ pub(super) struct Ask<'a> {
     pub(super) force: bool,
     /// Its failure says nothing about whether the workspace is there: nobody's sign-in is to suffer from it.
     pub(super) aside: bool,
+    /// The limiter is to count it by its token; see [`address_of`].
+    pub(super) apart: bool,
 }
 
 impl<'a> Ask<'a> {
     pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, item: "", as_user: None, second_factor: None, query: &[], body: None, force: false, aside: false }
+        Self { endpoint, item: "", as_user: None, second_factor: None, query: &[], body: None, force: false, aside: false, apart: false }
     }
 
     pub(super) fn by(mut self, id: &'a str, token: Secret) -> Self {
@@ -192,6 +201,11 @@ impl<'a> Ask<'a> {
 
     pub(super) fn aside(mut self) -> Self {
         self.aside = true;
+        self
+    }
+
+    pub(super) fn apart(mut self) -> Self {
+        self.apart = true;
         self
     }
 
@@ -357,7 +371,11 @@ impl Wire {
                 pass.refused(told, limits);
                 continue;
             }
-            pass.answered(limits);
+            if ask.apart {
+                pass.answered_apart(limits);
+            } else {
+                pass.answered(limits);
+            }
             return self.read(ask.endpoint, &reply);
         }
     }
@@ -433,6 +451,10 @@ fn headers(ask: &Ask<'_>, public_scheme: &'static str) -> Result<HeaderMap, ApiE
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     if let Some((id, token)) = &ask.as_user {
+        if ask.apart {
+            let address = HeaderValue::try_from(address_of(token, SystemTime::now()).to_string());
+            headers.extend(address.ok().map(|address| (HeaderName::from_static("x-real-ip"), address)));
+        }
         let id = HeaderValue::try_from(*id).map_err(|_| ApiError::Unsendable("the user id cannot be sent in a header"))?;
         let mut token = HeaderValue::try_from(token.expose())
             .map_err(|_| ApiError::Unsendable("the token cannot be sent in a header: is there a line break in its file?"))?;
@@ -447,6 +469,21 @@ fn headers(ask: &Ask<'_>, public_scheme: &'static str) -> Result<HeaderMap, ApiE
         headers.insert("x-2fa-code", code);
     }
     Ok(headers)
+}
+
+/// The address that the limiter is to count a token's calls by, at `now`.
+///
+/// It counts by route and address, whoever calls (`X-Real-IP`, remoteAddressMiddleware.ts), and lets nobody pass who has
+/// not the permission: of all chat sessions together ten a minute could be looked at, or ended, by the one address that
+/// Gantry has. By the client's own address they would be counted with what the client itself does, and with everybody
+/// behind the same router. So each token has an address of its own for a moment, of a unique local prefix (RFC 4193).
+fn address_of(token: &Secret, now: SystemTime) -> Ipv6Addr {
+    let moment = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / MOMENT;
+    let hash = digest(&SHA256, format!("gantry address {moment} {}", token.expose()).as_bytes());
+    let mut octets = [0; 16];
+    octets[..8].copy_from_slice(&LIMITER_PREFIX);
+    octets[8..].copy_from_slice(&hash.as_ref()[..8]);
+    octets.into()
 }
 
 pub(crate) fn limits(headers: &HeaderMap) -> Limits {
@@ -477,6 +514,24 @@ pub(crate) fn understand(endpoint: Endpoint, reply: &Reply) -> Result<Value, Api
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_token_is_counted_by_an_address_of_its_own() {
+        let (one, other) = (Secret::new("one"), Secret::new("other"));
+        let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let address = address_of(&one, now);
+        assert!(address.is_unique_local(), "{address}");
+        assert_eq!(address, address_of(&one, now + Duration::from_secs(9)));
+        assert_ne!(address, address_of(&one, now + Duration::from_secs(10)));
+        assert_ne!(address, address_of(&other, now));
+        for (ask, expected) in [
+            (Ask::new(Endpoint::Logout).by("u", one.clone()).apart(), true),
+            (Ask::new(Endpoint::CreateToken).by("service", one.clone()), false),
+            (Ask::new(Endpoint::Info).apart(), false),
+        ] {
+            assert_eq!(headers(&ask, "https").unwrap().contains_key("x-real-ip"), expected, "{ask:?}");
+        }
+    }
 
     #[test]
     fn no_value_breaks_out_of_the_query() {

@@ -122,9 +122,7 @@ async fn a_logout_that_nobody_saw_is_found_out_after_a_while() {
 
 #[tokio::test]
 async fn at_the_bound_a_wipe_is_recovered_from() {
-    // Each token is looked at with itself: ten a minute, were there a limiter.
-    let options = Options { rate_limit: None, ..Options::default() };
-    let world = World::with(options, &[("cache.tokens.ttl", "1ms"), ("cache.tokens_per_user", "3")]).await;
+    let world = World::with(Options::default(), &[("cache.tokens.ttl", "1ms"), ("cache.tokens_per_user", "3")]).await;
     world.settled("ada");
     let cookies: Vec<String> = (0..8).map(|_| world.app.sign_in("ada")).collect();
     for cookie in &cookies {
@@ -136,6 +134,32 @@ async fn at_the_bound_a_wipe_is_recovered_from() {
         world.sign_in_anew(cookie).await;
     }
     assert_eq!(world.mints(), 6);
+}
+
+/// Rocket.Chat allows an address ten calls a minute of whoever has not the permission to bypass that, as no user has.
+#[tokio::test]
+async fn however_many_chat_sessions_are_looked_at_or_end_none_waits_for_the_limiter() {
+    let world = World::with(Options::default(), &[("cache.tokens.ttl", "1ms")]).await;
+    let cookies: Vec<String> = (0..30).map(|number| world.settled(&format!("user{number}"))).collect();
+    for cookie in &cookies {
+        world.sign_in(cookie).await;
+    }
+    for cookie in &cookies {
+        world.sign_in(cookie).await;
+    }
+    let [looks] = world.calls(["me"]);
+    assert!(looks >= 30, "{looks}");
+    world.chat.revoke_sessions("user29");
+    world.sign_in_anew(&cookies[29]).await;
+    let tokens = futures_util::future::join_all(cookies.iter().map(|cookie| world.sign_in(cookie))).await;
+    let ends =
+        futures_util::future::join_all(cookies.iter().map(async |cookie| world.post("/_gantry/logout", &[("cookie", cookie)], "").await))
+            .await;
+    for (reply, token) in ends.iter().zip(&tokens) {
+        assert_eq!((reply.status, reply.json()["ended"].as_u64()), (200, Some(1)), "{}", reply.text());
+        assert!(!world.chat.is_live(token));
+    }
+    assert_eq!(world.calls(["logout"]), [30]);
 }
 
 #[tokio::test]
