@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use moka::notification::RemovalCause;
+use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ const MOST_OF_ONE: usize = 64;
 const LEFT_FOR: Duration = Duration::from_secs(30);
 /// How long it is remembered that the provider's session is over: longer than any token of it is good for.
 const OVER_FOR: Duration = Duration::from_hours(24);
+/// So many are kept whatever becomes of them.
+const FEW: u64 = 1_024;
 /// Between two warnings that the host app does not answer.
 const WARN_EVERY: Duration = Duration::from_mins(1);
 
@@ -70,6 +73,8 @@ pub(super) struct Standings {
     /// Those that have one, the least used going first: within `cache.tokens.capacity`.
     kept: Cache<[u8; 32], Chat>,
     by: Cache<By, Arc<Vec<Chat>>>,
+    /// How many there may be before those that have ended are taken out.
+    room: AtomicU64,
     /// Host sessions whose chat session was ended a moment ago.
     left: Cache<SessionKey, ()>,
     /// What the identity provider said is over: its own sessions, and tokens that were good for them.
@@ -99,6 +104,7 @@ impl Standings {
                 .eviction_listener(drops)
                 .build(),
             by: Cache::builder().max_capacity(capacity).eviction_policy(lru()).build(),
+            room: AtomicU64::new(FEW),
             left: Cache::builder().max_capacity(capacity).time_to_live(LEFT_FOR).build(),
             over_sids: Cache::builder().max_capacity(capacity).time_to_live(OVER_FOR).build(),
             over_sessions: Cache::builder().max_capacity(capacity).time_to_live(OVER_FOR).build(),
@@ -151,6 +157,9 @@ impl Standings {
     fn keep(&self, chat: &Chat, standing: &Standing) {
         self.kept.insert(chat.key(), chat.clone());
         self.kept.run_pending_tasks();
+        if self.kept.entry_count() > self.room.load(Ordering::Relaxed) {
+            self.sweep();
+        }
         self.metrics.cache_entries("standings", self.kept.entry_count());
         for by in [Some(By::Identity(standing.identity.clone())), standing.sid.clone().map(By::Sid)].into_iter().flatten() {
             let known = self.by.get(&by);
@@ -169,16 +178,39 @@ impl Standings {
         }
     }
 
+    /// Takes out what has ended. It ends elsewhere and in many ways; what is left of it here is found by nobody.
+    fn sweep(&self) {
+        for (key, chat) in &self.kept {
+            if chat.is_over() {
+                self.kept.invalidate(&*key);
+            }
+        }
+        for (by, chats) in &self.by {
+            if chats.iter().all(Chat::is_over) {
+                // Another may have come meanwhile.
+                self.by.entry_by_ref(&*by).and_compute_with(|entry| match entry {
+                    Some(entry) if entry.value().iter().all(Chat::is_over) => Op::Remove,
+                    _ => Op::Nop,
+                });
+            }
+        }
+        self.kept.run_pending_tasks();
+        self.by.run_pending_tasks();
+        self.room.store((2 * self.kept.entry_count()).max(FEW), Ordering::Relaxed);
+    }
+
     /// The host session behind a chat session, which counts as used.
     pub(super) fn of(&self, chat: &Chat) -> Option<Arc<Standing>> {
         self.kept.get(&chat.key());
         chat.standing()
     }
 
-    /// Has what is pending done, so that a test can count.
+    /// Has what is pending done, so that a test can count: chat sessions, and what they are found by.
     #[cfg(test)]
-    pub(super) fn settle(&self) {
+    pub(super) fn settle(&self) -> [u64; 2] {
         self.kept.run_pending_tasks();
+        self.by.run_pending_tasks();
+        [self.kept.entry_count(), self.by.entry_count()]
     }
 
     /// The living chat sessions that are found so.

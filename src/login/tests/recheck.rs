@@ -335,6 +335,23 @@ async fn what_is_remembered_is_bounded_and_what_is_forgotten_ends_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_what_has_ended_little_is_kept() {
+    let watched = watched(&[("session.recheck", "10m")]);
+    let standings = &watched.world.login.0.standings;
+    let living = watched.open(1).await;
+    for number in 2..=2_500 {
+        let chat = watched.signed_in(number).await;
+        let token = chat.token().expose().to_owned();
+        watched.world.login.token_logged_out(&token);
+        assert!(chat.is_over());
+    }
+    let [chats, found_by] = standings.settle();
+    assert!(chats <= 1_100 && found_by <= 1_100, "{chats} {found_by}");
+    let living_by = standings.by(&crate::login::standing::By::Identity("id-user1".to_owned()));
+    assert!(living_by.iter().any(|(chat, _)| chat == living.chat()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bug_in_one_look_loses_nobody() {
     let watched = watched(&[("session.recheck", "10s")]);
     let socket = watched.open(1).await;
