@@ -28,6 +28,9 @@ use crate::outbound::pool::{Answered, Pool};
 use crate::peer::Peer;
 use crate::trace::Span;
 
+/// Bytes that the task of a tunnel takes at most, beside the tunnel itself: there are thousands, nearly all of them idle.
+const TUNNEL_TASK: usize = 128;
+
 /// Forwards requests. One for each worker.
 #[derive(Debug)]
 pub struct Forward {
@@ -138,14 +141,21 @@ impl Forward {
         let joint = asked.switched(&mut response, upstream)?;
         let held = self.shard.websocket();
         let Policies { login, dev, websocket_message, .. } = &*self.policies;
-        let (stop, dev) = (self.stop.clone(), dev.clone());
         let watch = Box::new(Watch::new(login.clone(), Arc::clone(&self.shard), joint.deflate(), *websocket_message));
-        self.tunnels.spawn_local(async move {
+        // In a box that goes with the handshake: the task, which stays, has room for little more than the tunnel's address.
+        let opening = Box::pin(joint.open(self.stop.turn_to_leave(), watch, dev.clone()));
+        let task = async move {
             let _held = held;
-            if let Err(error) = joint.run(stop.turn_to_leave(), watch, dev.as_deref()).await {
+            let ended = match opening.await {
+                Ok(Some(tunnel)) => tunnel.await,
+                ended => ended.map(drop),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "WebSocket ended");
             }
-        });
+        };
+        debug_assert!(size_of_val(&task) <= TUNNEL_TASK, "{} bytes", size_of_val(&task));
+        self.tunnels.spawn_local(task);
         Ok(response)
     }
 }

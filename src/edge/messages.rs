@@ -9,13 +9,14 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 thread_local! {
     /// Where messages are unmasked to and unpacked into, by whoever reads one at the moment.
-    static ROOM: RefCell<Room> = RefCell::new(Room { plain: Vec::new(), unpacked: Vec::new(), inflater: Decompress::new(false) });
+    static ROOM: RefCell<Room> = const { RefCell::new(Room { plain: Vec::new(), unpacked: Vec::new(), inflater: None }) };
 }
 
 struct Room {
     plain: Vec<u8>,
     unpacked: Vec<u8>,
-    inflater: Decompress,
+    /// Made for the first message that is compressed: it takes 47 KB.
+    inflater: Option<Decompress>,
 }
 
 /// The longest head of a frame.
@@ -252,7 +253,8 @@ fn unmask(to: &mut Vec<u8>, piece: &[u8], mut mask: [u8; 4], at: u64) {
 }
 
 /// Unpacks a message that was compressed by itself (RFC 7692 §7.2.2).
-fn unpack<'m>(packed: &[u8], inflater: &mut Decompress, to: &'m mut Vec<u8>, limit: usize) -> Message<'m> {
+fn unpack<'m>(packed: &[u8], inflater: &mut Option<Decompress>, to: &'m mut Vec<u8>, limit: usize) -> Message<'m> {
+    let inflater = inflater.get_or_insert_with(|| Decompress::new(false));
     inflater.reset(false);
     // One byte more than the limit tells that there is more.
     to.resize(limit + 1, 0);
@@ -449,6 +451,22 @@ mod tests {
             Messages::new(deflate, LIMIT).feed(&stream, |message| whole.push(format!("{message:?}")));
             assert_eq!(whole, seen);
         }
+    }
+
+    #[test]
+    fn what_unpacks_is_made_when_something_is_packed() {
+        // The room is a thread's own.
+        std::thread::spawn(|| {
+            let made = || ROOM.with_borrow(|room| room.inflater.is_some());
+            let mut messages = Messages::new(true, LIMIT);
+            for (frame, expected) in [(frame(0x81, None, b"plain"), false), (frame(0xc1, None, &packed(b"packed")), true)] {
+                let mut read = 0;
+                messages.feed(&frame, |_| read += 1);
+                assert_eq!((read, made()), (1, expected));
+            }
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! (RFC 8441), which becomes that handshake towards the workspace.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -18,13 +19,14 @@ use hyper_util::rt::TokioIo;
 use super::dev::Dev;
 use super::native::Rewriting;
 use super::settings::socket;
+use super::tunnel::Tunnel;
 use super::watch::Watch;
 use super::{extensions, tunnel};
 use crate::error::Failure;
 use crate::headers::hop;
 use crate::headers::http2::ExtendedConnect;
 use crate::lifecycle::TurnToLeave;
-use crate::listen::client::ClientIo;
+use crate::listen::client::{ClientIo, ClientTunnel};
 use crate::listen::tunnel::Http2Tunnel;
 use crate::outbound::connect::Stream;
 
@@ -132,41 +134,42 @@ impl Joint {
         self.deflate
     }
 
-    /// Joins them once the client has its answer, until both directions have ended, or `leave` resolves and
-    /// the client is told that we go away. `watch` tells when the chat session is over; `gantry dev` looks into what
-    /// passes.
+    /// Joins them once the client has its answer. What this resolves with passes bytes until both directions have ended, or
+    /// `leave` resolves and the client is told that we go away; `None` where it is over already. `watch` tells when the
+    /// chat session is over; `gantry dev` and the native login look into what passes, and that happens in here.
     ///
     /// # Errors
     /// Whatever ended the tunnel other than an orderly end.
-    pub(super) async fn run(self, leave: TurnToLeave, watch: Box<Watch>, dev: Option<&Dev>) -> io::Result<()> {
+    pub(super) async fn open(self, leave: TurnToLeave, watch: Box<Watch>, dev: Option<Arc<Dev>>) -> io::Result<Option<Joined>> {
         // An error here is the end of a connection, of which there is nothing to tell.
-        let Ok(client) = self.client.await else { return Ok(()) };
+        let Ok(client) = self.client.await else { return Ok(None) };
         let (upstream, early) = self.upstream;
-        // What lives as long as the tunnel is made now and apart: it takes the place of what the handshake needed, and
-        // this future, which was made in between, stays small.
-        let tunnel: Either<_, _> = if self.http2 {
+        if self.http2 {
             let client = Http2Tunnel::new(client);
             if let Some(dev) = dev {
-                return Box::pin(dev.join(client, Bytes::new(), upstream, early, watch)).await;
+                return Box::pin(dev.join(client, Bytes::new(), upstream, early, watch)).await.map(|()| None);
             }
             if let Some(native) = self.native {
-                return Box::pin(socket::join(native.socket(), client, Bytes::new(), upstream, early, leave, watch)).await;
+                return Box::pin(socket::join(native.socket(), client, Bytes::new(), upstream, early, leave, watch)).await.map(|()| None);
             }
-            Either::Left(Box::pin(tunnel::join(client, Bytes::new(), upstream, early, leave, Some(watch))))
+            Ok(Some(Either::Left(Box::pin(tunnel::join(client, Bytes::new(), upstream, early, leave, Some(watch))))))
         } else {
             let client = client.downcast::<TokioIo<ClientIo>>().map_err(|_| unknown_type())?;
             let (client, early_client) = (client.io.into_inner().into_tunnel(), client.read_buf);
             if let Some(dev) = dev {
-                return Box::pin(dev.join(client, early_client, upstream, early, watch)).await;
+                return Box::pin(dev.join(client, early_client, upstream, early, watch)).await.map(|()| None);
             }
             if let Some(native) = self.native {
-                return Box::pin(socket::join(native.socket(), client, early_client, upstream, early, leave, watch)).await;
+                return Box::pin(socket::join(native.socket(), client, early_client, upstream, early, leave, watch)).await.map(|()| None);
             }
-            Either::Right(Box::pin(tunnel::join(client, early_client, upstream, early, leave, Some(watch))))
-        };
-        tunnel.await
+            Ok(Some(Either::Right(Box::pin(tunnel::join(client, early_client, upstream, early, leave, Some(watch))))))
+        }
     }
 }
+
+/// Two connections that are joined: over HTTP/2, or HTTP/1.1. In a box, which is made when what the handshake needed is
+/// given back, and takes its place.
+pub(super) type Joined = Either<Pin<Box<Tunnel<Http2Tunnel, Stream, TurnToLeave>>>, Pin<Box<Tunnel<ClientTunnel, Stream, TurnToLeave>>>>;
 
 fn unknown_type() -> io::Error {
     io::Error::other("a connection of unknown type was upgraded")
