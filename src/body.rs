@@ -26,12 +26,17 @@ pub enum Body<U> {
     Fed(mpsc::Receiver<Result<Bytes, BodyError>>),
 }
 
+/// Steps of work on a page before other connections get their turn.
+const STEPS: usize = 4;
+
 /// A page from upstream on its way.
 #[derive(Debug)]
 pub struct Passing<U> {
     body: U,
     page: Page,
     state: State,
+    /// Of work, since others had their turn.
+    steps: usize,
 }
 
 #[derive(Debug)]
@@ -74,7 +79,15 @@ where
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
-            match self.page.made() {
+            if self.steps >= STEPS {
+                // What is made goes out, and the work goes on behind that of others.
+                self.steps = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.steps += usize::from(self.page.is_work());
+            match self.page.step() {
+                Ok(Some(made)) if made.is_empty() => continue,
                 Ok(Some(made)) => return Poll::Ready(Some(Ok(made))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
@@ -102,7 +115,7 @@ where
 impl<U> Body<U> {
     /// What comes from upstream, with `page`'s insertion made.
     pub fn page(body: U, page: Page) -> Self {
-        Self::Page(Box::new(Passing { body, page, state: State::Coming }))
+        Self::Page(Box::new(Passing { body, page, state: State::Coming, steps: 0 }))
     }
 
     /// No bytes.

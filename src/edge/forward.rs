@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Policies;
 use super::media::Bridged;
+use super::messages::Memory;
 use super::watch::Watch;
 use super::websocket::Handshake;
 use crate::error::Failure;
@@ -36,6 +37,8 @@ pub struct Forward {
     /// `Host` for a client that sent none (HTTP/1.0).
     host: HeaderValue,
     tunnels: TaskTracker,
+    /// For messages in them that come in pieces.
+    memory: Memory,
     shard: Arc<Shard>,
     health: Arc<Health>,
     stop: Stop,
@@ -46,7 +49,8 @@ impl Forward {
     /// when `stop` drains.
     pub fn new(policies: Arc<Policies>, pool: Rc<Pool>, tunnels: TaskTracker, shard: Arc<Shard>, health: Arc<Health>, stop: Stop) -> Self {
         let host = HeaderValue::from_str(pool.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        Self { policies, pool, host, tunnels, shard, health, stop }
+        let memory = Memory::of(policies.websocket_memory);
+        Self { policies, pool, host, tunnels, memory, shard, health, stop }
     }
 
     /// Sends the request on and returns the answer as it came, less what belongs to the connection. It is a
@@ -139,7 +143,8 @@ impl Forward {
         let held = self.shard.websocket();
         let Policies { login, dev, websocket_message, .. } = &*self.policies;
         let (stop, dev) = (self.stop.clone(), dev.clone());
-        let watch = Box::new(Watch::new(login.clone(), Arc::clone(&self.shard), joint.deflate(), *websocket_message));
+        let memory = self.memory.clone();
+        let watch = Box::new(Watch::new(login.clone(), Arc::clone(&self.shard), joint.deflate(), *websocket_message, memory));
         self.tunnels.spawn_local(async move {
             let _held = held;
             if let Err(error) = joint.run(stop.turn_to_leave(), watch, dev.as_deref()).await {

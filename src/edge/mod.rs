@@ -96,6 +96,8 @@ pub struct Policies {
     access: Option<AccessLog>,
     bounds: request::Bounds,
     websocket_message: usize,
+    /// Of each worker.
+    websocket_memory: usize,
     media: Option<Media>,
     tracer: Option<Tracer>,
     /// `gantry dev` alone.
@@ -130,6 +132,7 @@ impl Policies {
             access: AccessLog::new(&config.log),
             bounds: request::Bounds { fields: config.limits.request_fields, target: config.limits.request_target },
             websocket_message: config.limits.websocket_message,
+            websocket_memory: config.limits.websocket_memory / config.server.workers.max(1),
             media: Media::new(config.session.cookie_bridge, &config.rocketchat.url),
             tracer: None,
             dev: None,
