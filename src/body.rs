@@ -164,3 +164,45 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::task::Waker;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::html::{Decoder, Insertion};
+
+    /// A small piece that unfolds into much, read to its end: others get their turn again and again meanwhile.
+    #[test]
+    fn a_page_takes_turns_with_others() {
+        let plain = [b"<html><head>".as_slice(), &vec![b' '; 8 << 20]].concat();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&plain).unwrap();
+        let coded = Bytes::from(encoder.finish().unwrap());
+        for again in [false, true] {
+            let page = Page::new(Decoder::named("gzip").unwrap(), Insertion::new("|", 4096));
+            let page = if again { page.in_gzip() } else { page };
+            let mut body = Body::page(Full::new(coded.clone()), page);
+            let mut cx = Context::from_waker(Waker::noop());
+            let (mut in_a_row, mut turns, mut length) = (0, 0, 0);
+            loop {
+                match Pin::new(&mut body).poll_frame(&mut cx) {
+                    Poll::Ready(Some(frame)) => {
+                        length += frame.unwrap().into_data().unwrap().len();
+                        in_a_row += 1;
+                        assert!(in_a_row <= STEPS + 1);
+                    }
+                    Poll::Ready(None) => break,
+                    Poll::Pending => (in_a_row, turns) = (0, turns + 1),
+                }
+            }
+            assert!(turns >= 8, "{turns} turns");
+            assert!(again || length == plain.len() + 1);
+        }
+    }
+}

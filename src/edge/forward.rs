@@ -13,7 +13,6 @@ use tokio_util::task::TaskTracker;
 
 use super::Policies;
 use super::media::Bridged;
-use super::messages::Memory;
 use super::watch::Watch;
 use super::websocket::Handshake;
 use crate::error::Failure;
@@ -37,8 +36,6 @@ pub struct Forward {
     /// `Host` for a client that sent none (HTTP/1.0).
     host: HeaderValue,
     tunnels: TaskTracker,
-    /// For messages in them that come in pieces.
-    memory: Memory,
     shard: Arc<Shard>,
     health: Arc<Health>,
     stop: Stop,
@@ -49,8 +46,7 @@ impl Forward {
     /// when `stop` drains.
     pub fn new(policies: Arc<Policies>, pool: Rc<Pool>, tunnels: TaskTracker, shard: Arc<Shard>, health: Arc<Health>, stop: Stop) -> Self {
         let host = HeaderValue::from_str(pool.authority()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        let memory = Memory::of(policies.websocket_memory);
-        Self { policies, pool, host, tunnels, memory, shard, health, stop }
+        Self { policies, pool, host, tunnels, shard, health, stop }
     }
 
     /// Sends the request on and returns the answer as it came, less what belongs to the connection. It is a
@@ -141,9 +137,9 @@ impl Forward {
         };
         let joint = asked.switched(&mut response, upstream)?;
         let held = self.shard.websocket();
-        let Policies { login, dev, websocket_message, .. } = &*self.policies;
+        let Policies { login, dev, websocket_message, websocket_memory, .. } = &*self.policies;
         let (stop, dev) = (self.stop.clone(), dev.clone());
-        let memory = self.memory.clone();
+        let memory = websocket_memory.clone();
         let watch = Box::new(Watch::new(login.clone(), Arc::clone(&self.shard), joint.deflate(), *websocket_message, memory));
         self.tunnels.spawn_local(async move {
             let _held = held;

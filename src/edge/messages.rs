@@ -3,8 +3,9 @@
 //!
 //! Nothing is kept between two messages. One that comes whole, as nearly all do, is never copied to the heap.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::{Decompress, FlushDecompress, Status};
 
@@ -52,29 +53,29 @@ pub(crate) enum Message<'m> {
     NoRoom,
 }
 
-/// Memory for messages that come in pieces: what is left of it. Shared by the WebSockets of a worker.
+/// Memory for messages that come in pieces: what is left of it, for all WebSockets together. Nearly all messages come
+/// whole, so that it is hardly ever asked.
 #[derive(Clone, Debug)]
-pub(crate) struct Memory(Rc<Cell<usize>>);
+pub(crate) struct Memory(Arc<AtomicUsize>);
 
 impl Memory {
     /// This many bytes.
     pub(crate) fn of(bytes: usize) -> Self {
-        Self(Rc::new(Cell::new(bytes)))
+        Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
     /// Bytes that are left.
     #[cfg(test)]
-    pub(crate) fn left(&self) -> usize {
-        self.0.get()
+    fn left(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
     }
 
     fn take(&self, bytes: usize) -> bool {
-        let left = self.0.get().checked_sub(bytes);
-        left.inspect(|left| self.0.set(*left)).is_some()
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
     }
 
     fn give_back(&self, bytes: usize) {
-        self.0.set(self.0.get() + bytes);
+        self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

@@ -262,11 +262,9 @@ mod tests {
         };
         let brotli = BROTLI_PLAIN.replace("<head>", &format!("<head>{MARK}"));
         // Something behind the end, which may begin like another member.
-        for (name, coded, expected) in [
-            ("gzip", gzip(plain.as_bytes()), &marked),
-            ("deflate", zlib(plain.as_bytes()), &marked),
-            ("br", BROTLI.to_vec(), &brotli),
-        ] {
+        for (name, coded, expected) in
+            [("gzip", gzip(plain.as_bytes()), &marked), ("deflate", zlib(plain.as_bytes()), &marked), ("br", BROTLI.to_vec(), &brotli)]
+        {
             for behind in [&b"\0\0\0\0"[..], b"garbage", b"\x1f", b"\x1f\x8b", b"\x1f\x8b\x07", b"\x1fa"] {
                 let coded = [&coded, behind].concat();
                 for size in [1, 100, coded.len()] {

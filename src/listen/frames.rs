@@ -27,6 +27,8 @@ const PADDED: u8 = 0x8;
 const ACK: u8 = 0x1;
 const FLOW_CONTROL_ERROR: u32 = 0x3;
 const FRAME_SIZE_ERROR: u32 = 0x6;
+/// What h2 says to a head whose continuations never end, and to nothing else.
+const COMPRESSION_ERROR: u32 = 0x9;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
 /// `SETTINGS_INITIAL_WINDOW_SIZE`, and the largest window there is (§6.5.2).
 const INITIAL_WINDOW_SIZE: u16 = 4;
@@ -225,7 +227,7 @@ impl Account {
             if head.kind == DATA && head.length >= SCANT {
                 earned += SENT_EARNS;
             }
-            calmed |= head.kind == GOAWAY && head.code == ENHANCE_YOUR_CALM;
+            calmed |= head.kind == GOAWAY && matches!(head.code, ENHANCE_YOUR_CALM | COMPRESSION_ERROR);
         });
         self.credit = (self.credit + earned).min(RICHEST);
         calmed.then_some(self.last)
@@ -429,6 +431,8 @@ mod tests {
             account.received(&frame(DATA, 0, 1, 0));
             let calm = farewell(11);
             assert_eq!(account.sent(&farewell(0)), None, "a proper end");
+            assert_eq!(account.sent(&farewell(1)), None, "a mistake");
+            assert_eq!(account.sent(&farewell(9)), Some(Flood::Empty), "continuations without end");
             let seen = [account.sent(&calm[..cut]), account.sent(&calm[cut..])];
             assert_eq!(seen, [None, Some(Flood::Empty)], "{cut}");
             assert_eq!(account.sent(&frame(DATA, 0, 1, 11)), None, "once");
