@@ -557,7 +557,7 @@ async fn what_costs_too_much_to_look_into_passes_unread() {
     let mut seen = vec![0; login.len()];
     within("the login", upstream.read_exact(&mut seen)).await.unwrap();
     world.end(&cookie).await;
-    assert_eq!(client.rest().await, CLOSE);
+    assert_eq!(client.exactly(4).await, CLOSE);
 }
 
 #[tokio::test]
