@@ -26,12 +26,17 @@ pub enum Body<U> {
     Fed(mpsc::Receiver<Result<Bytes, BodyError>>),
 }
 
+/// Steps of work on a page before other connections get their turn.
+const STEPS: usize = 4;
+
 /// A page from upstream on its way.
 #[derive(Debug)]
 pub struct Passing<U> {
     body: U,
     page: Page,
     state: State,
+    /// Of work, since others had their turn.
+    steps: usize,
 }
 
 #[derive(Debug)]
@@ -74,7 +79,15 @@ where
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
-            match self.page.made() {
+            if self.steps >= STEPS {
+                // What is made goes out, and the work goes on behind that of others.
+                self.steps = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.steps += usize::from(self.page.is_work());
+            match self.page.step() {
+                Ok(Some(made)) if made.is_empty() => continue,
                 Ok(Some(made)) => return Poll::Ready(Some(Ok(made))),
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
@@ -102,7 +115,7 @@ where
 impl<U> Body<U> {
     /// What comes from upstream, with `page`'s insertion made.
     pub fn page(body: U, page: Page) -> Self {
-        Self::Page(Box::new(Passing { body, page, state: State::Coming }))
+        Self::Page(Box::new(Passing { body, page, state: State::Coming, steps: 0 }))
     }
 
     /// No bytes.
@@ -148,6 +161,48 @@ where
             Self::Ours(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Passed(body) => body.size_hint(),
             Self::Page(_) | Self::Fed(_) => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::task::Waker;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::html::{Decoder, Insertion};
+
+    /// A small piece that unfolds into much, read to its end: others get their turn again and again meanwhile.
+    #[test]
+    fn a_page_takes_turns_with_others() {
+        let plain = [b"<html><head>".as_slice(), &vec![b' '; 8 << 20]].concat();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&plain).unwrap();
+        let coded = Bytes::from(encoder.finish().unwrap());
+        for again in [false, true] {
+            let page = Page::new(Decoder::named("gzip").unwrap(), Insertion::new("|", 4096));
+            let page = if again { page.in_gzip() } else { page };
+            let mut body = Body::page(Full::new(coded.clone()), page);
+            let mut cx = Context::from_waker(Waker::noop());
+            let (mut in_a_row, mut turns, mut length) = (0, 0, 0);
+            loop {
+                match Pin::new(&mut body).poll_frame(&mut cx) {
+                    Poll::Ready(Some(frame)) => {
+                        length += frame.unwrap().into_data().unwrap().len();
+                        in_a_row += 1;
+                        assert!(in_a_row <= STEPS + 1);
+                    }
+                    Poll::Ready(None) => break,
+                    Poll::Pending => (in_a_row, turns) = (0, turns + 1),
+                }
+            }
+            assert!(turns >= 8, "{turns} turns");
+            assert!(again || length == plain.len() + 1);
         }
     }
 }

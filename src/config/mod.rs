@@ -230,6 +230,8 @@ pub struct Limits {
     pub page_memory: usize,
     /// Bytes of a client's message in a WebSocket that is looked into for logins and logouts.
     pub websocket_message: usize,
+    /// Bytes of such messages that are kept while they come in pieces, in all WebSockets together.
+    pub websocket_memory: usize,
     /// Bounds on the workspace's answers to forwarded requests.
     pub answers: AnswerLimits,
     /// Bytes of one answer or WebSocket message that are held at a time to change a setting in it.

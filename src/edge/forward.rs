@@ -140,8 +140,9 @@ impl Forward {
         };
         let joint = asked.switched(&mut response, upstream)?;
         let held = self.shard.websocket();
-        let Policies { login, dev, websocket_message, .. } = &*self.policies;
-        let watch = Box::new(Watch::new(login.clone(), Arc::clone(&self.shard), joint.deflate(), *websocket_message));
+        let Policies { login, dev, websocket_message, websocket_memory, .. } = &*self.policies;
+        let memory = websocket_memory.clone();
+        let watch = Box::new(Watch::new(login.clone(), Arc::clone(&self.shard), joint.deflate(), *websocket_message, memory));
         // In a box that goes with the handshake: the task, which stays, has room for little more than the tunnel's address.
         let opening = Box::pin(joint.open(self.stop.turn_to_leave(), watch, dev.clone()));
         let task = async move {

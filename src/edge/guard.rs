@@ -255,16 +255,25 @@ fn coding(member: &str) -> (&str, bool) {
     (name.trim(), quality.is_some_and(|quality| quality.trim().parse() == Ok(0.0)))
 }
 
-/// Asks for no coding that cannot be read.
+fn is_any_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// Asks for no coding that cannot be read, nor for one that takes much memory to read where another does.
 fn readable_only(headers: &mut HeaderMap) {
     if !headers.contains_key(ACCEPT_ENCODING) {
         return;
     }
     let known = |member: &&str| {
         let name = coding(member).0;
-        name.eq_ignore_ascii_case("identity") || Decoder::NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+        is_any_of(name, &["identity"]) || is_any_of(name, &Decoder::NAMES)
     };
     let mut kept: Vec<&str> = tokens(headers, ACCEPT_ENCODING).filter(known).collect();
+    // Reading a page in br takes up to 16 MiB, in the others some ten kB. It is sent on in gzip anyway.
+    let frugal = |member: &&str| !coding(member).1 && !is_any_of(coding(member).0, &["br", "identity"]);
+    if kept.iter().any(frugal) {
+        kept.retain(|member| !is_any_of(coding(member).0, &["br"]));
+    }
     if kept.is_empty() {
         kept.push(if takes_gzip(headers) { "gzip" } else { "identity" });
     }
@@ -290,7 +299,10 @@ mod tests {
     fn what_is_asked_for_can_be_read() {
         for (fields, onward, gzip) in [
             (&[][..], None, false),
-            (&["gzip, deflate, br, zstd"], Some("gzip, deflate, br"), true),
+            (&["gzip, deflate, br, zstd"], Some("gzip, deflate"), true),
+            (&["br, gzip;q=0"], Some("br, gzip;q=0"), false),
+            (&["BR;q=1.0, deflate;q=0.5, identity"], Some("deflate;q=0.5, identity"), false),
+            (&["br, identity"], Some("br, identity"), false),
             (&["gzip;q=1.0, *;q=0.5"], Some("gzip;q=1.0"), true),
             (&["zstd", "br ; q=0.5"], Some("br ; q=0.5"), false),
             (&["X-Gzip"], Some("X-Gzip"), true),

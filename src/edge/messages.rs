@@ -4,6 +4,8 @@
 //! Nothing is kept between two messages. One that comes whole, as nearly all do, is never copied to the heap.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::{Decompress, FlushDecompress, Status};
 
@@ -24,6 +26,14 @@ const LONGEST_HEAD: usize = 14;
 /// What ends a compressed message, and is left out of it (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
+/// How many times its size a message may come to when it is unpacked. Those of clients come to two or three times; a
+/// stream of denser ones would keep a worker busy with nothing else.
+const DENSEST: usize = 32;
+/// A short message may be dense: it is little work all the same.
+const SHORT: usize = 1024;
+/// What it takes to begin to unpack, in bytes that could be read in that time.
+const BEGINNING: usize = 512;
+
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -38,6 +48,68 @@ pub(crate) enum Message<'m> {
     TooLong,
     /// It cannot be unpacked by itself: its sender was told to compress it so.
     Packed,
+    /// It comes to so much when it is unpacked that it is not worth the work.
+    Dense,
+    /// It came in pieces, and there was no memory for them.
+    NoRoom,
+}
+
+/// Memory for messages that come in pieces: what is left of it, for all WebSockets together. Nearly all messages come
+/// whole, so that it is hardly ever asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory(Arc<AtomicUsize>);
+
+impl Memory {
+    /// This many bytes.
+    pub(crate) fn of(bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(bytes)))
+    }
+
+    /// Bytes that are left.
+    #[cfg(test)]
+    fn left(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Pieces of a message.
+#[derive(Debug)]
+struct Pieces {
+    bytes: Vec<u8>,
+    memory: Memory,
+    /// Bytes that were taken of it.
+    taken: usize,
+}
+
+impl Pieces {
+    /// Makes room for this many bytes more, of a message of up to `limit` bytes. False if there is no memory for them.
+    fn make_room(&mut self, more: usize, limit: usize) -> bool {
+        let needs = self.bytes.len() + more;
+        if needs <= self.taken {
+            return true;
+        }
+        let wanted = needs.max((2 * self.taken).min(limit));
+        if !self.memory.take(wanted - self.taken) {
+            return false;
+        }
+        self.taken = wanted;
+        self.bytes.reserve_exact(wanted - self.bytes.len());
+        true
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.memory.give_back(self.taken);
+    }
 }
 
 /// Reads messages out of the bytes of one direction.
@@ -54,6 +126,9 @@ pub(crate) struct Messages {
     frame: Option<Frame>,
     /// The data message that is under way.
     under_way: Option<UnderWay>,
+    memory: Memory,
+    /// Bytes that were read since it was asked for, about.
+    work: usize,
 }
 
 /// A frame whose head has come.
@@ -68,9 +143,10 @@ struct Frame {
 
 #[derive(Debug)]
 enum UnderWay {
-    Kept { compressed: bool, bytes: Vec<u8> },
+    Kept { compressed: bool, pieces: Pieces },
     TooLong,
     Packed,
+    NoRoom,
 }
 
 impl Frame {
@@ -109,9 +185,14 @@ impl Frame {
 
 impl Messages {
     /// Reads messages of up to `limit` bytes. `deflate` says that permessage-deflate was agreed upon, without context
-    /// takeover in this direction.
-    pub(crate) fn new(deflate: bool, limit: usize) -> Self {
-        Self { limit, deflate, closed: false, head: [0; LONGEST_HEAD], have: 0, frame: None, under_way: None }
+    /// takeover in this direction. Those that come in pieces are kept in `memory`.
+    pub(crate) fn new(deflate: bool, limit: usize, memory: Memory) -> Self {
+        Self { limit, deflate, closed: false, head: [0; LONGEST_HEAD], have: 0, frame: None, under_way: None, memory, work: 0 }
+    }
+
+    /// How much work it was since this was asked last: bytes that were read, unpacked.
+    pub(crate) fn take_work(&mut self) -> usize {
+        std::mem::take(&mut self.work)
     }
 
     /// Whether a close frame has begun.
@@ -123,7 +204,7 @@ impl Messages {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn kept(&self) -> usize {
         match &self.under_way {
-            Some(UnderWay::Kept { bytes, .. }) => bytes.capacity(),
+            Some(UnderWay::Kept { pieces, .. }) => pieces.bytes.capacity(),
             _ => 0,
         }
     }
@@ -183,22 +264,25 @@ impl Messages {
         if frame.begins_message() {
             let compressed = frame.is_compressed();
             let readable = self.deflate || !compressed;
-            self.under_way = Some(if readable { UnderWay::Kept { compressed, bytes: Vec::new() } } else { UnderWay::Packed });
+            let pieces = || Pieces { bytes: Vec::new(), memory: self.memory.clone(), taken: 0 };
+            self.under_way = Some(if readable { UnderWay::Kept { compressed, pieces: pieces() } } else { UnderWay::Packed });
         }
         self.frame = Some(frame);
     }
 
     /// Keeps a piece of the message that is under way.
     fn keep(&mut self, frame: &Frame, piece: &[u8]) {
-        let Some(UnderWay::Kept { bytes, .. }) = &mut self.under_way else { return };
+        let Some(UnderWay::Kept { pieces, .. }) = &mut self.under_way else { return };
         if !frame.begins_message() && frame.opcode() != CONTINUATION {
             return;
         }
-        if frame.length - frame.passed > (self.limit - bytes.len()) as u64 {
+        if frame.length - frame.passed > (self.limit - pieces.bytes.len()) as u64 {
             self.under_way = Some(UnderWay::TooLong);
-            return;
+        } else if pieces.make_room(piece.len(), self.limit) {
+            unmask(&mut pieces.bytes, piece, frame.mask, frame.passed);
+        } else {
+            self.under_way = Some(UnderWay::NoRoom);
         }
-        unmask(bytes, piece, frame.mask, frame.passed);
     }
 
     fn end_frame(&mut self, tell: &mut impl FnMut(Message<'_>)) {
@@ -211,15 +295,21 @@ impl Messages {
             None => {}
             Some(UnderWay::TooLong) => tell(Message::TooLong),
             Some(UnderWay::Packed) => tell(Message::Packed),
-            Some(UnderWay::Kept { compressed: false, bytes }) => tell(Message::Whole(&bytes)),
-            Some(UnderWay::Kept { compressed: true, bytes }) => {
-                ROOM.with_borrow_mut(|room| tell(unpack(&bytes, &mut room.inflater, &mut room.unpacked, self.limit)));
+            Some(UnderWay::NoRoom) => tell(Message::NoRoom),
+            Some(UnderWay::Kept { compressed: false, pieces }) => {
+                self.work += pieces.bytes.len();
+                tell(Message::Whole(&pieces.bytes));
             }
+            Some(UnderWay::Kept { compressed: true, pieces }) => ROOM.with_borrow_mut(|room| {
+                let (message, work) = unpack(&pieces.bytes, &mut room.inflater, &mut room.unpacked, self.limit);
+                self.work += work;
+                tell(message);
+            }),
         }
     }
 
     /// Tells of a message that is one frame and whole in memory.
-    fn tell_whole(&self, frame: &Frame, payload: &[u8], tell: &mut impl FnMut(Message<'_>)) {
+    fn tell_whole(&mut self, frame: &Frame, payload: &[u8], tell: &mut impl FnMut(Message<'_>)) {
         if frame.is_compressed() && !self.deflate {
             return tell(Message::Packed);
         }
@@ -228,8 +318,11 @@ impl Messages {
             plain.clear();
             unmask(plain, payload, frame.mask, 0);
             if frame.is_compressed() {
-                tell(unpack(plain, inflater, unpacked, self.limit));
+                let (message, work) = unpack(plain, inflater, unpacked, self.limit);
+                self.work += work;
+                tell(message);
             } else {
+                self.work += plain.len();
                 tell(Message::Whole(plain));
             }
         });
@@ -252,34 +345,47 @@ fn unmask(to: &mut Vec<u8>, piece: &[u8], mut mask: [u8; 4], at: u64) {
     }
 }
 
-/// Unpacks a message that was compressed by itself (RFC 7692 §7.2.2).
-fn unpack<'m>(packed: &[u8], inflater: &mut Option<Decompress>, to: &'m mut Vec<u8>, limit: usize) -> Message<'m> {
+/// Unpacks a message that was compressed by itself (RFC 7692 §7.2.2), and tells how much work that was.
+fn unpack<'m>(packed: &[u8], inflater: &mut Option<Decompress>, to: &'m mut Vec<u8>, limit: usize) -> (Message<'m>, usize) {
     let inflater = inflater.get_or_insert_with(|| Decompress::new(false));
     inflater.reset(false);
-    // One byte more than the limit tells that there is more.
-    to.resize(limit + 1, 0);
+    let worth_it = packed.len().saturating_mul(DENSEST).saturating_add(SHORT);
+    let most = limit.min(worth_it);
+    if to.len() <= limit {
+        // One byte more than the limit tells that there is more.
+        to.resize(limit + 1, 0);
+    }
+    let filled = inflate(packed, inflater, &mut to[..=most]);
+    let work = BEGINNING + usize::try_from(inflater.total_out()).expect("not more than there was room");
+    let message = match filled {
+        None => Message::Packed,
+        Some(filled) if filled <= most => Message::Whole(&to[..filled]),
+        Some(_) if most == limit => Message::TooLong,
+        Some(_) => Message::Dense,
+    };
+    (message, work)
+}
+
+/// How much of `to` the message takes, which is all of it when there is more; `None` where it cannot be unpacked.
+fn inflate(packed: &[u8], inflater: &mut Decompress, to: &mut [u8]) -> Option<usize> {
     let mut filled = 0;
     for piece in [packed, &TAIL] {
         let mut taken = 0;
-        while taken < piece.len() {
+        while taken < piece.len() && filled < to.len() {
             let (before_in, before_out) = (inflater.total_in(), inflater.total_out());
-            let status = inflater.decompress(&piece[taken..], &mut to[filled..], FlushDecompress::Sync);
-            let Ok(status) = status else { return Message::Packed };
+            let status = inflater.decompress(&piece[taken..], &mut to[filled..], FlushDecompress::Sync).ok()?;
             let (read, made) = (inflater.total_in() - before_in, inflater.total_out() - before_out);
             taken += usize::try_from(read).expect("not more than there was");
             filled += usize::try_from(made).expect("not more than there was room");
-            if filled > limit {
-                return Message::TooLong;
-            }
             if status == Status::StreamEnd {
-                return Message::Whole(&to[..filled]);
+                return Some(filled);
             }
             if read == 0 && made == 0 {
-                return Message::Packed;
+                return None;
             }
         }
     }
-    Message::Whole(&to[..filled])
+    Some(filled)
 }
 
 #[cfg(test)]
@@ -293,6 +399,10 @@ mod tests {
     use super::*;
 
     const LIMIT: usize = 1_000;
+
+    fn plenty() -> Memory {
+        Memory::of(usize::MAX)
+    }
 
     fn packed(text: &[u8]) -> Vec<u8> {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
@@ -379,7 +489,7 @@ mod tests {
             read.push(match message {
                 Message::Whole(text) => Some(text.to_vec()),
                 Message::TooLong => None,
-                Message::Packed => panic!("each message was compressed by itself"),
+                Message::Packed | Message::Dense | Message::NoRoom => panic!("each message was compressed by itself: {message:?}"),
             });
         });
         read
@@ -390,7 +500,7 @@ mod tests {
         fn what_was_sent_is_read_in_any_cut(sent in prop::collection::vec(sent(), 0..5), cuts in prop::collection::vec(1..700usize, 1..20)) {
             let stream: Vec<u8> = sent.iter().flat_map(Sent::bytes).collect();
             let expected: Vec<Option<Vec<u8>>> = sent.iter().map(|sent| sent.is_read().then(|| sent.text.clone())).collect();
-            let (mut messages, mut got, mut rest) = (Messages::new(true, LIMIT), Vec::new(), &stream[..]);
+            let (mut messages, mut got, mut rest) = (Messages::new(true, LIMIT, plenty()), Vec::new(), &stream[..]);
             for cut in cuts.iter().cycle() {
                 let (piece, behind) = rest.split_at((*cut).min(rest.len()));
                 got.extend(read(&mut messages, piece));
@@ -405,7 +515,7 @@ mod tests {
 
         #[test]
         fn nonsense_is_survived(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..20), deflate in any::<bool>()) {
-            let mut messages = Messages::new(deflate, LIMIT);
+            let mut messages = Messages::new(deflate, LIMIT, plenty());
             for piece in pieces {
                 messages.feed(&piece, |_| {});
                 prop_assert!(messages.kept() <= 2 * LIMIT);
@@ -427,7 +537,7 @@ mod tests {
         // The second refers to the first: a client that was told not to.
         let stream = both.iter().flat_map(|packed| frame(0xc1, Some([1, 2, 3, 4]), packed)).collect::<Vec<_>>();
         let mut seen = Vec::new();
-        Messages::new(true, LIMIT).feed(&stream, |message| seen.push(message == Message::Whole(text)));
+        Messages::new(true, LIMIT, plenty()).feed(&stream, |message| seen.push(message == Message::Whole(text)));
         assert_eq!(seen, [true, false]);
         // Compressed though that was not agreed upon; a bomb; a frame that never ends.
         for (deflate, stream, expected) in [
@@ -441,14 +551,14 @@ mod tests {
             (false, frame(0x80, None, b"a continuation of nothing"), None),
             (false, frame(0x83, None, b"a reserved kind"), None),
         ] {
-            let (mut seen, mut messages) = (Vec::new(), Messages::new(deflate, LIMIT));
+            let (mut seen, mut messages) = (Vec::new(), Messages::new(deflate, LIMIT, plenty()));
             for byte in &stream {
                 messages.feed(std::slice::from_ref(byte), |message| seen.push(format!("{message:?}")));
                 assert!(messages.kept() <= 2 * LIMIT);
             }
             assert_eq!(seen, expected.map(|expected| format!("{expected:?}")).into_iter().collect::<Vec<_>>());
             let mut whole = Vec::new();
-            Messages::new(deflate, LIMIT).feed(&stream, |message| whole.push(format!("{message:?}")));
+            Messages::new(deflate, LIMIT, plenty()).feed(&stream, |message| whole.push(format!("{message:?}")));
             assert_eq!(whole, seen);
         }
     }
@@ -458,7 +568,7 @@ mod tests {
         // The room is a thread's own.
         std::thread::spawn(|| {
             let made = || ROOM.with_borrow(|room| room.inflater.is_some());
-            let mut messages = Messages::new(true, LIMIT);
+            let mut messages = Messages::new(true, LIMIT, plenty());
             for (frame, expected) in [(frame(0x81, None, b"plain"), false), (frame(0xc1, None, &packed(b"packed")), true)] {
                 let mut read = 0;
                 messages.feed(&frame, |_| read += 1);
@@ -470,10 +580,74 @@ mod tests {
     }
 
     #[test]
+    fn a_dense_message_is_not_worth_the_work() {
+        // A megabyte of blanks in a kilobyte, again and again, and messages of next to nothing.
+        let mut messages = Messages::new(true, 1 << 20, plenty());
+        let mut told = Vec::new();
+        for (text, expected) in [(20_000, "Dense"), (1 << 20, "Dense"), (900, "Whole")] {
+            let stream = frame(0xc1, Some([1, 2, 3, 4]), &packed(&vec![b' '; text])).repeat(3);
+            for piece in [stream.len(), 7] {
+                told.clear();
+                for bytes in stream.chunks(piece) {
+                    messages.feed(bytes, |message| told.push(format!("{message:?}")));
+                }
+                assert_eq!(told.len(), 3);
+                assert!(told.iter().all(|message| message.starts_with(expected)), "{text}: {}", &told[0][..20.min(told[0].len())]);
+                let most = 3 * (BEGINNING + SHORT + 1 + DENSEST * stream.len() / 3);
+                let work = messages.take_work();
+                assert!((3 * BEGINNING..=most).contains(&work), "{text}: {work} of {most}");
+            }
+        }
+        messages.feed(&frame(0xc1, None, b"\x02").repeat(100), |_| {});
+        assert!(messages.take_work() >= 100 * BEGINNING);
+        assert_eq!(messages.take_work(), 0);
+        // What people write comes to less.
+        let text = r#"{"msg":"method","method":"login","params":[{"resume":"t"}],"id":"1"}"#.repeat(14);
+        let stream = frame(0xc1, None, &packed(text.as_bytes()));
+        let mut seen = 0;
+        messages.feed(&stream, |message| seen += usize::from(message == Message::Whole(text.as_bytes())));
+        assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn memory_is_shared_and_given_back() {
+        let memory = Memory::of(3 * LIMIT);
+        let half = |first: u8| frame(first, Some([1, 2, 3, 4]), &[b'x'; LIMIT])[..LIMIT].to_vec();
+        for first in [0x81, 0x41] {
+            let mut sockets: Vec<Messages> = (0..5).map(|_| Messages::new(true, LIMIT, memory.clone())).collect();
+            for socket in &mut sockets {
+                // Byte by byte, so that what is kept has to grow.
+                for byte in half(first) {
+                    socket.feed(&[byte], |_| panic!("there is no whole message yet"));
+                }
+            }
+            assert!(memory.left() <= LIMIT, "{}", memory.left());
+            assert_eq!(sockets.iter().filter(|socket| socket.kept() > 0).count(), 3);
+            let rest = frame(first, Some([1, 2, 3, 4]), &[b'x'; LIMIT])[LIMIT..].to_vec();
+            let mut told = Vec::new();
+            for socket in &mut sockets {
+                socket.feed(&rest, |message| told.push(message == Message::NoRoom));
+                // The end of a message in pieces.
+                socket.feed(&frame(0x80, None, b""), |message| told.push(message == Message::NoRoom));
+            }
+            assert_eq!(told.iter().filter(|no_room| **no_room).count(), 2, "{told:?}");
+            assert_eq!(memory.left(), 3 * LIMIT);
+            // Another message can be read.
+            let mut seen = 0;
+            sockets[4].feed(&half(0x81), |_| {});
+            sockets[4].feed(&rest, |message| seen += usize::from(matches!(message, Message::Whole(_))));
+            assert_eq!(seen, 1);
+            sockets[3].feed(&half(0x81), |_| {});
+            drop(sockets);
+            assert_eq!(memory.left(), 3 * LIMIT, "also of sockets that are gone");
+        }
+    }
+
+    #[test]
     fn a_close_frame_is_noticed_in_any_cut() {
         let stream = frame(0x88, Some([9, 8, 7, 6]), &[0x03, 0xe9]);
         for cut in 0..=stream.len() {
-            let mut messages = Messages::new(false, LIMIT);
+            let mut messages = Messages::new(false, LIMIT, plenty());
             messages.feed(&stream[..cut], |_| {});
             messages.feed(&stream[cut..], |_| {});
             assert!(messages.is_closed(), "{cut}");

@@ -66,6 +66,7 @@ use dev::Dev;
 use forward::Forward;
 use guard::Guard;
 use media::Media;
+use messages::Memory;
 use native::{Native, Rewriting, Standing};
 use pages::Pages;
 use plain::PlainDoor;
@@ -96,6 +97,7 @@ pub struct Policies {
     access: Option<AccessLog>,
     bounds: request::Bounds,
     websocket_message: usize,
+    websocket_memory: Memory,
     media: Option<Media>,
     tracer: Option<Tracer>,
     /// `gantry dev` alone.
@@ -130,6 +132,7 @@ impl Policies {
             access: AccessLog::new(&config.log),
             bounds: request::Bounds { fields: config.limits.request_fields, target: config.limits.request_target },
             websocket_message: config.limits.websocket_message,
+            websocket_memory: Memory::of(config.limits.websocket_memory),
             media: Media::new(config.session.cookie_bridge, &config.rocketchat.url),
             tracer: None,
             dev: None,

@@ -136,6 +136,9 @@ impl Direction {
                     if read? == Read::Held {
                         return Poll::Pending;
                     }
+                    if watch.as_deref_mut().is_some_and(Watch::has_worked) {
+                        break;
+                    }
                 }
                 Poll::Pending => {
                     if self.flush && self.broken.is_none() {
@@ -395,6 +398,10 @@ where
             });
             if ready!(ended)? {
                 break;
+            }
+            if watch.as_deref_mut().is_some_and(Watch::has_worked) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
         Poll::Ready(Ok(()))

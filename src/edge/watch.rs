@@ -8,10 +8,13 @@ use std::task::{Context, Poll, ready};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::ddp::{self, Call, Resume};
-use super::messages::{Message, Messages};
+use super::messages::{Memory, Message, Messages};
 use crate::login::Login;
 use crate::metrics::{Shard, SocketEnd, Unread};
 use crate::tokens::{Found, Socket};
+
+/// Bytes of messages that are read before others have their turn: a millisecond or two.
+const WORK: usize = 256 * 1024;
 
 /// Watches one WebSocket.
 #[derive(Debug)]
@@ -46,9 +49,10 @@ pub(super) enum End {
 }
 
 impl Watch {
-    /// Looks into messages of up to `limit` bytes. `deflate` says that the client may compress them.
-    pub(super) fn new(login: Login, shard: Arc<Shard>, deflate: bool, limit: usize) -> Self {
-        Self { messages: Messages::new(deflate, limit), session: Session { login, shard, held: None, refused: None } }
+    /// Looks into messages of up to `limit` bytes; those that come in pieces are kept in `memory`. `deflate` says that the
+    /// client may compress them.
+    pub(super) fn new(login: Login, shard: Arc<Shard>, deflate: bool, limit: usize, memory: Memory) -> Self {
+        Self { messages: Messages::new(deflate, limit, memory), session: Session { login, shard, held: None, refused: None } }
     }
 
     /// Takes note of bytes of the client's, before they go on. False when they must not.
@@ -58,8 +62,15 @@ impl Watch {
             Message::Whole(text) => ddp::calls(text, |call| session.called(call)),
             Message::TooLong => session.shard.unread(Unread::TooLong),
             Message::Packed => session.shard.unread(Unread::Packed),
+            Message::Dense => session.shard.unread(Unread::Dense),
+            Message::NoRoom => session.shard.unread(Unread::NoRoom),
         });
         session.refused.is_none()
+    }
+
+    /// Whether that was so much work since this was asked last that others should have their turn.
+    pub(super) fn has_worked(&mut self) -> bool {
+        self.messages.take_work() > WORK
     }
 
     /// Takes note of bytes of the client's that go nowhere.

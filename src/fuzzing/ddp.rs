@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::pieces::{Pieces, cut};
 use crate::edge::ddp::{self, Call};
-use crate::edge::messages::{Message, Messages};
+use crate::edge::messages::{Memory, Message, Messages};
 
 const LIMIT: usize = 4_096;
 
@@ -138,7 +138,7 @@ pub fn ddp(data: &[u8]) {
     }
     let mut cuts = pieces;
     for pieces in [vec![stream.clone()], stream.chunks(1).map(<[u8]>::to_vec).collect(), cut(&stream, &mut cuts)] {
-        let (mut messages, mut read) = (Messages::new(true, LIMIT), Vec::new());
+        let (mut messages, mut read) = (Messages::new(true, LIMIT, Memory::of(2 * LIMIT)), Vec::new());
         for piece in pieces {
             messages.feed(&piece, |message| match message {
                 Message::Whole(text) => read.push(text.to_vec()),

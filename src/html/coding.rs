@@ -5,18 +5,20 @@ use std::io::{self, Write};
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use bytes::{Buf, Bytes};
-use flate2::write::{GzEncoder, MultiGzDecoder};
+use flate2::write::{GzDecoder, GzEncoder};
 use flate2::{Compression, Decompress, FlushDecompress, Status};
 
 /// Coded bytes that are read at a time. Deflate makes at most about a thousand of each.
 const SIP: usize = 256;
+/// What a member of gzip begins with: its mark, and deflate (RFC 1952 §2.3.1).
+const MARK: [u8; 3] = [0x1f, 0x8b, 8];
 
 /// Reads a coding. No more is made at a time than was asked for, and a little.
 pub enum Decoder {
     /// No coding.
     Plain,
     /// `gzip` (RFC 1952).
-    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
+    Gzip(Box<Gzip>),
     /// `deflate`, of which nothing was seen yet.
     Deflate,
     /// `deflate` as it is meant (RFC 1950), or as some servers send it (RFC 1951) and browsers take it.
@@ -44,7 +46,7 @@ impl Decoder {
     pub fn named(name: &str) -> Option<Self> {
         Some(match name.to_ascii_lowercase().as_str() {
             "identity" => Self::Plain,
-            "gzip" | "x-gzip" => Self::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
+            "gzip" | "x-gzip" => Self::Gzip(Box::default()),
             "deflate" => Self::Deflate,
             "br" => Self::Brotli(Box::default()),
             _ => return None,
@@ -74,10 +76,7 @@ impl Decoder {
         while plain.len() < enough && (!coded.is_empty() || self.holds()) {
             match self {
                 Self::Plain => plain.extend_from_slice(&coded.split_to(coded.len().min(enough))),
-                Self::Gzip(decoder) => {
-                    sip(decoder, coded)?;
-                    plain.append(decoder.get_mut());
-                }
+                Self::Gzip(decoder) => decoder.decode(coded, plain)?,
                 Self::Deflate => return Err(io::ErrorKind::InvalidData.into()),
                 Self::Inflate(decoder) => decoder.decode(coded, enough, plain)?,
                 Self::Brotli(decoder) => decoder.decode(coded, enough, plain)?,
@@ -101,17 +100,17 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Whether all that was coded has come.
+    /// Whether all that was coded has come. Nothing at all is an empty page, as it is to browsers.
     ///
     /// # Errors
     /// It broke off.
     pub fn finish(&mut self) -> io::Result<()> {
         match self {
-            Self::Plain => Ok(()),
-            Self::Gzip(decoder) => decoder.try_finish(),
+            Self::Plain | Self::Deflate => Ok(()),
+            Self::Gzip(decoder) => decoder.finish(),
             Self::Inflate(decoder) if decoder.ended => Ok(()),
-            Self::Brotli(decoder) if decoder.ended => Ok(()),
-            Self::Deflate | Self::Inflate(_) | Self::Brotli(_) => Err(broken_off()),
+            Self::Brotli(decoder) if decoder.ended || !decoder.begun => Ok(()),
+            Self::Inflate(_) | Self::Brotli(_) => Err(broken_off()),
         }
     }
 }
@@ -120,13 +119,63 @@ fn broken_off() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the compressed page broke off")
 }
 
-fn followed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "something follows the compressed page")
+/// Reads `gzip`, member by member. What follows the last one and begins no other is left out, as browsers do.
+#[derive(Default)]
+pub struct Gzip {
+    member: Option<GzDecoder<Vec<u8>>>,
+    /// Bytes of the mark of the next member that have come.
+    marked: usize,
+    /// A member has ended.
+    ended: bool,
+    /// What comes is no member.
+    beyond: bool,
 }
 
-fn sip(decoder: &mut impl Write, coded: &mut Bytes) -> io::Result<()> {
-    decoder.write_all(&coded.split_to(coded.len().min(SIP)))?;
-    decoder.flush()
+impl Gzip {
+    /// Reads a sip of `coded`, which is not empty.
+    fn decode(&mut self, coded: &mut Bytes, plain: &mut Vec<u8>) -> io::Result<()> {
+        if self.beyond {
+            coded.clear();
+            return Ok(());
+        }
+        let Some(member) = &mut self.member else { return self.mark(coded) };
+        let read = member.write(&coded[..coded.len().min(SIP)])?;
+        if read == 0 {
+            member.try_finish()?;
+        } else {
+            member.flush()?;
+        }
+        coded.advance(read);
+        plain.append(member.get_mut());
+        if read == 0 {
+            (self.member, self.ended) = (None, true);
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, coded: &mut Bytes) -> io::Result<()> {
+        while self.marked < MARK.len() && !coded.is_empty() {
+            if coded.get_u8() != MARK[self.marked] {
+                self.beyond = true;
+                return if self.ended { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "no gzip stream")) };
+            }
+            self.marked += 1;
+        }
+        if self.marked == MARK.len() {
+            let mut member = GzDecoder::new(Vec::new());
+            member.write_all(&MARK)?;
+            (self.member, self.marked) = (Some(member), 0);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        match &mut self.member {
+            Some(member) => member.try_finish(),
+            None if self.ended || self.marked == 0 => Ok(()),
+            None => Err(broken_off()),
+        }
+    }
 }
 
 /// Reads `deflate`.
@@ -139,7 +188,9 @@ pub struct Inflate {
 impl Inflate {
     fn decode(&mut self, coded: &mut Bytes, enough: usize, plain: &mut Vec<u8>) -> io::Result<()> {
         if self.ended {
-            return Err(followed());
+            // Browsers leave out what follows.
+            coded.clear();
+            return Ok(());
         }
         let begin = plain.len();
         plain.resize(begin + enough, 0);
@@ -168,6 +219,7 @@ impl Inflate {
 /// Reads `br`. The window is 16 MiB at most: the larger ones of the format's extension are no `br`.
 pub struct Brotli {
     state: BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>,
+    begun: bool,
     more: bool,
     ended: bool,
 }
@@ -175,15 +227,18 @@ pub struct Brotli {
 impl Default for Brotli {
     fn default() -> Self {
         let state = BrotliState::new_strict(StandardAlloc::default(), StandardAlloc::default(), StandardAlloc::default());
-        Self { state, more: false, ended: false }
+        Self { state, begun: false, more: false, ended: false }
     }
 }
 
 impl Brotli {
     fn decode(&mut self, coded: &mut Bytes, enough: usize, plain: &mut Vec<u8>) -> io::Result<()> {
         if self.ended {
-            return Err(followed());
+            // Browsers leave out what follows.
+            coded.clear();
+            return Ok(());
         }
+        self.begun = true;
         let begin = plain.len();
         plain.resize(begin + enough, 0);
         let (mut left, mut read, mut room, mut made, mut total) = (coded.len(), 0, enough, 0, 0);

@@ -52,27 +52,42 @@ impl Page {
         self.input = coded;
     }
 
+    /// Works on a step of what came. What is made of it may be nothing yet; `None` when more has to come.
+    ///
+    /// # Errors
+    /// What came is not what it was said to be.
+    pub fn step(&mut self) -> io::Result<Option<Bytes>> {
+        if self.input.is_empty() && !self.decoder.holds() {
+            return Ok(None);
+        }
+        if !self.is_work() {
+            return Ok(Some(std::mem::take(&mut self.input)));
+        }
+        let mut plain = Vec::new();
+        self.decoder.decode(&mut self.input, STEP, &mut plain)?;
+        let mut out = Vec::with_capacity(plain.len());
+        self.insertion.take(&plain, &mut out);
+        // A page that comes slowly is shown as it comes.
+        let flush = self.input.is_empty() && !self.decoder.holds();
+        Ok(Some(self.encoded(out, flush)?.into()))
+    }
+
     /// The next piece on its way out; `None` when more has to come for that.
     ///
     /// # Errors
     /// What came is not what it was said to be.
     pub fn made(&mut self) -> io::Result<Option<Bytes>> {
-        while !self.input.is_empty() || self.decoder.holds() {
-            if self.encoder.is_none() && self.insertion.is_settled() && self.decoder.is_plain() {
-                return Ok(Some(std::mem::take(&mut self.input)));
-            }
-            let mut plain = Vec::new();
-            self.decoder.decode(&mut self.input, STEP, &mut plain)?;
-            let mut out = Vec::with_capacity(plain.len());
-            self.insertion.take(&plain, &mut out);
-            // A page that comes slowly is shown as it comes.
-            let flush = self.input.is_empty() && !self.decoder.holds();
-            let out = self.encoded(out, flush)?;
-            if !out.is_empty() {
-                return Ok(Some(out.into()));
+        while let Some(made) = self.step()? {
+            if !made.is_empty() {
+                return Ok(Some(made));
             }
         }
         Ok(None)
+    }
+
+    /// Whether a step is work, and not just bytes passed on.
+    pub fn is_work(&self) -> bool {
+        self.encoder.is_some() || !self.insertion.is_settled() || !self.decoder.is_plain()
     }
 
     /// A page that is there as a whole.
@@ -222,19 +237,47 @@ mod tests {
             ("gzip", &coded[..coded.len() - 1]),
             ("gzip", &coded[..coded.len() / 2]),
             ("gzip", &coded[..5]),
-            ("gzip", b"".as_slice()),
+            ("gzip", &coded[..1]),
+            ("gzip", &[&coded[..], &coded[..5]].concat()),
             ("gzip", plain.as_bytes()),
             ("br", &BROTLI[..BROTLI.len() - 1]),
-            ("br", b"".as_slice()),
             ("br", b"\xff\xff\xff\xff\xff\xff".as_slice()),
-            ("br", &[BROTLI, b"more"].concat()),
             ("deflate", &coded[10..coded.len() / 2]),
-            ("deflate", b"".as_slice()),
             ("deflate", b"\x78\x9c\xff\xff\xff".as_slice()),
         ] {
             for size in [1, 1_000_000] {
                 assert!(through(page(Decoder::named(name).unwrap()), cut(coded, size)).is_err(), "{name} {}", coded.len());
             }
+        }
+    }
+
+    #[test]
+    fn what_browsers_read_is_read() {
+        let plain = long(5_000);
+        let marked = plain.replace("<head>", &format!("<head>{MARK}"));
+        let zlib = |plain: &[u8]| {
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(plain).unwrap();
+            encoder.finish().unwrap()
+        };
+        let brotli = BROTLI_PLAIN.replace("<head>", &format!("<head>{MARK}"));
+        // Something behind the end, which may begin like another member.
+        for (name, coded, expected) in
+            [("gzip", gzip(plain.as_bytes()), &marked), ("deflate", zlib(plain.as_bytes()), &marked), ("br", BROTLI.to_vec(), &brotli)]
+        {
+            for behind in [&b"\0\0\0\0"[..], b"garbage", b"\x1f", b"\x1f\x8b", b"\x1f\x8b\x07", b"\x1fa"] {
+                let coded = [&coded, behind].concat();
+                for size in [1, 100, coded.len()] {
+                    let out = through(page(Decoder::named(name).unwrap()), cut(&coded, size)).unwrap();
+                    assert!(out == expected.as_bytes(), "{name} and {behind:?} in pieces of {size}");
+                }
+            }
+        }
+        // Nothing at all.
+        for name in ["identity", "gzip", "deflate", "br"] {
+            assert_eq!(through(page(Decoder::named(name).unwrap()), cut(b"", 1)).unwrap(), b"", "{name}");
+            let out = through(page(Decoder::named(name).unwrap()).in_gzip(), cut(b"", 1)).unwrap();
+            assert_eq!(gunzip(&out), b"", "{name}");
         }
     }
 

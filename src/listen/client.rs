@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::admission::Admitted;
-use super::frames::Account;
+use super::frames::{Account, Offence};
 use super::refusal;
 use super::stream::Stream;
 use super::turn::Turn;
@@ -61,7 +61,7 @@ enum Look {
     Heads(Box<Watch>),
     /// HTTP/2: the account of frames.
     Frames(Box<Account>),
-    /// HTTP/2, after a flood: nothing goes in or out any more.
+    /// HTTP/2, after a flood or a frame that cannot be: nothing goes in or out any more.
     Flooded,
 }
 
@@ -158,9 +158,14 @@ impl ClientIo {
                 }
             }
             Look::Frames(account) => {
-                if let Some(flood) = account.received(read) {
-                    flooded(flood, &self.peer, &self.turn);
-                    if let Some(farewell) = account.farewell() {
+                if let Some(offence) = account.received(read) {
+                    match offence {
+                        Offence::Flood(flood) => flooded(flood, &self.peer, &self.turn),
+                        Offence::Broken(code) => {
+                            tracing::debug!(peer = %self.peer.addr, code, "an HTTP/2 connection is ended: a frame that cannot be");
+                        }
+                    }
+                    if let Some(farewell) = account.farewell(offence) {
                         self.last_words = Bytes::copy_from_slice(&farewell);
                     }
                     self.look = Look::Flooded;
@@ -185,7 +190,7 @@ impl ClientIo {
     /// Says the last words to a client that floods, and reads on for a moment, so that it gets to see them.
     fn poll_flooded(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_end(cx))?;
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "too many frames for nothing")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "frames that are too many, or cannot be")))
     }
 
     /// Writes what goes in front of what hyper writes: interim answers, and last words.

@@ -1,7 +1,8 @@
 //! A look at the heads of HTTP/2 frames (RFC 9113 §4.1) as they pass, for floods of frames that ask for no work: h2
 //! answers pings and settings one for one, and takes note of priorities, windows and empty frames without end.
 //!
-//! Such frames cost, and those that real work goes with earn. Nothing is looked at but the heads, nine bytes each.
+//! Such frames cost, and those that real work goes with earn. Nothing is looked at but the heads, nine bytes each, and
+//! settings. What is wrong with their sizes is told here as well, since h2 calls every such error a `PROTOCOL_ERROR`.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,15 @@ const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 0x1;
 const PADDED: u8 = 0x8;
+const ACK: u8 = 0x1;
+const FLOW_CONTROL_ERROR: u32 = 0x3;
+const FRAME_SIZE_ERROR: u32 = 0x6;
+/// What h2 says to a head whose continuations never end, and to nothing else.
+const COMPRESSION_ERROR: u32 = 0x9;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
+/// `SETTINGS_INITIAL_WINDOW_SIZE`, and the largest window there is (§6.5.2).
+const INITIAL_WINDOW_SIZE: u16 = 4;
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 
 /// What a request earns: priorities, windows and pings go with it.
 const REQUEST_EARNS: i64 = 10;
@@ -49,6 +58,12 @@ struct Frames {
     /// The head, and of a farewell the reason as well.
     head: [u8; HEAD + REASON],
     have: usize,
+    /// The payload is one of settings, and the one that it has come to.
+    in_settings: bool,
+    setting: [u8; 6],
+    set: usize,
+    /// A setting asked for a window that there is not.
+    too_wide: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +90,9 @@ impl Frames {
     fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Head)) {
         loop {
             let skipped = bytes.len().min(self.left as usize);
+            if self.in_settings {
+                self.settings(&bytes[..skipped]);
+            }
             self.left -= u32::try_from(skipped).unwrap_or(self.left);
             bytes = &bytes[skipped..];
             if bytes.is_empty() {
@@ -94,13 +112,45 @@ impl Frames {
             let code = if self.have == HEAD { 0 } else { u32::from_be_bytes([head[13], head[14], head[15], head[16]]) };
             self.left = length - u32::try_from(self.have - HEAD).unwrap_or(0);
             self.have = 0;
+            (self.in_settings, self.set) = (head[3] == SETTINGS, 0);
             each(Head { length, kind: head[3], flags: head[4], stream, code });
+        }
+    }
+
+    fn settings(&mut self, payload: &[u8]) {
+        for &byte in payload {
+            self.setting[self.set] = byte;
+            self.set += 1;
+            if self.set == self.setting.len() {
+                let [a, b, value @ ..] = self.setting;
+                self.set = 0;
+                self.too_wide |= u16::from_be_bytes([a, b]) == INITIAL_WINDOW_SIZE && u32::from_be_bytes(value) > LARGEST_WINDOW;
+            }
         }
     }
 
     /// Whether a frame may begin here.
     fn at_boundary(&self) -> bool {
         self.left == 0 && self.have == 0
+    }
+}
+
+/// What a connection is ended for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offence {
+    /// Too much of this.
+    Flood(Flood),
+    /// A frame that cannot be, by this code (§7).
+    Broken(u32),
+}
+
+impl Offence {
+    /// As the client is told it.
+    fn code(self) -> u32 {
+        match self {
+            Self::Flood(_) => ENHANCE_YOUR_CALM,
+            Self::Broken(code) => code,
+        }
     }
 }
 
@@ -132,10 +182,12 @@ impl Account {
         }
     }
 
-    /// Bytes that the client has sent. Of what there was too much, if there was.
-    pub(super) fn received(&mut self, bytes: &[u8]) -> Option<Flood> {
+    /// Bytes that the client has sent. What was wrong with them, if something was.
+    pub(super) fn received(&mut self, bytes: &[u8]) -> Option<Offence> {
         let (mut credit, mut last_stream, mut last, mut spent_on) = (self.credit, self.last_stream, self.last, None);
+        let mut odd_size = false;
         self.incoming.feed(bytes, |head| {
+            odd_size |= !has_its_size(head);
             let (worth, kind) = worth(head);
             last = kind;
             credit = (credit + worth).min(RICHEST);
@@ -147,9 +199,15 @@ impl Account {
             }
         });
         (self.credit, self.last_stream, self.last) = (credit, last_stream, last);
+        if odd_size {
+            return Some(Offence::Broken(FRAME_SIZE_ERROR));
+        }
+        if self.incoming.too_wide {
+            return Some(Offence::Broken(FLOW_CONTROL_ERROR));
+        }
         let spent_on = spent_on?;
         self.give_back(self.looked.elapsed());
-        (self.credit < 0).then_some(spent_on)
+        (self.credit < 0).then_some(Offence::Flood(spent_on))
     }
 
     /// Time has passed since this was done last.
@@ -169,14 +227,14 @@ impl Account {
             if head.kind == DATA && head.length >= SCANT {
                 earned += SENT_EARNS;
             }
-            calmed |= head.kind == GOAWAY && head.code == ENHANCE_YOUR_CALM;
+            calmed |= head.kind == GOAWAY && matches!(head.code, ENHANCE_YOUR_CALM | COMPRESSION_ERROR);
         });
         self.credit = (self.credit + earned).min(RICHEST);
         calmed.then_some(self.last)
     }
 
     /// The last words to the client (§6.8), if it is in order to say anything right now.
-    pub(super) fn farewell(&self) -> Option<[u8; HEAD + 8]> {
+    pub(super) fn farewell(&self, offence: Offence) -> Option<[u8; HEAD + 8]> {
         if !self.outgoing.at_boundary() {
             return None;
         }
@@ -184,8 +242,22 @@ impl Account {
         frame[2] = 8;
         frame[3] = GOAWAY;
         frame[HEAD..HEAD + 4].copy_from_slice(&self.last_stream.to_be_bytes());
-        frame[HEAD + 4..].copy_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
+        frame[HEAD + 4..].copy_from_slice(&offence.code().to_be_bytes());
         Some(frame)
+    }
+}
+
+/// Whether a frame is as long as its kind is (§6).
+fn has_its_size(head: Head) -> bool {
+    let Head { length, kind, flags, .. } = head;
+    match kind {
+        PRIORITY => length == 5,
+        RST_STREAM | WINDOW_UPDATE => length == 4,
+        SETTINGS if flags & ACK != 0 => length == 0,
+        SETTINGS => length % 6 == 0,
+        PING => length == 8,
+        GOAWAY => length >= 8,
+        _ => true,
     }
 }
 
@@ -232,7 +304,10 @@ mod tests {
 
     /// How many of these it takes, and what is said then.
     fn until_flood(account: &mut Account, piece: &[u8], most: usize) -> Option<(usize, Flood)> {
-        (1..=most).find_map(|turn| account.received(piece).map(|flood| (turn, flood)))
+        (1..=most).find_map(|turn| match account.received(piece)? {
+            Offence::Flood(flood) => Some((turn, flood)),
+            Offence::Broken(code) => panic!("code {code} at {turn}"),
+        })
     }
 
     #[test]
@@ -256,6 +331,31 @@ mod tests {
         ] {
             assert_eq!(until_flood(&mut begun(100), &piece, 1000), Some((turns, kind)), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn frames_have_the_size_of_their_kind() {
+        let setting = |id: u16, value: u32| [&frame(SETTINGS, 0, 0, 6)[..HEAD], &id.to_be_bytes(), &value.to_be_bytes()].concat();
+        for (piece, code) in [
+            (frame(PING, 0, 0, 7), Some(6)),
+            (frame(PING, ACK, 0, 9), Some(6)),
+            (frame(SETTINGS, 0, 0, 5), Some(6)),
+            (frame(SETTINGS, ACK, 0, 6), Some(6)),
+            (frame(WINDOW_UPDATE, 0, 1, 3), Some(6)),
+            (frame(RST_STREAM, 0, 1, 5), Some(6)),
+            (frame(PRIORITY, 0, 1, 4), Some(6)),
+            (frame(GOAWAY, 0, 0, 7), Some(6)),
+            (setting(4, 0x8000_0000), Some(3)),
+            ([setting(1, 0x8000_0000), setting(4, 0x7fff_ffff), setting(5, 0xffff_ffff)].concat(), None),
+            ([frame(GOAWAY, 0, 0, 8), frame(GOAWAY, 0, 0, 900), frame(0xee, 0, 0, 3), frame(SETTINGS, ACK, 0, 0)].concat(), None),
+        ] {
+            for cut in 1..=piece.len() {
+                let mut account = begun(100);
+                let seen: Vec<Offence> = piece.chunks(cut).filter_map(|bytes| account.received(bytes)).collect();
+                assert_eq!(seen.first().copied(), code.map(Offence::Broken), "{piece:?} in pieces of {cut}");
+            }
+        }
+        assert_eq!(begun(1).farewell(Offence::Broken(6)).unwrap()[HEAD + 4..], [0, 0, 0, 6]);
     }
 
     #[test]
@@ -313,13 +413,13 @@ mod tests {
     fn a_farewell_is_a_frame_and_breaks_into_none() {
         let mut account = begun(100);
         account.received(&frame(HEADERS, 5, 0x0102_0304, 30));
-        let farewell = account.farewell().unwrap();
+        let farewell = account.farewell(Offence::Flood(Flood::Ping)).unwrap();
         assert_eq!(farewell, [0, 0, 8, 7, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0xb]);
         account.sent(&frame(DATA, 0, 1, 100)[..50]);
-        assert_eq!(account.farewell(), None);
+        assert_eq!(account.farewell(Offence::Flood(Flood::Ping)), None);
         account.sent(&frame(DATA, 0, 1, 100)[50..]);
         account.sent(&[0]);
-        assert_eq!(account.farewell(), None);
+        assert_eq!(account.farewell(Offence::Flood(Flood::Ping)), None);
     }
 
     #[test]
@@ -331,6 +431,8 @@ mod tests {
             account.received(&frame(DATA, 0, 1, 0));
             let calm = farewell(11);
             assert_eq!(account.sent(&farewell(0)), None, "a proper end");
+            assert_eq!(account.sent(&farewell(1)), None, "a mistake");
+            assert_eq!(account.sent(&farewell(9)), Some(Flood::Empty), "continuations without end");
             let seen = [account.sent(&calm[..cut]), account.sent(&calm[cut..])];
             assert_eq!(seen, [None, Some(Flood::Empty)], "{cut}");
             assert_eq!(account.sent(&frame(DATA, 0, 1, 11)), None, "once");
@@ -343,7 +445,15 @@ mod tests {
         /// However the bytes are cut, the same frames are seen.
         #[test]
         fn cuts_do_not_matter(frames in prop::collection::vec((0_u8..12, 0_u8..16, 0_u32..300), 0..60), piece in 1_usize..40) {
-            let bytes: Vec<u8> = frames.iter().flat_map(|&(kind, flags, length)| frame(kind, flags, 1, length)).collect();
+            let size = |kind, flags, length| match kind {
+                PRIORITY => 5,
+                RST_STREAM | WINDOW_UPDATE => 4,
+                SETTINGS => if flags & ACK == 0 { 6 } else { 0 },
+                PING => 8,
+                GOAWAY => 8 + length,
+                _ => length,
+            };
+            let bytes: Vec<u8> = frames.iter().flat_map(|&(kind, flags, length)| frame(kind, flags, 1, size(kind, flags, length))).collect();
             let (mut whole, mut cut) = (begun(100), begun(100));
             let seen = whole.received(&bytes);
             let mut seen_cut = None;

@@ -266,16 +266,22 @@ pub enum Unread {
     TooLong,
     /// It cannot be unpacked by itself.
     Packed,
+    /// It unpacks to many times its size.
+    Dense,
+    /// It came in pieces, and `limits.websocket_memory` was used up.
+    NoRoom,
 }
 
 impl Unread {
-    pub(super) const ALL: [Self; 2] = [Self::TooLong, Self::Packed];
+    pub(super) const ALL: [Self; 4] = [Self::TooLong, Self::Packed, Self::Dense, Self::NoRoom];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TooLong => "too_long",
             Self::Packed => "packed",
+            Self::Dense => "dense",
+            Self::NoRoom => "no_room",
         }
     }
 }

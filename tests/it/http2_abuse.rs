@@ -104,6 +104,26 @@ async fn what_is_no_field_is_not_taken_for_one() {
     }
 }
 
+/// RFC 9113 §4.2, §6.5.2, §6.7, §6.9: the code says what was wrong.
+#[tokio::test]
+async fn frames_that_cannot_be_are_told_by_their_code() {
+    let proxy = TlsProxy::before(Origin::echo().await);
+    for (kind, stream, payload, reason) in [
+        (PING, 0, &[0; 7][..], Reason::FRAME_SIZE_ERROR),
+        (SETTINGS, 0, &[0; 5], Reason::FRAME_SIZE_ERROR),
+        (WINDOW_UPDATE, 0, &[0; 5], Reason::FRAME_SIZE_ERROR),
+        (PRIORITY, 1, &[0; 4], Reason::FRAME_SIZE_ERROR),
+        (SETTINGS, 0, &[0, 4, 0x80, 0, 0, 0], Reason::FLOW_CONTROL_ERROR),
+    ] {
+        let mut raw = Raw::to(&proxy).await;
+        raw.frame(kind, 0, stream, payload).await.unwrap();
+        let farewell = raw.find(|frame| frame.kind == GOAWAY).await.expect("it is told why");
+        assert_eq!(farewell.code(), u32::from(reason), "{kind} {payload:?}");
+        assert!(raw.find(|frame| frame.kind != GOAWAY).await.is_none(), "nothing behind it");
+    }
+    lives(&proxy).await;
+}
+
 #[tokio::test]
 async fn a_body_has_the_length_that_was_said() {
     let mut origin = Origin::start().await;
@@ -146,6 +166,18 @@ async fn lives(proxy: &TlsProxy) {
     assert_eq!(Http2::to(proxy).await.ask(get("/")).await.unwrap().status, 200);
 }
 
+/// A connection that was ended for a flood is counted, whosever bound it was.
+async fn counted(proxy: &TlsProxy, times: u64) {
+    eventually("it is counted", || async {
+        let mut all = 0;
+        for kind in ["ping", "settings", "priority", "window_update", "reset", "empty", "continuation", "other"] {
+            all += proxy.metric(&format!("gantry_http2_floods_total{{kind=\"{kind}\"}}")).await;
+        }
+        all == times
+    })
+    .await;
+}
+
 /// Sends `piece` until the proxy ends the connection; the code of its farewell.
 async fn flood(mut raw: Raw, mut piece: impl FnMut(u32) -> Vec<u8>) -> u32 {
     within("the proxy ends the connection", async {
@@ -172,6 +204,7 @@ async fn rapid_resets_end_the_connection() {
         bytes
     })
     .await;
+    counted(&proxy, 1).await;
     lives(&proxy).await;
 }
 
@@ -182,6 +215,7 @@ async fn errors_that_we_are_made_to_reset_for_end_the_connection() {
     let head = block(&with(&[("connection", "close")]));
     let code = flood(raw, |turn| frame(HEADERS, END_HEADERS | END_STREAM, 2 * turn + 1, &head)).await;
     assert!([u32::from(Reason::ENHANCE_YOUR_CALM), u32::MAX].contains(&code), "{code}");
+    counted(&proxy, 1).await;
     lives(&proxy).await;
 }
 
@@ -194,6 +228,7 @@ async fn endless_continuations_end_the_connection() {
         raw.frame(HEADERS, END_STREAM, 1, &block(&GET)).await.unwrap();
         flood(raw, |_| frame(CONTINUATION, 0, 1, &piece)).await;
     }
+    counted(&proxy, 2).await;
     lives(&proxy).await;
 }
 

@@ -533,6 +533,34 @@ async fn a_message_above_the_limit_is_not_looked_into() {
 }
 
 #[tokio::test]
+async fn what_costs_too_much_to_look_into_passes_unread() {
+    let mut world = Forked::start(&[("limits.websocket_memory", "0")]).await;
+    let (cookie, token) = world.sign_in("ada").await;
+    let (mut client, mut upstream, ..) = world.socket(Way::Tls, DEFLATE, "permessage-deflate").await;
+    // A message in pieces, for which there is no memory, and one that unpacks to a thousand times its size.
+    let pieces = frame(0x81, &[b'x'; 2_000]);
+    let (first, second) = pieces.split_at(1_000);
+    let dense = frame(0xc1, &packed(&vec![b' '; 60_000]));
+    for piece in [first, second, &dense] {
+        client.send(piece).await;
+        let mut seen = vec![0; piece.len()];
+        within("the same bytes", upstream.read_exact(&mut seen)).await.unwrap();
+        assert_eq!(seen, piece);
+    }
+    for reason in ["no_room", "dense"] {
+        let metric = format!("gantry_websocket_messages_unread_total{{reason=\"{reason}\"}}");
+        eventually("it is counted", || async { world.proxy.metric(&metric).await == 1 }).await;
+    }
+    // One that comes whole is read as ever.
+    let login = frame(0xc1, &packed(&login(&token)));
+    client.send(&login).await;
+    let mut seen = vec![0; login.len()];
+    within("the login", upstream.read_exact(&mut seen)).await.unwrap();
+    world.end(&cookie).await;
+    assert_eq!(client.exactly(4).await, CLOSE);
+}
+
+#[tokio::test]
 async fn an_extension_that_nobody_offered_is_refused() {
     let mut world = Forked::start(&[]).await;
     let mut tls = world.proxy.connect(&["http/1.1"]).await;
