@@ -230,6 +230,8 @@ pub struct Limits {
     pub page_memory: usize,
     /// Bytes of a client's message in a WebSocket that is looked into for logins and logouts.
     pub websocket_message: usize,
+    /// Clients without a WebSocket that are signed in at a time.
+    pub polled_sessions: usize,
     /// Bounds on the workspace's answers to forwarded requests.
     pub answers: AnswerLimits,
     /// Bytes of one answer or WebSocket message that are held at a time to change a setting in it.

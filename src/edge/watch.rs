@@ -9,7 +9,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::ddp::{self, Call, Resume};
 use super::messages::{Message, Messages};
-use crate::login::Login;
+use crate::login::{Came, Login};
 use crate::metrics::{Shard, SocketEnd, Unread};
 use crate::tokens::{Found, Socket};
 
@@ -24,6 +24,7 @@ pub struct Watch {
 #[derive(Debug)]
 struct Session {
     login: Login,
+    came: Option<Box<Came>>,
     shard: Arc<Shard>,
     held: Option<Held>,
     refused: Option<Resume>,
@@ -46,9 +47,11 @@ pub(super) enum End {
 }
 
 impl Watch {
-    /// Looks into messages of up to `limit` bytes. `deflate` says that the client may compress them.
-    pub(super) fn new(login: Login, shard: Arc<Shard>, deflate: bool, limit: usize) -> Self {
-        Self { messages: Messages::new(deflate, limit), session: Session { login, shard, held: None, refused: None } }
+    /// Looks into messages of up to `limit` bytes. `deflate` says that the client may compress them. `came` is what its
+    /// browser brought.
+    pub(super) fn new(login: Login, came: Option<Came>, shard: Arc<Shard>, deflate: bool, limit: usize) -> Self {
+        let session = Session { login, came: came.map(Box::new), shard, held: None, refused: None };
+        Self { messages: Messages::new(deflate, limit), session }
     }
 
     /// Takes note of bytes of the client's, before they go on. False when they must not.
@@ -101,7 +104,7 @@ impl Watch {
 impl Session {
     fn called(&mut self, call: Call) {
         match call {
-            Call::Login(resume) => match self.login.find(&resume.token) {
+            Call::Login(resume) => match self.login.known(&resume.token, self.came.as_deref()) {
                 Found::Living(chat) => {
                     if self.held.as_ref().is_none_or(|held| *held.socket.chat() != chat) {
                         self.held = Some(Held { over: Box::pin(chat.over()), socket: chat.socket() });

@@ -40,6 +40,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
     let queue = r.integer("limits.queue", 0..=1_048_576);
     let queue_timeout = r.duration("limits.queue_timeout");
     let websocket_message = r.integer("limits.websocket_message", 1_024..=1_048_576);
+    let polled_sessions = r.integer("limits.polled_sessions", 16..=MOST_TRACKED);
     let call_head = r.integer("limits.call_head", LEAST_HEAD..=1_048_576);
     let page_memory = r.integer("limits.page_memory", LEAST_PAGE_MEMORY..=16_777_216);
     if let (Some(session), Some(client)) = (logins_per_session, logins_per_client)
@@ -73,6 +74,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
         call_head: call_head?,
         page_memory: page_memory?,
         websocket_message: websocket_message?,
+        polled_sessions: polled_sessions?,
         answers: answers?,
         native_message: native_message?,
     })
