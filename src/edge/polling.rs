@@ -374,3 +374,62 @@ async fn feed(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn request(method: &str, target: &str) -> Parts {
+        Request::builder().method(method).uri(target).body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn the_paths_are_those_of_the_server() {
+        let says = Some(Way::Says);
+        let hears = |hears| Some(Way::Hears(hears));
+        for (method, path, expected) in [
+            ("POST", "/sockjs/1/abc/xhr_send", says),
+            ("POST", "/sockjs/1/abc/jsonp_send?x=/", says),
+            ("POST", "/chat/sockjs/1/abc/xhr/", hears(Hears::Xhr)),
+            ("POST", "/sockjs/1/abc/xhr_streaming?t=1", hears(Hears::XhrStreaming)),
+            ("GET", "/sockjs/1/abc/eventsource", hears(Hears::EventSource)),
+            ("GET", "/sockjs/1/abc/jsonp?c=a", hears(Hears::Jsonp)),
+            ("GET", "/sockjs/1/abc/htmlfile?c=a", hears(Hears::HtmlFile)),
+            // Others', or nobody's.
+            ("GET", "/sockjs/1/abc/websocket", None),
+            ("GET", "/sockjs/1/abc/xhr_send", None),
+            ("OPTIONS", "/sockjs/1/abc/xhr_send", None),
+            ("GET", "/sockjs/info", None),
+            ("POST", "/sockjs/1//xhr_send", None),
+            ("POST", "/sockjs/1/abc/xhr_send//", None),
+            ("POST", "/sockjs/abc/xhr_send", None),
+            ("POST", "/sockjs/0/1/abc/xhr_send", None),
+            ("POST", "/api/v1/sockjs", None),
+        ] {
+            assert_eq!(Asked::of(&request(method, path)).map(|asked| asked.way), expected, "{method} {path}");
+        }
+        let key = |path: &str| Asked::of(&request("POST", path)).unwrap().key;
+        assert_eq!(key("/sockjs/1/abc/xhr"), key("/sockjs/2/abc/xhr_send"), "whichever server it names");
+        assert_ne!(key("/sockjs/1/abc/xhr"), key("/sockjs/1/ab%63/xhr"), "as it is written");
+    }
+
+    #[test]
+    fn only_a_name_is_a_callback() {
+        for (query, expected) in [
+            ("c=_jp.abc-1", Some("_jp.abc-1")),
+            ("t=1&callback=f", Some("f")),
+            ("c=%5fjp", Some("_jp")),
+            ("", None),
+            ("c=", None),
+            ("c=f()", None),
+            ("c=f%0A", None),
+            ("c=<script>", None),
+        ] {
+            let found = callback(&request("GET", &format!("/?{query}").replace('<', "%3C").replace('>', "%3E")));
+            assert_eq!(found.as_deref(), expected, "{query}");
+        }
+        assert_eq!(callback(&request("GET", &format!("/?c={}", "x".repeat(LONGEST_CALLBACK + 1)))), None);
+    }
+}
