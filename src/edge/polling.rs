@@ -170,7 +170,7 @@ impl Polling<'_> {
         pass: impl AsyncFnOnce(Option<Parts>, Arriving) -> Result<Response<Body<PooledBody>>, Failure>,
         ours: impl FnOnce(Response<Bytes>) -> Response<Body<PooledBody>>,
     ) -> Result<Response<Body<PooledBody>>, Failure> {
-        let poll = self.login.polls().get(asked.key);
+        let poll = self.login.polls().get(asked.key).or_else(|| self.by_cookie(asked, request));
         if let Some(poll) = poll.as_deref().filter(|poll| poll.chat().is_over()) {
             self.tell(poll);
             self.peer.note_unread();
@@ -213,6 +213,14 @@ impl Polling<'_> {
         let close = hears.close().filter(|_| !response.headers().contains_key(CONTENT_ENCODING));
         let (login, shard, key) = (self.login.clone(), Arc::clone(self.shard), asked.key);
         Ok(response.map(|body| until_over(body, login, shard, key, close)))
+    }
+
+    /// One that is not known, though its browser has a chat session: it signed in before we were started, and does not
+    /// say so again.
+    fn by_cookie(&self, asked: Asked, request: &Parts) -> Option<Arc<Poll>> {
+        let chat = self.login.chat_by_cookie(&request.headers, self.peer)?;
+        self.login.polls().sign_in(asked.key, &chat).ok()?;
+        self.login.polls().get(asked.key)
     }
 
     fn tell(&self, poll: &Poll) {

@@ -71,8 +71,12 @@ impl Jwt {
             return Err(no_session("the token is a logout token"));
         }
         let identity = claims::identity(&said, &self.claims)?;
-        let (issued, sid) = (claims::issued(&said), claims::sid(&said, &self.claims));
-        Ok(Validated { identity: Arc::new(identity), expires: Some(expires), issued, sid })
+        Ok(Validated {
+            identity: Arc::new(identity),
+            expires: Some(expires),
+            issued: claims::issued(&said),
+            sid: claims::sid(&said, &self.claims),
+        })
     }
 }
 

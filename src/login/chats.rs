@@ -81,6 +81,15 @@ impl Login {
         (self.find(binding.token.expose()) == Found::Unknown).then(|| Came { binding, credentials: self.credentials(headers, peer) })
     }
 
+    /// The chat session that a request's browser has, by its cookie.
+    pub fn chat_by_cookie(&self, headers: &HeaderMap, peer: &Peer) -> Option<Chat> {
+        let token = self.bindings().of(headers)?.token;
+        match self.known(token.expose(), self.came(headers, peer).as_ref()) {
+            Found::Living(chat) => Some(chat),
+            Found::Over | Found::Unknown => None,
+        }
+    }
+
     /// What is known of a login token that somebody signs in with, by what they `came` with too. One that is not remembered
     /// is known by its seal, and followed from here on: by the host session that came along, at the bounded rate of all
     /// such looks.

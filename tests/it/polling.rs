@@ -10,8 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::fork::Fork;
+use crate::support::proxy::Proxy;
 use crate::support::within;
-use crate::support::world::{World, eventually, refused};
+use crate::support::world::{World, eventually, refused, token_of};
 
 const LOGOUT: &str = "/_gantry/logout";
 const CLOSE: &str = "c[3000,\"Go away!\"]";
@@ -110,7 +111,7 @@ async fn a_session_closes_when_its_chat_session_ends_and_the_token_is_refused_fr
     let told = again.login(&token).await;
     assert_eq!((&told["id"], &told["error"]["error"]), (&json!("login"), &json!(403)), "{told}");
     assert_eq!(world.metric("gantry_chat_sockets_closed_total{reason=\"refused\"}").await, 1);
-    let seen = world.chat.requests().into_iter().filter(|request| request.endpoint == "ddp:login").next_back().unwrap();
+    let seen = world.chat.requests().into_iter().rfind(|request| request.endpoint == "ddp:login").unwrap();
     assert!(!String::from_utf8_lossy(&seen.body).contains(&token));
     // Nobody else noticed anything.
     bob.says(&json!({ "msg": "ping" })).await;
@@ -148,6 +149,33 @@ async fn a_host_session_behind_a_client_that_polls_is_looked_at_again() {
     ada.hears("updated").await;
     world.app.sign_out(&cookie);
     assert_eq!(ada.poll().await.text(), format!("{CLOSE}\n"));
+    eventually("the token is ended", || async { !world.chat.is_live(&token) }).await;
+}
+
+#[tokio::test]
+async fn a_client_that_polls_through_a_restart_is_followed_by_its_cookie() {
+    let keys = [("session.recheck", "1s"), ("cache.sessions.ttl", "1s"), ("session.guard_script", "false")];
+    let mut world = World::keys(&keys).await;
+    let cookie = world.settled("ada");
+    let reply = world.token(&cookie).await;
+    let both = format!("{cookie}; {}", reply.header("set-cookie").split(';').next().unwrap());
+    let token = token_of(&reply);
+    let path = {
+        let ada = Polling::open(&world).await;
+        ada.login(&token).await;
+        ada.hears("updated").await;
+        ada.path.clone()
+    };
+    let settings = world.proxy.settings();
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    world.proxy = Proxy::with(world.chat.addr(), &settings);
+    // It says nothing of who it is, and the workspace knows it still.
+    let (send, xhr) = (format!("{path}/xhr_send"), format!("{path}/xhr"));
+    let ping = json!([json!({ "msg": "ping" }).to_string()]).to_string();
+    assert_eq!(world.post(&send, &[("cookie", &both)], &ping).await.status, 204);
+    assert!(world.post(&xhr, &[("cookie", &both)], "").await.text().contains("pong"));
+    world.app.sign_out(&cookie);
+    assert_eq!(world.post(&xhr, &[("cookie", &both)], "").await.text(), format!("{CLOSE}\n"));
     eventually("the token is ended", || async { !world.chat.is_live(&token) }).await;
 }
 
@@ -290,7 +318,7 @@ async fn what_is_said_goes_on_as_it_came_but_for_tokens_that_are_over() {
             assert_eq!(ends.says(way, head, &body).await, body, "{head}");
         }
     }
-    let escaped: String = over.chars().map(|letter| format!("\\u{:04x}", u32::from(letter))).collect();
+    let escaped = over.chars().map(|letter| format!("\\u{:04x}", u32::from(letter))).collect::<Vec<_>>().concat();
     let message = login(&over).to_string();
     let (halves, coerced) = (message.split_once(',').unwrap(), json!([[message]]).to_string());
     for (head, body, replaced) in [
