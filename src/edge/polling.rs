@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
@@ -173,7 +174,9 @@ impl Polling<'_> {
         let poll = self.login.polls().get(asked.key).or_else(|| self.by_cookie(asked, request));
         if let Some(poll) = poll.as_deref().filter(|poll| poll.chat().is_over()) {
             self.tell(poll);
-            self.peer.note_unread();
+            if !body.is_end_stream() {
+                self.peer.note_unread();
+            }
             return Ok(ours(asked.over(request)));
         }
         let Way::Hears(hears) = asked.way else {
