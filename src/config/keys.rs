@@ -191,6 +191,7 @@ pub const KEYS: &[Key] = &[
     key("limits.chunk_extensions", Kind::Integer, "16_384"),
     key("limits.websocket_message", Kind::Integer, "65_536"),
     key("limits.websocket_memory", Kind::Integer, "67_108_864"),
+    key("limits.polled_sessions", Kind::Integer, "10_000"),
     key("limits.native_message", Kind::Integer, "8_388_608"),
     key("framing.allowed_ancestors", Kind::List, "[]"),
     key("cors.allowed_origins", Kind::List, "[]"),

@@ -232,6 +232,8 @@ pub struct Limits {
     pub websocket_message: usize,
     /// Bytes of such messages that are kept while they come in pieces, in all WebSockets together.
     pub websocket_memory: usize,
+    /// Clients without a WebSocket that are signed in at a time.
+    pub polled_sessions: usize,
     /// Bounds on the workspace's answers to forwarded requests.
     pub answers: AnswerLimits,
     /// Bytes of one answer or WebSocket message that are held at a time to change a setting in it.

@@ -13,7 +13,9 @@ use serde_json::value::RawValue;
 
 /// Meteor's type escape (EJSON): what stands in it is taken for itself.
 const ESCAPE: &[u8] = b"$escape";
-/// How deep such escapes are followed.
+/// A login token that none is: the workspace's have 43 characters.
+const NOBODYS: &str = "ended";
+/// How deep such escapes, and arrays where a text should be, are followed.
 const DEPTH: usize = 4;
 
 /// A call that concerns chat sessions.
@@ -49,6 +51,11 @@ impl Resume {
         &self.id
     }
 
+    /// The same login with a token that is nobody's, for the workspace to refuse in its own words.
+    pub(crate) fn with_no_token(&self) -> String {
+        json!({ "msg": "method", "method": "login", "params": [{ "resume": NOBODYS }], "id": self.id }).to_string()
+    }
+
     /// Meteor's answer to a login token that has ended, as text messages: the client forgets the token then, and asks
     /// for a new one. A client that is cut off without it would come back with the same token for ever.
     pub(crate) fn refused(&self) -> Vec<String> {
@@ -62,10 +69,15 @@ impl Resume {
     }
 }
 
+/// Whether there may be such a call in what a client says.
+pub(crate) fn may_call(message: &[u8]) -> bool {
+    memmem::find(message, b"\"log").is_some() || memmem::find(message, b"\\u").is_some()
+}
+
 /// Tells of the calls in a message, in their order.
 pub(crate) fn calls(message: &[u8], mut tell: impl FnMut(Call)) {
     // Nearly every message is something else. The words cannot be written otherwise than so, or with escapes.
-    if memmem::find(message, b"\"log").is_none() && memmem::find(message, b"\\u").is_none() {
+    if !may_call(message) {
         return;
     }
     let text = String::from_utf8_lossy(message);
@@ -76,19 +88,36 @@ pub(crate) fn calls(message: &[u8], mut tell: impl FnMut(Call)) {
     }
 }
 
-/// The messages that `SockJS` carries in one of WebSocket's: a JSON array of texts, or one text.
+/// The messages that `SockJS` carries in one of WebSocket's, or in a body: a JSON array of texts, or one text.
 fn unframe(text: &str, mut tell: impl FnMut(&str)) {
-    let mut one = |text: &str| {
-        if let Some(message) = letters(text) {
-            tell(&String::from_utf8_lossy(&message));
-        }
-    };
+    for message in unframed(text) {
+        tell(&message);
+    }
+}
+
+/// The same, all at once.
+pub(crate) fn unframed(text: &str) -> Vec<String> {
     if text.trim_start().starts_with('"') {
-        return one(text);
+        return as_text(text, DEPTH).into_iter().collect();
     }
     let mut messages = Vec::new();
-    if array(text, |message| messages.push(message.get())).is_some() {
-        messages.into_iter().for_each(one);
+    // Of what is no array there is none.
+    let _ = array(text, |message| messages.extend(as_text(message.get(), DEPTH)));
+    messages
+}
+
+/// What `JSON.parse`, which reads each of them, takes a value for: an array for its members with commas in between.
+fn as_text(value: &str, depth: usize) -> Option<String> {
+    match value.trim_start().as_bytes().first()? {
+        b'"' => letters(value).map(|letters| String::from_utf8_lossy(&letters).into_owned()),
+        b'[' if depth > 0 => {
+            let mut members = Vec::new();
+            array(value, |member| members.push(as_text(member.get(), depth - 1).unwrap_or_default()))?;
+            Some(members.join(","))
+        }
+        b'n' => Some(String::new()),
+        b'{' => Some("[object Object]".to_owned()),
+        _ => Some(value.trim().to_owned()),
     }
 }
 
@@ -280,6 +309,10 @@ mod tests {
                 &["t/1/framed", "logout"],
             ),
             (r#"["\u007b\"msg\":\"method\",\"method\":\"logout\"}"]"#, &["logout"]),
+            // What JavaScript makes of an array where a text should be.
+            (r#"[["{\"msg\":\"method\",\"method\":\"logout\"}"]]"#, &["logout"]),
+            (r#"[["{\"msg\":\"method\"",["\"method\":\"logout\""],"\"x\":[1",null,2,"3]}"]]"#, &[]),
+            (r#"[["{\"msg\":\"method\"",["\"method\":\"logout\"","\"x\":\"",{}],2,"3\"}"]]"#, &["logout"]),
             // None.
             (r#"{"msg":"method","method":"login","params":[{"user":{"username":"a"},"password":"resume"}],"id":"1"}"#, &[]),
             (r#"{"msg":"method","method":"login","params":[{"resume":7},["t"],"t"],"id":"1"}"#, &[]),

@@ -7,8 +7,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Response, Version};
-use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 use super::Policies;
@@ -20,10 +18,11 @@ use crate::headers::onward::Onward;
 use crate::headers::redact;
 use crate::headers::target::Target;
 use crate::lifecycle::{Health, Stop};
+use crate::login::Came;
 use crate::metrics::Shard;
 use crate::outbound::connect::Stream;
 use crate::outbound::http1::body::PooledBody;
-use crate::outbound::http1::upload::Upload;
+use crate::outbound::http1::upload::{Arriving, Upload};
 use crate::outbound::pool::{Answered, Pool};
 use crate::peer::Peer;
 use crate::trace::Span;
@@ -60,12 +59,12 @@ impl Forward {
     pub(super) async fn send(
         &self,
         parts: &Parts,
-        body: Incoming,
+        body: Arriving,
         websocket: Option<Handshake>,
         peer: &Arc<Peer>,
         span: &Span,
     ) -> Result<Response<PooledBody>, Failure> {
-        let bridged = self.policies.media.as_ref().map_or(Bridged::No, |media| media.bridge(parts, &self.policies.login));
+        let bridged = self.policies.media.bridge(parts, &self.policies.login);
         if !span.is_on() {
             return self.exchange(parts, &parts.headers, body, websocket, peer, &bridged).await;
         }
@@ -86,7 +85,7 @@ impl Forward {
         &self,
         parts: &Parts,
         headers: &HeaderMap,
-        body: Incoming,
+        body: Arriving,
         websocket: Option<Handshake>,
         peer: &Arc<Peer>,
         bridged: &Bridged,
@@ -116,7 +115,7 @@ impl Forward {
             }
         })?;
         if let Some(upstream) = switched {
-            return self.switch(websocket, response, upstream);
+            return self.switch(websocket, response, upstream, self.policies.login.came(&parts.headers, peer));
         }
         if let Some(websocket) = &websocket {
             websocket.declined(response.status())?;
@@ -134,6 +133,7 @@ impl Forward {
         asked: Option<Handshake>,
         mut response: Response<PooledBody>,
         upstream: (Stream, Bytes),
+        came: Option<Came>,
     ) -> Result<Response<PooledBody>, Failure> {
         let Some(asked) = asked else {
             return Err(Failure::BadAnswer("it switched protocols without being asked".into()));
@@ -142,7 +142,7 @@ impl Forward {
         let held = self.shard.websocket();
         let Policies { login, dev, websocket_message, websocket_memory, .. } = &*self.policies;
         let memory = websocket_memory.clone();
-        let watch = Box::new(Watch::new(login.clone(), Arc::clone(&self.shard), joint.deflate(), *websocket_message, memory));
+        let watch = Box::new(Watch::new(login.clone(), came, Arc::clone(&self.shard), joint.deflate(), *websocket_message, memory));
         // In a box that goes with the handshake: the task, which stays, has room for little more than the tunnel's address.
         let opening = Box::pin(joint.open(self.stop.turn_to_leave(), watch, dev.clone()));
         let task = async move {

@@ -2,13 +2,16 @@
 //! `rc_token`, `SameSite=Lax`), which browsers keep back there; ours comes, and tells which chat session the browser has.
 //! So these two paths, and no others, get that session's login in the place of one that is missing or has ended.
 //!
+//! A login of ours that has ended opens neither, whether it comes in cookies or in the query, and whether or not the
+//! workspace knows already.
+//!
 //! Whoever else's page asks gets nothing by this: the request has to come from the chat's own pages, or from no page.
 //! What is answered is for this browser alone, and for the pages of the chat.
 
 use http::header::{CACHE_CONTROL, HOST, HeaderName, ORIGIN, REFERER, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::headers::cookies::{self, Rocketchats};
 use crate::headers::tokens;
@@ -23,6 +26,8 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 #[derive(Debug)]
 pub(super) struct Media {
     prefixes: [String; 2],
+    /// `session.cookie_bridge`
+    bridges: bool,
 }
 
 /// The login that a request for media goes on with.
@@ -37,19 +42,27 @@ pub(super) enum Bridged {
 }
 
 impl Media {
-    /// The paths of a workspace at this address, if `session.cookie_bridge` is on.
-    pub(super) fn new(on: bool, workspace: &Url) -> Option<Self> {
+    /// The paths of a workspace at this address. Whether logins are put in where they are missing.
+    pub(super) fn new(bridges: bool, workspace: &Url) -> Self {
         let base = workspace.path().trim_end_matches('/');
-        on.then(|| Self { prefixes: ["file-upload", "avatar"].map(|path| format!("{base}/{path}/")) })
+        Self { prefixes: ["file-upload", "avatar"].map(|path| format!("{base}/{path}/")), bridges }
+    }
+
+    /// Whether a request asks with a login in its query that has ended.
+    pub(super) fn asks_with_ended(&self, request: &Parts, login: &Login) -> bool {
+        let Some(query) = request.uri.query().filter(|_| self.is_media(request.uri.path())) else { return false };
+        let mut tokens = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "rc_token");
+        tokens.any(|(_, token)| login.find(&token) == Found::Over)
+    }
+
+    fn is_media(&self, path: &str) -> bool {
+        self.prefixes.iter().any(|prefix| path.starts_with(prefix.as_str()))
     }
 
     /// The login for a request.
     pub(super) fn bridge(&self, request: &Parts, login: &Login) -> Bridged {
         let path = request.uri.path();
-        if !self.prefixes.iter().any(|prefix| path.starts_with(prefix.as_str()))
-            || !matches!(request.method, Method::GET | Method::HEAD)
-            || !is_plain(path)
-        {
+        if !self.is_media(path) || !matches!(request.method, Method::GET | Method::HEAD) || !is_plain(path) {
             return Bridged::No;
         }
         let headers = &request.headers;
@@ -57,7 +70,7 @@ impl Media {
         if own == Own::Good {
             return Bridged::No;
         }
-        let binding = if is_of_the_chat(headers, request.uri.authority().map(http::uri::Authority::as_str)) {
+        let binding = if self.bridges && is_of_the_chat(headers, request.uri.authority().map(http::uri::Authority::as_str)) {
             login.bindings().of(headers).filter(|binding| !binding.signed_out)
         } else {
             None
@@ -205,8 +218,7 @@ mod tests {
             ("http://rocketchat:3000", ["/file-upload/", "/avatar/"]),
             ("http://rocketchat:3000/chat/", ["/chat/file-upload/", "/chat/avatar/"]),
         ] {
-            assert_eq!(Media::new(true, &workspace.parse().unwrap()).unwrap().prefixes, prefixes);
-            assert!(Media::new(false, &workspace.parse().unwrap()).is_none());
+            assert_eq!(Media::new(true, &workspace.parse().unwrap()).prefixes, prefixes);
         }
     }
 }

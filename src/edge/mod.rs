@@ -17,6 +17,7 @@ pub(crate) mod messages;
 pub mod native;
 pub mod pages;
 mod passing;
+mod polling;
 pub mod plain;
 pub mod route;
 pub mod scripts;
@@ -70,6 +71,7 @@ use messages::Memory;
 use native::{Native, Rewriting, Standing};
 use pages::Pages;
 use plain::PlainDoor;
+use polling::Polling;
 use route::{Paths, Route};
 use scripts::Scripts;
 use websocket::Handshake;
@@ -98,7 +100,8 @@ pub struct Policies {
     bounds: request::Bounds,
     websocket_message: usize,
     websocket_memory: Memory,
-    media: Option<Media>,
+    polling: polling::Bounds,
+    media: Media,
     tracer: Option<Tracer>,
     /// `gantry dev` alone.
     dev: Option<Arc<Dev>>,
@@ -133,6 +136,7 @@ impl Policies {
             bounds: request::Bounds { fields: config.limits.request_fields, target: config.limits.request_target },
             websocket_message: config.limits.websocket_message,
             websocket_memory: Memory::of(config.limits.websocket_memory),
+            polling: polling::Bounds { message: config.limits.websocket_message, time: config.server.header_timeout },
             media: Media::new(config.session.cookie_bridge, &config.rocketchat.url),
             tracer: None,
             dev: None,
@@ -242,7 +246,10 @@ impl Edge {
         let upgrades = connect || parts.headers.contains_key(UPGRADE);
         let websocket = if upgrades { Handshake::take(&mut parts) } else { None };
         let last_hop = parts.method == Method::OPTIONS && hop::is_last(&mut parts.headers);
-        let token = passing::look(&mut parts, &self.policies.login);
+        let mut token = passing::look(&mut parts, &self.policies.login);
+        if self.policies.media.asks_with_ended(&parts, &self.policies.login) {
+            token = passing::Token::Ended;
+        }
         let parts = &parts;
         let mut seen = self.look(parts, &body, &peer, connect, upgrades);
         (seen.last_hop, seen.token, seen.native) = (last_hop, token, native);
@@ -290,8 +297,11 @@ impl Edge {
                 // In a box: rare, and larger than what a request takes otherwise.
                 Box::pin(self.page(seen, page, body, peer)).await
             }
+            (Ok(()), Route::Upstream) if let Some(asked) = polling::Asked::of(parts).filter(|_| websocket.is_none() && !seen.connect) => {
+                Box::pin(self.polled(seen, asked, body, peer)).await
+            }
             (Ok(()), Route::Upstream) => {
-                let response = self.forward.send(parts, body, websocket, peer, &seen.span).await?.map(Body::Passed);
+                let response = self.forward.send(parts, body.into(), websocket, peer, &seen.span).await?.map(Body::Passed);
                 Ok(match parts.extensions.get::<Arc<Rewriting>>() {
                     None => response,
                     Some(rewriting) => rewriting.dress(parts, response, &seen.id),
@@ -322,6 +332,26 @@ impl Edge {
         self.policies.guard.concerns(seen.parts, &self.policies.login).then_some(page)
     }
 
+    /// Answers a request of a client that has no WebSocket.
+    async fn polled(
+        &self,
+        seen: &Seen<'_>,
+        asked: polling::Asked,
+        body: Incoming,
+        peer: &Arc<Peer>,
+    ) -> Result<Response<Body<PooledBody>>, Failure> {
+        let polling = Polling { login: &self.policies.login, shard: &self.shard, bounds: self.policies.polling, peer };
+        let pass = async |onward: Option<Parts>, body| {
+            let parts = onward.as_ref().unwrap_or(seen.parts);
+            let response = self.forward.send(parts, body, None, peer, &seen.span).await?.map(Body::Passed);
+            Ok(match parts.extensions.get::<Arc<Rewriting>>() {
+                None => response,
+                Some(rewriting) => rewriting.dress(parts, response, &seen.id),
+            })
+        };
+        polling.answer(asked, seen.parts, body, pass, |response| seen.ours(response)).await
+    }
+
     /// Passes on a request for one of the chat's pages. Meanwhile it is looked whether the chat session in the browser
     /// still belongs to the host session there.
     async fn page(
@@ -336,7 +366,7 @@ impl Edge {
         let headers = &seen.parts.headers;
         let credentials = login.credentials(headers, peer).map(|credentials| credentials.from(seen.client));
         let (response, found) =
-            tokio::join!(self.forward.send(&onward, body, None, peer, &seen.span), guard.look(login, headers, credentials));
+            tokio::join!(self.forward.send(&onward, body.into(), None, peer, &seen.span), guard.look(login, headers, credentials));
         Ok(guard.dress(page, found, response?, &self.shard))
     }
 

@@ -78,8 +78,12 @@ pub(super) fn not_logged_in() -> Response<Bytes> {
 pub(super) enum Logout {
     /// Of the session with this token.
     One(String),
+    /// The same, but by a method of DDP, which ends the login of a connection, and REST has none.
+    Called(String),
     /// Of all sessions of this user; the token is the caller's.
     Own(String, String),
+    /// The same but for the caller's.
+    Others(String, String),
     /// Of somebody whom the body names.
     Somebody,
 }
@@ -95,25 +99,37 @@ impl Logout {
         let path = path.as_bytes();
         let (before, call) = path.split_at(memchr::memrchr(b'/', path)? + 1);
         let is_logout = call == b"logout";
+        if before.ends_with(b"/api/v1/sessions/") && call.starts_with(b"logout") {
+            return Some(Self::Somebody);
+        }
         if !(is_logout || call.starts_with(b"users.")) {
             return None;
         }
         let header = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
-        // Methods of DDP may be called over REST as well.
-        if is_logout && [&b"/api/v1/"[..], b"/api/v1/method.call/"].iter().any(|api| before.ends_with(api)) {
+        if is_logout && before.ends_with(b"/api/v1/") {
             return Some(Self::One(header(AUTH_TOKEN)?));
+        }
+        if is_logout && before.ends_with(b"/api/v1/method.call/") {
+            return Some(Self::Called(header(AUTH_TOKEN)?));
         }
         if !before.ends_with(b"/api/v1/") {
             return None;
         }
         let own = || Some(Self::Own(header(USER_ID)?, header(AUTH_TOKEN)?));
         match call {
-            b"users.logoutOtherClients" | b"users.removeOtherTokens" => own(),
+            // The caller's own goes on (`removeNonPATLoginTokensExcept`). The second one goes by a connection, which REST
+            // has not: there it is for the workspace to say.
+            b"users.logoutOtherClients" | b"users.removeOtherTokens" => Some(Self::Others(header(USER_ID)?, header(AUTH_TOKEN)?)),
             // Without a body it is the caller.
             b"users.logout" if is_empty() => own(),
-            b"users.logout" | b"users.setActiveStatus" | b"users.delete" | b"users.update" | b"users.deactivateIdle" => {
-                Some(Self::Somebody)
-            }
+            b"users.logout"
+            | b"users.setActiveStatus"
+            | b"users.delete"
+            | b"users.update"
+            | b"users.deactivateIdle"
+            | b"users.deleteOwnAccount"
+            | b"users.resetE2EKey"
+            | b"users.resetTOTP" => Some(Self::Somebody),
             _ => None,
         }
     }
@@ -122,9 +138,14 @@ impl Logout {
     pub(super) fn done(&self, login: &Login) {
         match self {
             Self::One(token) => login.person_logged_out(token),
+            Self::Called(token) => login.person_called_logout(token),
             Self::Own(user, token) => {
                 login.token_logged_out(token);
                 login.user_tokens_wiped(user);
+            }
+            Self::Others(user, token) => {
+                login.other_tokens_wiped(user, token);
+                login.somebody_logged_out();
             }
             Self::Somebody => login.somebody_logged_out(),
         }
@@ -140,17 +161,21 @@ mod tests {
         let headers: HeaderMap =
             [(AUTH_TOKEN, HeaderValue::from_static("t")), (USER_ID, HeaderValue::from_static("u"))].into_iter().collect();
         let (one, own) = (|| Some(Logout::One("t".into())), || Some(Logout::Own("u".into(), "t".into())));
+        let others = || Some(Logout::Others("u".into(), "t".into()));
         for (path, empty, expected) in [
             ("/api/v1/logout", true, one()),
             ("/chat/api/v1/logout", false, one()),
-            ("/api/v1/method.call/logout", false, one()),
+            ("/api/v1/method.call/logout", false, Some(Logout::Called("t".into()))),
             ("/api/v1/method.callAnon/logout", false, None),
             ("/_gantry/logout", true, None),
             ("/api/v1/channels/logout", true, None),
             ("/api/v1/users.logout", true, own()),
             ("/api/v1/users.logout", false, Some(Logout::Somebody)),
-            ("/api/v1/users.logoutOtherClients", false, own()),
-            ("/api/v1/users.removeOtherTokens", false, own()),
+            ("/api/v1/users.logoutOtherClients", false, others()),
+            ("/api/v1/users.removeOtherTokens", false, others()),
+            ("/api/v1/users.resetE2EKey", false, Some(Logout::Somebody)),
+            ("/api/v1/sessions/logout.me", false, Some(Logout::Somebody)),
+            ("/api/v1/sessions/logout", false, Some(Logout::Somebody)),
             ("/api/v1/users.setActiveStatus", false, Some(Logout::Somebody)),
             ("/api/v1/users.info", true, None),
             ("/users.logout", true, None),

@@ -9,7 +9,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::ddp::{self, Call, Resume};
 use super::messages::{Memory, Message, Messages};
-use crate::login::Login;
+use crate::login::{Came, Login};
 use crate::metrics::{Shard, SocketEnd, Unread};
 use crate::tokens::{Found, Socket};
 
@@ -27,6 +27,7 @@ pub struct Watch {
 #[derive(Debug)]
 struct Session {
     login: Login,
+    came: Option<Box<Came>>,
     shard: Arc<Shard>,
     held: Option<Held>,
     refused: Option<Resume>,
@@ -50,9 +51,10 @@ pub(super) enum End {
 
 impl Watch {
     /// Looks into messages of up to `limit` bytes; those that come in pieces are kept in `memory`. `deflate` says that the
-    /// client may compress them.
-    pub(super) fn new(login: Login, shard: Arc<Shard>, deflate: bool, limit: usize, memory: Memory) -> Self {
-        Self { messages: Messages::new(deflate, limit, memory), session: Session { login, shard, held: None, refused: None } }
+    /// client may compress them. `came` is what its browser brought.
+    pub(super) fn new(login: Login, came: Option<Came>, shard: Arc<Shard>, deflate: bool, limit: usize, memory: Memory) -> Self {
+        let session = Session { login, came: came.map(Box::new), shard, held: None, refused: None };
+        Self { messages: Messages::new(deflate, limit, memory), session }
     }
 
     /// Takes note of bytes of the client's, before they go on. False when they must not.
@@ -112,7 +114,7 @@ impl Watch {
 impl Session {
     fn called(&mut self, call: Call) {
         match call {
-            Call::Login(resume) => match self.login.find(&resume.token) {
+            Call::Login(resume) => match self.login.known(&resume.token, self.came.as_deref()) {
                 Found::Living(chat) => {
                     if self.held.as_ref().is_none_or(|held| *held.socket.chat() != chat) {
                         self.held = Some(Held { over: Box::pin(chat.over()), socket: chat.socket() });

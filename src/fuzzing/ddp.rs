@@ -39,6 +39,8 @@ fn message(pieces: &mut Pieces<'_>) -> Vec<u8> {
         0 => json!([text, "{\"msg\":\"ping\"}"]).to_string().into_bytes(),
         1 => json!(text).to_string().into_bytes(),
         2 => pieces.raw(60).to_vec(),
+        // What JavaScript takes for the same text.
+        3 => json!([[[text]], "{\"msg\":\"ping\"}"]).to_string().into_bytes(),
         _ => text.into_bytes(),
     }
 }
@@ -51,10 +53,19 @@ fn slowly(message: &[u8]) -> Option<Vec<(Option<String>, String)>> {
             tokens(&param["$escape"], depth - 1, into);
         }
     }
+    fn as_text(value: &Value) -> String {
+        match value {
+            Value::String(text) => text.clone(),
+            Value::Array(members) => members.iter().map(as_text).collect::<Vec<_>>().join(","),
+            Value::Null => String::new(),
+            Value::Object(_) => "[object Object]".to_owned(),
+            other => other.to_string(),
+        }
+    }
     let text = String::from_utf8_lossy(message);
     let value: Value = serde_json::from_str(&text).ok()?;
     let calls = match value {
-        Value::Array(list) => list.iter().filter_map(Value::as_str).filter_map(|one| serde_json::from_str::<Value>(one).ok()).collect(),
+        Value::Array(list) => list.iter().map(as_text).filter_map(|one| serde_json::from_str::<Value>(&one).ok()).collect(),
         Value::String(one) => serde_json::from_str(&one).into_iter().collect(),
         object => vec![object],
     };

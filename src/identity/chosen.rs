@@ -28,7 +28,7 @@ pub(super) fn identify(username: &str) -> Validated {
         roles: Vec::new(),
         avatar: None,
     };
-    Validated { identity: Arc::new(identity), expires: None, sid: None }
+    Validated { identity: Arc::new(identity), expires: None, issued: None, sid: None }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! is missing or has the wrong type is named.
 
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use url::Url;
@@ -107,6 +108,12 @@ pub(crate) fn identity(said: &Value, claims: &config::Claims) -> Result<Identity
 /// The identity provider's id of the session. One that cannot be used is none: nobody is kept out for it.
 pub(super) fn sid(said: &Value, claims: &config::Claims) -> Option<String> {
     stable_id(pointed(said, &claims.sid)?).ok()
+}
+
+/// When a token was made (RFC 7519 §4.1.6). One that cannot be read is none.
+pub(super) fn issued(said: &Value) -> Option<SystemTime> {
+    let seconds = said.get("iat")?.as_f64()?;
+    UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
 /// What a logout token calls somebody: the id where the host app has it, or `sub`.

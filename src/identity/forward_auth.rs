@@ -190,7 +190,7 @@ fn read(reply: &Reply, claims: &config::Claims) -> Result<Validated, Refusal> {
         _ => return Err(unavailable("answered 200 and JSON that is not an object: the claims are looked for in an object")),
     }
     match claims::identity(&said, claims) {
-        Ok(identity) => Ok(Validated { identity: Arc::new(identity), expires: None, sid: claims::sid(&said, claims) }),
+        Ok(identity) => Ok(Validated { identity: Arc::new(identity), expires: None, issued: None, sid: claims::sid(&said, claims) }),
         Err(error) if error.claim == "id" && error.fault == Fault::Null => {
             Err(no_session(format!("answered 200 with null for the id at {}: no session", error.pointer)))
         }

@@ -71,7 +71,12 @@ impl Jwt {
             return Err(no_session("the token is a logout token"));
         }
         let identity = claims::identity(&said, &self.claims)?;
-        Ok(Validated { identity: Arc::new(identity), expires: Some(expires), sid: claims::sid(&said, &self.claims) })
+        Ok(Validated {
+            identity: Arc::new(identity),
+            expires: Some(expires),
+            issued: claims::issued(&said),
+            sid: claims::sid(&said, &self.claims),
+        })
     }
 }
 

@@ -36,6 +36,8 @@ pub struct LogoutToken {
     pub subject: Option<String>,
     /// The session's id.
     pub sid: Option<String>,
+    /// When it was made.
+    pub issued: SystemTime,
     /// What tells it from any other of the same issuer: the SHA-256 of its `jti`.
     pub id: [u8; 32],
     /// Until when it could be sent again.
@@ -113,7 +115,8 @@ impl LogoutTokens {
         let mut id = [0; 32];
         id.copy_from_slice(digest::digest(&digest::SHA256, jti.as_bytes()).as_ref());
         let until = expires.checked_add(leeway + Duration::from_secs(1)).unwrap_or(expires);
-        Ok(LogoutToken { subject, sid, id, until })
+        let issued = claims::issued(claims).unwrap_or(now);
+        Ok(LogoutToken { subject, sid, issued, id, until })
     }
 }
 

@@ -96,6 +96,8 @@ pub struct Validated {
     pub identity: Arc<Identity>,
     /// When the credential itself runs out, if it says so (`exp` of a JWT).
     pub expires: Option<SystemTime>,
+    /// When the credential was made, if it says so (`iat` of a JWT).
+    pub issued: Option<SystemTime>,
     /// The identity provider's id of the session, if it says so (`sid`, OpenID Connect Back-Channel Logout 1.0 §2.1).
     pub sid: Option<String>,
 }

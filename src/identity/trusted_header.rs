@@ -72,7 +72,7 @@ impl TrustedHeader {
             roles,
             avatar: None,
         };
-        Ok(Validated { identity: Arc::new(identity), expires: None, sid: None })
+        Ok(Validated { identity: Arc::new(identity), expires: None, issued: None, sid: None })
     }
 }
 

@@ -81,6 +81,9 @@ impl Login {
             // Our sessions of that person do not say which one they are.
             (_, theirs) => (theirs.unwrap_or_default(), said.subject.clone()),
         };
+        if let (Some(subject), None) = (&said.subject, &said.sid) {
+            standings.subject_is_over(subject, said.issued);
+        }
         let mut ended = meant.len();
         for (chat, standing) in meant {
             self.end_told(&chat, &standing).await;

@@ -27,6 +27,8 @@ const LASTS: u64 = 90 * 24 * 3600;
 const PURPOSE: &[u8] = b"gantry browser binding 1";
 /// Longer values are not looked into.
 const LONGEST: usize = 3_000;
+/// Nor more cookies of the name; a browser has two at most.
+const MOST: usize = 8;
 
 /// The chat session of a browser.
 #[derive(Clone, PartialEq, Eq)]
@@ -138,10 +140,11 @@ impl Bindings {
         self.removal.clone()
     }
 
-    /// The binding that a request carries, if it is one of ours.
+    /// The binding that a request carries, if it is one of ours. Of several the last counts: browsers send those last
+    /// that were set last (RFC 6265 §5.4), as where the cookie was partitioned only later.
     pub fn of(&self, headers: &HeaderMap) -> Option<Binding> {
-        let value = cookies::get(headers, self.name)?;
-        if value.len() > LONGEST { None } else { self.open(value) }
+        let values = cookies::all(headers, self.name).take(MOST).map(|value| value.trim_matches('"'));
+        values.filter(|value| value.len() <= LONGEST).filter_map(|value| self.open(value)).last()
     }
 
     /// Whether a request carries the cookie, whatever is in it.
@@ -238,6 +241,24 @@ mod tests {
             assert!(others.of(&sent_back(&cookie)).is_none(), "{other:?}");
         }
         assert!(bindings.of(&sent_back(&bindings.removal())).is_none());
+    }
+
+    #[test]
+    fn of_several_the_last_good_one_counts() {
+        let bindings = Bindings::new(&config::example(&[]));
+        let sealed = |user: &str| bindings.seal(&Binding { user_id: user.into(), ..binding() }).unwrap();
+        let (old, new) = (sealed("old"), sealed("new"));
+        for (values, expected) in [
+            (vec![&*old, &*new], Some("new")),
+            (vec!["x", &*new], Some("new")),
+            (vec![&*new, "x"], Some("new")),
+            (vec![&*new, ""], Some("new")),
+            (vec!["x", "y"], None),
+        ] {
+            let field = values.iter().map(|value| format!("{}={value}", bindings.name())).collect::<Vec<_>>().join("; ");
+            let headers = HeaderMap::from_iter([(COOKIE, HeaderValue::try_from(field).unwrap())]);
+            assert_eq!(bindings.of(&headers).as_ref().map(|binding| &*binding.user_id), expected, "{values:?}");
+        }
     }
 
     #[test]

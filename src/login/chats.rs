@@ -7,11 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use super::binding::{Binding, Bindings};
 use super::host::Presented;
 use super::{Login, SignedIn};
 use crate::error::{Refusal, RefusalKind};
 use crate::identity::{Credentials, Validated};
+use crate::peer::Peer;
 use crate::secret::Secret;
 use crate::tokens::{Chat, Ending, Found};
 
@@ -58,10 +61,57 @@ impl Held {
     }
 }
 
+/// What a browser brought when it opened a socket, where that says more than we remember: after a restart, or at another
+/// replica.
+#[derive(Debug)]
+pub struct Came {
+    binding: Binding,
+    credentials: Result<Credentials, Refusal>,
+}
+
 impl Login {
     /// What is known of a login token that somebody uses.
     pub fn find(&self, token: &str) -> Found {
         self.0.tokens.find(token)
+    }
+
+    /// What a request brings for [`Self::known`]; `None` where we remember as much.
+    pub fn came(&self, headers: &HeaderMap, peer: &Peer) -> Option<Came> {
+        let binding = self.bindings().of(headers)?;
+        (self.find(binding.token.expose()) == Found::Unknown).then(|| Came { binding, credentials: self.credentials(headers, peer) })
+    }
+
+    /// The chat session that a request's browser has, by its cookie.
+    pub fn chat_by_cookie(&self, headers: &HeaderMap, peer: &Peer) -> Option<Chat> {
+        let token = self.bindings().of(headers)?.token;
+        match self.known(token.expose(), self.came(headers, peer).as_ref()) {
+            Found::Living(chat) => Some(chat),
+            Found::Over | Found::Unknown => None,
+        }
+    }
+
+    /// What is known of a login token that somebody signs in with, by what they `came` with too. One that is not remembered
+    /// is known by its seal, and followed from here on: by the host session that came along, at the bounded rate of all
+    /// such looks.
+    pub fn known(&self, token: &str, came: Option<&Came>) -> Found {
+        let found = self.find(token);
+        let Some(Came { binding, credentials }) = came.filter(|came| found == Found::Unknown && came.binding.token.matches(token)) else {
+            return found;
+        };
+        if binding.signed_out {
+            return Found::Over;
+        }
+        // See `verdict`.
+        if binding.rides_along && credentials.as_ref().is_err_and(|refusal| refusal.kind == RefusalKind::NoSession) {
+            self.0.end_token(&binding.user_id, &binding.token, Ending::SessionEnded);
+            return Found::Over;
+        }
+        let Some(chat) = self.0.tokens.take_over(&binding.user_id, &binding.identity, binding.session, &binding.token) else {
+            return found;
+        };
+        self.0.remember(&binding.identity, &binding.user_id);
+        self.0.standings.presume(&chat, binding, credentials.as_ref().ok());
+        Found::Living(chat)
     }
 
     /// Ends a chat session: its sockets close, its token is never handed out again and is logged out at the workspace,
@@ -226,6 +276,16 @@ impl Login {
             self.0.signed_out.insert(session, ());
         }
         tokens.person_left(token);
+    }
+
+    /// The same, where the workspace may not have ended the token.
+    pub fn person_called_logout(&self, token: &str) {
+        let found = self.find(token);
+        self.person_logged_out(token);
+        if let Found::Living(chat) = found {
+            // A failure is logged where it happens, and tried again.
+            drop(self.0.tokens.end(chat.user_id(), chat.token().clone()));
+        }
     }
 
     /// Whether the person whose browser this is has logged out of the chat.

@@ -10,6 +10,7 @@ mod flights;
 mod host;
 mod host_logout;
 mod once;
+pub mod polls;
 mod rates;
 pub mod recheck;
 pub mod seal;
@@ -42,9 +43,10 @@ use crate::trace;
 
 pub use back_channel::BackChannelRefusal;
 use binding::{Binding, Bindings};
-pub use chats::{Held, Verdict};
+pub use chats::{Came, Held, Verdict};
 use flights::{Flights, UnderWay};
 use host::{Host, Presented, Sessions};
+use polls::Polls;
 use rates::Rates;
 use standing::{Policy, Standings};
 
@@ -75,6 +77,7 @@ struct Inner {
     standings: Arc<Standings>,
     policy: Policy,
     sync: Syncer,
+    polls: Arc<Polls>,
 }
 
 /// What of a login still holds under a new configuration.
@@ -127,7 +130,8 @@ impl Login {
     /// as well, and so are the tokens that they end with.
     #[must_use]
     pub fn renewed(&self, config: &Config, validator: Option<Validator>, client: Client, kept: Kept) -> Self {
-        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, standings, sync, .. } = &*self.0;
+        let Inner { sessions, directory, tokens, metrics, control, users, flights, ended_identities, standings, sync, polls, .. } =
+            &*self.0;
         let host = validator.map_or_else(|| Arc::clone(&sessions.host), |validator| Arc::new(Host::Validator(validator)));
         let caches = &config.cache;
         let rates = Arc::new(sessions.rates.renewed(config.limits));
@@ -156,6 +160,10 @@ impl Login {
             standings: standings.renewed(config),
             policy: Policy::new(config),
             sync: sync.clone(),
+            polls: {
+                polls.resize(config.limits.polled_sessions);
+                Arc::clone(polls)
+            },
         }))
     }
 
@@ -174,6 +182,7 @@ impl Login {
             directory: Directory::new(client.clone(), config.users.clone(), caches.users, Arc::clone(&metrics)),
             tokens: Tokens::new(client, caches, Arc::clone(&metrics), control.clone()),
             standings: Arc::new(Standings::new(config, Arc::clone(&metrics))),
+            polls: Arc::new(Polls::new(config.limits.polled_sessions, Arc::clone(&metrics))),
             policy: Policy::new(config),
             metrics,
             control,
@@ -251,6 +260,11 @@ impl Login {
         };
         self.0.sync.noticed(&signed_in.user_id, &signed_in.identity);
         Ok(signed_in)
+    }
+
+    /// Clients that have no WebSocket.
+    pub fn polls(&self) -> &Polls {
+        &self.0.polls
     }
 
     /// What keeps accounts up to date.
@@ -368,6 +382,11 @@ impl Login {
     /// A call that wipes all login tokens of a user was seen passing by.
     pub fn user_tokens_wiped(&self, rc_user_id: &str) {
         self.0.tokens.forget_user(rc_user_id);
+    }
+
+    /// The same for a call that leaves the caller's own.
+    pub fn other_tokens_wiped(&self, rc_user_id: &str, kept: &str) {
+        self.0.tokens.forget_others(rc_user_id, kept);
     }
 
     /// A call that may have ended anybody's sessions was seen passing by: every token is looked at before

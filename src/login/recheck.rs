@@ -127,6 +127,7 @@ pub async fn run(current: impl Fn() -> Login) {
         }
         let wake = login.give_turns(&mut pace, &under_way, &in_use);
         login.0.show(&in_use, &under_way);
+        login.0.polls.tidy();
         tokio::select! {
             () = tokio::time::sleep_until(wake) => {}
             () = in_use.changed() => {}
@@ -277,7 +278,9 @@ impl Inner {
         let hash = |text: &str| self.metrics.journal().hash(text);
         let (identity, username, user_id) = match self.policy.audit {
             config::Audit::Off => return,
-            config::Audit::Names => (standing.identity.clone(), Some(&*standing.username), Some(&**chat.user_id())),
+            config::Audit::Names => {
+                (standing.identity.clone(), Some(&*standing.username).filter(|name| !name.is_empty()), Some(&**chat.user_id()))
+            }
             config::Audit::Hashed => (hash(&standing.identity), None, None),
         };
         let (source, outcome) = (self.sessions.host.source(), ending.word());

@@ -11,11 +11,12 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
+use super::binding::Binding;
 use super::host::Presented;
 use super::once::Once;
 use crate::config::{Config, HostLogout};
 use crate::directory::weight;
-use crate::identity::{SessionKey, Validated};
+use crate::identity::{Credentials, SessionKey, Validated};
 use crate::metrics::Metrics;
 use crate::tokens::{Chat, Standing};
 
@@ -80,6 +81,8 @@ pub(super) struct Standings {
     /// What the identity provider said is over: its own sessions, and tokens that were good for them.
     over_sids: Cache<String, ()>,
     over_sessions: Cache<SessionKey, ()>,
+    /// Identities all of whose sessions are over that began before then.
+    over_subjects: Cache<String, SystemTime>,
     /// The logout tokens that have come.
     pub(super) once: Once,
     pub(super) outage: Outage,
@@ -108,6 +111,7 @@ impl Standings {
             left: Cache::builder().max_capacity(capacity).time_to_live(LEFT_FOR).build(),
             over_sids: Cache::builder().max_capacity(capacity).time_to_live(OVER_FOR).build(),
             over_sessions: Cache::builder().max_capacity(capacity).time_to_live(OVER_FOR).build(),
+            over_subjects: Cache::builder().max_capacity(capacity).time_to_live(OVER_FOR).build(),
             once: Once::new(config.session.logout_tokens),
             outage: Outage::default(),
             metrics,
@@ -130,6 +134,9 @@ impl Standings {
         for (session, ()) in &self.over_sessions {
             new.over_sessions.insert(*session, ());
         }
+        for (subject, before) in &self.over_subjects {
+            new.over_subjects.insert(String::clone(&subject), before);
+        }
         for (sid, ()) in &self.over_sids {
             new.over_sids.insert(String::clone(&sid), ());
         }
@@ -150,6 +157,24 @@ impl Standings {
         if chat.is_over() || chat.standing().is_some_and(|former| !standing.replaces(&former)) {
             return;
         }
+        chat.stand_on(Some(Arc::clone(&standing)));
+        self.keep(chat, &standing);
+    }
+
+    /// Notes what a chat session seems to stand on that was taken over: whose it is by its seal, and the host session that
+    /// came with it, which was not looked at yet.
+    pub(super) fn presume(&self, chat: &Chat, binding: &Binding, shown: Option<&Credentials>) {
+        if chat.is_over() || chat.standing().is_some() {
+            return;
+        }
+        let standing = Arc::new(Standing {
+            session: shown.map_or(binding.session, |shown| shown.key),
+            credentials: shown.filter(|shown| shown.can_be_asked_again()).cloned(),
+            identity: binding.identity.clone(),
+            username: String::new(),
+            sid: None,
+            expires: None,
+        });
         chat.stand_on(Some(Arc::clone(&standing)));
         self.keep(chat, &standing);
     }
@@ -246,9 +271,17 @@ impl Standings {
         self.over_sessions.insert(session, ());
     }
 
+    /// The identity provider has ended all sessions of this identity: credentials made before then let nobody in.
+    pub(super) fn subject_is_over(&self, identity: &str, before: SystemTime) {
+        self.over_subjects.insert(identity.to_owned(), before);
+    }
+
     /// Whether the identity provider has ended what this host session stands for.
     pub(super) fn is_over(&self, session: &SessionKey, validated: &Validated) -> bool {
-        self.over_sessions.contains_key(session) || validated.sid.as_ref().is_some_and(|sid| self.over_sids.contains_key(sid))
+        let made_before = |issued| self.over_subjects.get(&validated.identity.id).is_some_and(|over| issued < over);
+        self.over_sessions.contains_key(session)
+            || validated.sid.as_ref().is_some_and(|sid| self.over_sids.contains_key(sid))
+            || validated.issued.is_some_and(made_before)
     }
 
     /// Whether a logout token is new.

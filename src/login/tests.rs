@@ -39,7 +39,7 @@ impl Script {
             return Err(Refusal::new(kind, "", "a script"));
         }
         match self.0.people.lock().unwrap().get(&number) {
-            Some(identity) => Ok(Validated { identity: Arc::clone(identity), expires: None, sid: None }),
+            Some(identity) => Ok(Validated { identity: Arc::clone(identity), expires: None, issued: None, sid: None }),
             None if number == u16::MAX => panic!("a bug"),
             None => Err(Refusal::new(RefusalKind::NoSession, "", "")),
         }

@@ -32,11 +32,13 @@ pub enum Limit {
     SyncRecords,
     /// `limits.native_message`
     NativeMessage,
+    /// `limits.polled_sessions`
+    PolledSessions,
 }
 
 impl Limit {
     /// Every limit, so that its count starts at zero.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::LoginsPerClient,
         Self::LoginsPerSession,
         Self::UnknownSessionsPerClient,
@@ -49,6 +51,7 @@ impl Limit {
         Self::SyncQueue,
         Self::SyncRecords,
         Self::NativeMessage,
+        Self::PolledSessions,
     ];
 
     /// The label's value.
@@ -66,6 +69,7 @@ impl Limit {
             Self::SyncQueue => "sync_queue",
             Self::SyncRecords => "sync_records",
             Self::NativeMessage => "native_message",
+            Self::PolledSessions => "polled_sessions",
         }
     }
 }

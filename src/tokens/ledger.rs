@@ -13,6 +13,8 @@ use super::in_use::InUse;
 use crate::identity::SessionKey;
 use crate::secret::Secret;
 
+/// Stands for the time at which a token was never known to live.
+const NEVER: u64 = u64::MAX;
 /// Host sessions remembered for one user; those of renewed JWTs come and go.
 const SESSIONS: usize = 256;
 
@@ -77,7 +79,11 @@ impl Ledger {
 
     /// Whether the token was known to live not longer ago than `age`, and not before `doubted`.
     pub(super) fn is_recent(&self, minted: &Minted, age: Duration, doubted: Duration) -> bool {
-        let at = Duration::from_millis(minted.verified.load(Ordering::Acquire));
+        let at = minted.verified.load(Ordering::Acquire);
+        if at == NEVER {
+            return false;
+        }
+        let at = Duration::from_millis(at);
         at >= doubted && self.born.elapsed() < at + age
     }
 
@@ -96,6 +102,13 @@ impl Ledger {
             next
         });
         (before.generation == generation).then_some(minted)
+    }
+
+    /// The same for one of which it is not known whether it lives.
+    pub(super) fn add_unverified(&self, generation: u64, user_id: &Arc<str>, identity: &str, token: Secret) -> Option<Arc<Minted>> {
+        let minted = self.add(generation, user_id, identity, token)?;
+        minted.verified.store(NEVER, Ordering::Release);
+        Some(minted)
     }
 
     /// Notes that a session uses a token; false when the token died meanwhile.
@@ -127,11 +140,21 @@ impl Ledger {
 
     /// Takes out all tokens, those being minted right now included.
     pub(super) fn wipe(&self) -> Vec<Secret> {
-        let before = self.state.rcu(|state| State { generation: state.generation + 1, ..State::default() });
-        for minted in &before.living {
-            minted.end();
-        }
-        before.living.iter().map(|minted| minted.token.clone()).collect()
+        self.wipe_but(None)
+    }
+
+    /// The same, but for the one that reads like this.
+    pub(super) fn wipe_but(&self, kept: Option<&str>) -> Vec<Secret> {
+        let stays = |minted: &Minted| kept.is_some_and(|kept| minted.token.matches(kept));
+        let before = self.state.rcu(|state| {
+            let mut next = State::clone(state);
+            next.generation += 1;
+            next.living.retain(|minted| stays(minted));
+            next.sessions.retain(|(_, minted)| stays(minted));
+            next
+        });
+        let wiped = before.living.iter().filter(|minted| !stays(minted));
+        wiped.inspect(|minted| minted.end()).map(|minted| minted.token.clone()).collect()
     }
 
     fn now(&self) -> u64 {

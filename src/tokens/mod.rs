@@ -43,6 +43,8 @@ const TRUSTED_FOR: Duration = Duration::from_secs(10);
 const FRESH_EVERY: Duration = Duration::from_secs(5);
 /// Between two tries to end a token, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// The same where what the workspace says is no passing trouble.
+const LONGEST_PAUSE_OTHERWISE: Duration = Duration::from_mins(10);
 /// How long one such try may wait for the workspace's limiter.
 const TRY_FOR: Duration = Duration::from_mins(3);
 /// How long it is remembered that a token has ended.
@@ -192,7 +194,7 @@ impl Tokens {
     /// See [`TokenError`].
     pub async fn token(&self, wanted: Wanted<'_>, fresh: bool, deadline: Instant) -> Result<Handed, TokenError> {
         let Wanted { user_id, session, held, .. } = wanted;
-        let ledger = self.ledgers.get_with(Arc::clone(user_id), || Arc::new(Ledger::new(self.born, Arc::clone(&self.in_use))));
+        let ledger = self.ledger(user_id);
         let _flight = ledger.flight.lock().await;
         self.sessions.insert(session, Arc::clone(user_id));
         if let Some(held) = held.filter(|_| !fresh && ledger.of(&session).is_none()) {
@@ -307,6 +309,14 @@ impl Tokens {
         wiped
     }
 
+    /// All login tokens of a user were wiped but this one, which the caller used.
+    pub fn forget_others(&self, user_id: &str, kept: &str) {
+        let wiped = self.ledgers.get(user_id).map(|ledger| ledger.wipe_but(Some(kept))).unwrap_or_default();
+        for token in &wiped {
+            self.is_over_now(token);
+        }
+    }
+
     /// The host sessions that use a token of ours.
     pub fn sessions_of(&self, token: &str) -> Vec<SessionKey> {
         let Some(minted) = self.living.get(&key_of(token)) else { return Vec::new() };
@@ -363,10 +373,35 @@ impl Tokens {
         if self.client.until(patience).token_alive(user_id, held).await != Some(true) {
             return;
         }
-        if let Some(minted) = ledger.add(generation, user_id, identity, held.clone()) {
-            self.living.insert(key_of(held.expose()), Arc::clone(&minted));
+        if let Some(minted) = self.add_held(ledger, generation, user_id, identity, held) {
+            ledger.verified(&minted);
             ledger.bind(session, &minted);
         }
+    }
+
+    /// One that was sealed by us, once however many bring it.
+    fn add_held(&self, ledger: &Ledger, generation: u64, user_id: &Arc<str>, identity: &str, held: &Secret) -> Option<Arc<Minted>> {
+        let add = || ledger.add_unverified(generation, user_id, identity, held.clone());
+        self.living.entry(key_of(held.expose())).or_optionally_insert_with(add).map(moka::Entry::into_value)
+    }
+
+    /// Takes up a token that somebody goes on with, though it was given before we were started or at another replica.
+    /// `held` was sealed by us, so that it is one of ours. Whether it lives still the workspace is asked before it is
+    /// handed out again.
+    pub fn take_over(&self, user_id: &Arc<str>, identity: &str, session: SessionKey, held: &Secret) -> Option<Chat> {
+        let ledger = self.ledger(user_id);
+        if ledger.is_full(self.bound) {
+            return None;
+        }
+        let minted = self.add_held(&ledger, ledger.generation(), user_id, identity, held)?;
+        if ledger.of(&session).is_none() && ledger.bind(session, &minted) {
+            self.sessions.insert(session, Arc::clone(user_id));
+        }
+        Some(Chat(minted))
+    }
+
+    fn ledger(&self, user_id: &Arc<str>) -> Arc<Ledger> {
+        self.ledgers.get_with(Arc::clone(user_id), || Arc::new(Ledger::new(self.born, Arc::clone(&self.in_use))))
     }
 
     async fn is_alive(&self, user_id: &str, ledger: &Ledger, minted: &Minted, deadline: Instant) -> bool {
@@ -412,14 +447,20 @@ impl Tokens {
 /// Goes on trying to log a token out. To do so twice does no harm: the token is named in the call.
 async fn end_later(client: &Client, user_id: &str, token: &Secret, mut refusal: Refusal, deadline: Instant) {
     let mut pause = Duration::from_secs(1);
+    let mut told = false;
     loop {
         let passing = matches!(refusal.kind, RefusalKind::RocketchatUnavailable | RefusalKind::RateLimited);
-        if !passing || Instant::now() + pause > deadline {
+        // What stands in between may say anything while the workspace is away.
+        let longest = if passing { LONGEST_PAUSE } else { LONGEST_PAUSE_OTHERWISE };
+        if !passing && !std::mem::replace(&mut told, true) {
+            tracing::warn!(user = %user_id, error = %refusal, "a login token cannot be logged out; it is refused here, and tried again for a day");
+        }
+        if Instant::now() + pause > deadline {
             tracing::warn!(user = %user_id, error = %refusal, "a login token could not be logged out");
             return;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(longest);
         match client.until(Instant::now() + TRY_FOR).log_out(user_id, token).await {
             Ok(()) => return,
             Err(again) => refusal = again,

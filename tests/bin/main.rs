@@ -8,6 +8,7 @@ mod commands;
 mod compose;
 mod dev;
 mod doctor;
+mod killed;
 mod lean;
 mod life;
 mod logs;

@@ -32,6 +32,7 @@ mod minting;
 mod native;
 mod outages;
 mod pages;
+mod polling;
 mod proxying;
 mod recheck;
 mod status;

@@ -10,11 +10,13 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::support::keys::{self, Pair, Published, claims};
+use super::support::proxy::Proxy;
 use super::support::within;
-use super::support::world::{LOGOUT_SECRET, World, eventually, token_of};
+use super::support::world::{LOGOUT_SECRET, TOKEN, World, eventually, token_of};
 
 const LOGOUT: &str = "/_gantry/logout";
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
@@ -468,6 +470,44 @@ async fn logout_tokens_are_checked_like_sessions_where_nothing_else_is_said() {
 }
 
 #[tokio::test]
+async fn a_logout_of_a_person_holds_for_tokens_that_nobody_has_shown_yet() {
+    let world = World::keys(&[
+        ("identity.source", "jwt"),
+        ("identity.jwt.secret", SECRET),
+        ("identity.jwt.algorithms", "HS256"),
+        ("identity.jwt.cookie", "session"),
+        ("identity.jwt.issuer", ISSUER),
+        ("identity.jwt.audience", "chat"),
+    ])
+    .await;
+    let cookie = |name: &str, issued: Option<u64>| {
+        world.chat.add_user(User::new(name));
+        let mut said = claims(name);
+        (said["iss"], said["aud"]) = (json!(ISSUER), json!("chat"));
+        match issued {
+            Some(issued) => said["iat"] = json!(issued),
+            None => drop(said.as_object_mut().unwrap().remove("iat")),
+        }
+        format!("session={}", keys::shared(&said, SECRET))
+    };
+    let reply = tell(&world, &keys::shared(&logout(&json!({ "sub": "id-ada" })), SECRET)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    for (name, issued, status) in [
+        ("ada", Some(now() - 60), 401),
+        // Signed in again since; one that does not say when; somebody else.
+        ("ada", Some(now() + 2), 200),
+        ("ada", None, 200),
+        ("bob", Some(now() - 60), 200),
+    ] {
+        let reply = world.token(&cookie(name, issued)).await;
+        assert_eq!(reply.status, status, "{name} {issued:?} {}", reply.text());
+    }
+    // A reload with other bounds does not forget it.
+    world.proxy.reloaded(&[("cache.tokens.capacity", "5000")]).await;
+    assert_eq!(world.token(&cookie("ada", Some(now() - 61))).await.status, 401);
+}
+
+#[tokio::test]
 async fn without_a_provider_a_logout_token_is_answered_with_what_is_missing() {
     let world = World::start().await;
     let reply = tell(&world, "a.b.c").await;
@@ -508,4 +548,103 @@ async fn wrong_logout_tokens_are_held_to_a_rate_and_right_ones_are_not() {
         all
     };
     assert_eq!(statuses, [401, 401, 401, 401, 401, 503, 503]);
+}
+
+// After a restart of ours nothing is remembered, and the script may be blocked.
+
+/// Another Gantry in the place of the first, which is gone with all that it knew.
+async fn restarted(world: World) -> World {
+    let settings = world.proxy.settings();
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let World { chat, app, proxy } = world;
+    let next = Proxy::with(chat.addr(), &settings);
+    proxy.drain();
+    proxy.ended().await;
+    World { chat, app, proxy: next }
+}
+
+/// Our cookie of an answer, and the host app's with it.
+async fn both_cookies(world: &World, cookie: &str) -> (String, String) {
+    let reply = world.token(cookie).await;
+    let ours = reply.header("set-cookie").split(';').next().unwrap().to_owned();
+    (format!("{cookie}; {ours}"), token_of(&reply))
+}
+
+/// A socket of a browser with these cookies, signed in with this token: what comes in it until it ends.
+async fn socket_until_end(world: &World, cookies: &str, token: &str) -> Vec<Value> {
+    let tcp = TcpStream::connect(world.proxy.addr).await.unwrap();
+    let mut request = format!("ws://{}/websocket", world.proxy.addr).into_client_request().unwrap();
+    request.headers_mut().insert("cookie", cookies.parse().unwrap());
+    let (mut socket, _) = tokio_tungstenite::client_async(request, tcp).await.unwrap();
+    let login = json!({ "msg": "method", "method": "login", "params": [{ "resume": token }], "id": "in" });
+    for message in [json!({ "msg": "connect", "version": "1", "support": ["1"] }), login] {
+        socket.send(Message::text(message.to_string())).await.unwrap();
+    }
+    let mut all = Vec::new();
+    within("the socket ends", async {
+        while let Some(Ok(message)) = socket.next().await {
+            if let Message::Text(text) = message {
+                all.push(serde_json::from_str(&text).unwrap());
+            }
+        }
+    })
+    .await;
+    all
+}
+
+#[tokio::test]
+async fn after_a_restart_an_open_chat_is_followed_again_by_the_cookie_that_its_socket_came_with() {
+    let world = World::keys(&[("session.recheck", "1s"), ("cache.sessions.ttl", "1s"), ("session.guard_script", "false")]).await;
+    let (ada, bob) = (world.settled("ada"), world.settled("bob"));
+    let (cookies, token) = both_cookies(&world, &ada).await;
+    let (bobs_cookies, bobs) = both_cookies(&world, &bob).await;
+    let world = restarted(world).await;
+    // The host session ends while the chat is open.
+    let socket = socket_until_end(&world, &cookies, &token);
+    let sign_out = async {
+        world.chat.wait_for("the login", |state| !state.online.is_empty()).await;
+        looks(&world, "good", 1).await;
+        world.app.sign_out(&ada);
+    };
+    let (said, ()) = tokio::join!(socket, sign_out);
+    assert!(said.iter().any(|message| message["id"] == "in" && message["error"].is_null()), "{said:?}");
+    eventually("the token is ended", || async { !world.chat.is_live(&token) }).await;
+    // Told by the host app's server, by name.
+    let bearer = format!("Bearer {LOGOUT_SECRET}");
+    let socket = socket_until_end(&world, &bobs_cookies, &bobs);
+    let tell = async {
+        world.chat.wait_for("the login", |state| !state.online.is_empty()).await;
+        let reply = world.post("/_gantry/logout", &[("authorization", &bearer)], r#"{"id":"harbor-bob"}"#).await;
+        assert_eq!(reply.json(), json!({ "ended": 1 }));
+    };
+    tokio::join!(socket, tell);
+    assert!(!world.chat.is_live(&bobs));
+}
+
+#[tokio::test]
+async fn after_a_restart_a_socket_without_its_host_session_is_refused() {
+    let world = World::start().await;
+    let ada = world.settled("ada");
+    let (cookies, token) = both_cookies(&world, &ada).await;
+    let world = restarted(world).await;
+    let ours = cookies.split("; ").last().unwrap();
+    let said = socket_until_end(&world, ours, &token).await;
+    assert!(said.iter().any(|message| message["error"]["error"] == 403), "{said:?}");
+    eventually("the token is ended", || async { !world.chat.is_live(&token) }).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_over_is_looked_at_before_it_is_handed_out() {
+    let world = World::start().await;
+    let ada = world.settled("ada");
+    let (cookies, token) = both_cookies(&world, &ada).await;
+    let world = restarted(world).await;
+    world.chat.revoke_sessions("ada");
+    // The workspace refuses it in its own words, and the socket stays.
+    tokio::select! {
+        said = socket_until_end(&world, &cookies, &token) => panic!("{said:?}"),
+        () = world.chat.wait_for("the login", |state| state.requests.iter().any(|request| request.endpoint == "ddp:login")) => {}
+    }
+    let again = token_of(&world.post(TOKEN, &[("cookie", &cookies)], "").await);
+    assert!(again != token && world.chat.is_live(&again));
 }

@@ -683,4 +683,14 @@ async fn protected_files_show_where_only_our_cookie_comes() {
     // Off by its switch.
     world.proxy.reloaded(&[("session.cookie_bridge", "false")]).await;
     eventually("it is off", || async { world.get(FILE, &[("cookie", &binding), OURS]).await.status == 403 }).await;
+    // One that has ended opens nothing all the same.
+    let mut all = world.chat.requests();
+    let before = all.len();
+    assert_eq!(world.get(FILE, &[("cookie", &format!("{stale}; {binding}")), OURS]).await.status, 403);
+    for query in [format!("rc_uid={bob}&rc_token={ended}"), format!("rc%5Fuid={bob}&rc%5Ftoken={}", ended.replace('a', "%61"))] {
+        assert_eq!(world.get(&format!("{FILE}?{query}"), &[]).await.status, 401, "{query}");
+    }
+    all = world.chat.requests();
+    assert_eq!(all.iter().skip(before).filter(|request| request.path.starts_with(FILE)).count(), 1, "the query goes nowhere");
+    assert_eq!(cookies_at(&world, FILE), None);
 }

@@ -52,12 +52,7 @@ async fn a_logout_that_passes_by_ends_the_token_here_too() {
     let world = World::start().await;
     let cookie = world.settled("ada");
     let id = world.chat.user("ada").unwrap().id;
-    for (method, path) in [
-        ("POST", "/api/v1/logout"),
-        ("GET", "/api/v1/logout"),
-        ("POST", "/api/v1/users.logout"),
-        ("POST", "/api/v1/users.removeOtherTokens"),
-    ] {
+    for (method, path) in [("POST", "/api/v1/logout"), ("GET", "/api/v1/logout"), ("POST", "/api/v1/users.logout")] {
         let token = world.sign_in(&cookie).await;
         let headers = [("x-user-id", id.as_str()), ("x-auth-token", token.as_str()), ("content-type", "application/json")];
         let body = if method == "GET" { "" } else { "{}" };
@@ -76,6 +71,40 @@ async fn a_logout_that_passes_by_ends_the_token_here_too() {
     let reply = world.post("/api/v1/logout", &[("x-user-id", "nobody"), ("x-auth-token", &token)], "").await;
     assert_eq!(reply.status, 401);
     assert_eq!(world.sign_in(&cookie).await, token);
+}
+
+#[tokio::test]
+async fn a_logout_by_a_method_over_rest_is_one_though_the_workspace_ends_nothing() {
+    let world = World::start().await;
+    let cookie = world.settled("ada");
+    let token = world.sign_in(&cookie).await;
+    let id = world.chat.user("ada").unwrap().id;
+    let headers = [("x-user-id", id.as_str()), ("x-auth-token", token.as_str()), ("content-type", "application/json")];
+    let message = json!({ "msg": "method", "method": "logout", "id": "1", "params": [] }).to_string();
+    let reply = world.post("/api/v1/method.call/logout", &headers, &json!({ "message": message }).to_string()).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    refused(&world.token(&cookie).await, 401, "signed_out");
+    eventually("the token is ended", || async { !world.chat.is_live(&token) }).await;
+}
+
+#[tokio::test]
+async fn whoever_logs_out_of_other_places_stays_where_they_are() {
+    let world = World::start().await;
+    for (number, path) in ["/api/v1/users.logoutOtherClients", "/api/v1/users.removeOtherTokens"].into_iter().enumerate() {
+        let name = format!("ada{number}");
+        let (here, there) = (world.settled(&name), world.app.sign_in(&name));
+        let (kept, other) = (world.sign_in(&here).await, world.sign_in(&there).await);
+        let id = world.chat.user(&name).unwrap().id;
+        let headers = [("x-user-id", id.as_str()), ("x-auth-token", kept.as_str())];
+        assert_eq!(world.post(path, &headers, "").await.status, 200);
+        assert_eq!(world.get("/api/v1/me", &headers).await.status, 200, "{path}: the caller goes on");
+        assert_eq!(world.sign_in(&here).await, kept);
+        assert_ne!(world.sign_in(&there).await, other);
+        assert!(!world.chat.is_live(&other));
+        let others = [("x-user-id", id.as_str()), ("x-auth-token", other.as_str())];
+        assert_eq!(world.get("/api/v1/me", &others).await.status, 401);
+    }
+    assert_eq!(world.metric("gantry_ended_tokens_refused_total").await, 2);
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
     let queue_timeout = r.duration("limits.queue_timeout");
     let websocket_message = r.integer("limits.websocket_message", 1_024..=1_048_576);
     let websocket_memory = r.integer("limits.websocket_memory", 0..=1_099_511_627_776);
+    let polled_sessions = r.integer("limits.polled_sessions", 16..=MOST_TRACKED);
     let call_head = r.integer("limits.call_head", LEAST_HEAD..=1_048_576);
     let page_memory = r.integer("limits.page_memory", LEAST_PAGE_MEMORY..=16_777_216);
     if let (Some(session), Some(client)) = (logins_per_session, logins_per_client)
@@ -75,6 +76,7 @@ pub(super) fn limits(r: &mut Reader<'_>) -> Option<Limits> {
         page_memory: page_memory?,
         websocket_message: websocket_message?,
         websocket_memory: websocket_memory?,
+        polled_sessions: polled_sessions?,
         answers: answers?,
         native_message: native_message?,
     })

@@ -80,7 +80,7 @@ async fn pass(seconds: u64) {
 fn each_answer_means_one_thing() {
     let validated = |id: &str| {
         let identity = Arc::new(Identity { id: id.to_owned(), ..person("ada") });
-        Ok(Arc::new(Validated { identity, expires: None, sid: None }))
+        Ok(Arc::new(Validated { identity, expires: None, issued: None, sid: None }))
     };
     let refused = |kind| Err(Refusal::new(kind, "", ""));
     for (outcome, expected) in [
@@ -304,7 +304,7 @@ async fn a_newer_host_session_of_the_same_browser_takes_the_place_of_the_older_o
     watched.world.session(3, person("user1"));
     pass(11).await;
     watched.gone(2);
-    let validated = Validated { identity: Arc::new(person("user1")), expires: None, sid: None };
+    let validated = Validated { identity: Arc::new(person("user1")), expires: None, issued: None, sid: None };
     watched.world.login.0.standings.confirm(socket.chat(), &Presented::Scripted(key(3)), &validated);
     watched.world.script.0.slow.store(false, Ordering::Relaxed);
     pass(120).await;
@@ -355,7 +355,7 @@ async fn of_what_has_ended_little_is_kept() {
 async fn a_bug_in_one_look_loses_nobody() {
     let watched = watched(&[("session.recheck", "10s")]);
     let socket = watched.open(1).await;
-    let validated = Validated { identity: Arc::new(person("user1")), expires: None, sid: None };
+    let validated = Validated { identity: Arc::new(person("user1")), expires: None, issued: None, sid: None };
     watched.world.login.0.standings.confirm(socket.chat(), &Presented::Scripted(key(u16::MAX)), &validated);
     pass(35).await;
     let panics = watched.looks(Instant::now()).iter().filter(|(_, number)| *number == u16::MAX).count();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
@@ -26,6 +26,38 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// Pieces that are passed on before others get their turn.
 const TURNS: usize = 32;
 
+/// A client's body, of which some may have been read already.
+#[derive(Debug)]
+pub struct Arriving {
+    read: Bytes,
+    rest: Option<Incoming>,
+}
+
+impl From<Incoming> for Arriving {
+    fn from(rest: Incoming) -> Self {
+        Self { read: Bytes::new(), rest: Some(rest) }
+    }
+}
+
+impl Arriving {
+    /// What was `read`, and the `rest` behind it, if there is any.
+    pub fn after(read: Bytes, rest: Option<Incoming>) -> Self {
+        Self { read, rest }
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.rest.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if !self.read.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.read)))));
+        }
+        self.rest.as_mut().map_or(Poll::Ready(None), |rest| Pin::new(rest).poll_frame(cx))
+    }
+}
+
 /// How the upstream is told where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
@@ -38,7 +70,7 @@ enum Framing {
 /// A request body that streams.
 #[derive(Debug)]
 pub struct Upload {
-    incoming: Incoming,
+    incoming: Arriving,
     framing: Framing,
     /// Trailers of these names stay here.
     named: Vec<HeaderName>,
@@ -99,7 +131,7 @@ impl Queue {
 impl Upload {
     /// The body of `request`, which `peer` sends; none where it has none. It waits for the upstream's `100 Continue`
     /// where its client does.
-    pub fn of(request: &Onward<'_>, incoming: Incoming, peer: &Arc<Peer>, rules: &Arc<Forwarding>) -> Option<Box<Self>> {
+    pub fn of(request: &Onward<'_>, incoming: Arriving, peer: &Arc<Peer>, rules: &Arc<Forwarding>) -> Option<Box<Self>> {
         let framing = match request.body_length() {
             BodyLength::None => return None,
             BodyLength::Known(length) => Framing::Length(length),
@@ -173,7 +205,7 @@ impl Upload {
                 }
                 self.gate = None;
             }
-            let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+            let polled = self.incoming.poll_frame(cx);
             self.waits_for_client = polled.is_pending();
             let Poll::Ready(frame) = polled else {
                 let _ = line.poll_flush(cx);

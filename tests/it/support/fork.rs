@@ -25,13 +25,18 @@ impl Drop for Fork {
 
 impl Fork {
     pub async fn start() -> Self {
+        Self::taking(|head| head.contains("\nupgrade: websocket")).await
+    }
+
+    /// The test gets the requests with such a head, which is in small letters, and not WebSockets alone.
+    pub async fn taking(takes: fn(&str) -> bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (workspace, known) = watch::channel(None);
         let (send, sockets) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                tokio::spawn(pass(tcp, known.clone(), send.clone()));
+                tokio::spawn(pass(tcp, takes, known.clone(), send.clone()));
             }
         });
         Self { addr, workspace, sockets, task }
@@ -48,7 +53,12 @@ impl Fork {
     }
 }
 
-async fn pass(mut tcp: TcpStream, mut known: watch::Receiver<Option<SocketAddr>>, send: mpsc::UnboundedSender<(TcpStream, String)>) {
+async fn pass(
+    mut tcp: TcpStream,
+    takes: fn(&str) -> bool,
+    mut known: watch::Receiver<Option<SocketAddr>>,
+    send: mpsc::UnboundedSender<(TcpStream, String)>,
+) {
     let mut head = Vec::new();
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
         if !matches!(tcp.read_buf(&mut head).await, Ok(n) if n > 0) {
@@ -56,7 +66,7 @@ async fn pass(mut tcp: TcpStream, mut known: watch::Receiver<Option<SocketAddr>>
         }
     }
     let text = String::from_utf8_lossy(&head).into_owned();
-    if text.to_ascii_lowercase().contains("\nupgrade: websocket") {
+    if takes(&text.to_ascii_lowercase()) {
         // A test that is over takes no more.
         let _ = send.send((tcp, text));
         return;
