@@ -27,7 +27,7 @@ use crate::headers::cors::CorsPolicy;
 use crate::identity::Credentials;
 use crate::lifecycle::Health;
 use crate::login::binding::Binding;
-use crate::login::{Held, Login, SignedIn, Verdict, Wish};
+use crate::login::{Held, Login, Missing, SignedIn, Verdict, Wish};
 use crate::metrics::{Limit, Metrics};
 use crate::peer::{Peer, RequestId};
 use crate::secret::SecretSource;
@@ -245,7 +245,7 @@ impl Callback {
             }
             // The host session is that of somebody who must not be in the chat, least of all as somebody else.
             RefusalKind::UserInactive | RefusalKind::UserNotAllowed | RefusalKind::IdentityConflict | RefusalKind::SeatLimit => {
-                let verdict = self.login.verdict(before, credentials.clone()).await;
+                let verdict = self.login.verdict(before, credentials.clone(), Missing::Tells).await;
                 if verdict == Verdict::Ended { self.after_the_end(before) } else { None }
             }
             _ => None,
@@ -348,7 +348,7 @@ impl Callback {
                 if refusal.kind != RefusalKind::NoSession {
                     self.audit.refused(asked.after(started), "session", &refusal);
                 }
-                let chat = held.word().filter(|_| refusal.kind == RefusalKind::NoSession);
+                let chat = held.word().filter(|_| matches!(refusal.kind, RefusalKind::NoSession | RefusalKind::UserNotAllowed));
                 json_refusal_with(&refusal, asked.id, chat.map(|chat| ("chat", chat)))
             }
         };

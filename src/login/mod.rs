@@ -42,7 +42,7 @@ use crate::trace;
 
 pub use back_channel::BackChannelRefusal;
 use binding::{Binding, Bindings};
-pub use chats::{Held, Verdict};
+pub use chats::{Held, Missing, Verdict};
 use flights::{Flights, UnderWay};
 use host::{Host, Presented, Sessions};
 use rates::Rates;
@@ -202,6 +202,11 @@ impl Login {
             #[cfg(test)]
             Host::Scripted(_) => unreachable!("scripts have no headers"),
         }
+    }
+
+    /// Whether the host app can be asked about a session with no request of its browser's.
+    pub fn asks_again(&self) -> bool {
+        self.0.sessions.host.asks_again()
     }
 
     /// Counts a request of a client on our own paths.
