@@ -45,6 +45,8 @@ const VIEW: &str = "gantry_view";
 const AGAIN: &str = "x-gantry-sign-in";
 /// The chat session that a page has stored, as Rocket.Chat's own client sends it.
 const X_AUTH_TOKEN: &str = "x-auth-token";
+/// The page cannot store it, and means the one that our cookie tells of.
+const IN_MEMORY: &str = "x-gantry-in-memory";
 
 /// Answers on our own paths.
 #[derive(Debug)]
@@ -317,7 +319,8 @@ impl Callback {
             Ok(credentials) => self.login.who(credentials).await,
             Err(refusal) => Err(refusal),
         };
-        let held = match headers.get(X_AUTH_TOKEN).and_then(|token| token.to_str().ok()) {
+        let bound = || binding.as_ref().filter(|_| headers.contains_key(IN_MEMORY)).map(|binding| binding.token.expose());
+        let held = match headers.get(X_AUTH_TOKEN).and_then(|token| token.to_str().ok()).or_else(bound) {
             Some(token) => self.login.judge(token, shown.as_ref(), binding.as_ref(), &outcome).await,
             None => Held::None,
         };
