@@ -168,13 +168,11 @@ impl Guard {
     ) -> Option<Verdict> {
         let looking = login.clone();
         let look = tokio::task::spawn_local(async move { looking.verdict(&binding, credentials, missing).await });
-        match tokio::time::timeout(self.wait, look).await {
-            Ok(verdict) => verdict.ok(),
-            Err(_) => {
-                self.metrics.limit_hit(Limit::PageWait);
-                None
-            }
-        }
+        let Ok(verdict) = tokio::time::timeout(self.wait, look).await else {
+            self.metrics.limit_hit(Limit::PageWait);
+            return None;
+        };
+        verdict.ok()
     }
 
     /// Makes an answer what it has to be: with our script in it, if it is a page, and with what was found.

@@ -414,3 +414,32 @@ async fn a_page_that_has_opened_the_chat_signs_nobody_in_there() {
     assert_eq!(browser.run(TOP, "return heard").await, json!(["last"]));
     stage.signed_in(TOP, "ada").await;
 }
+
+/// Nobody looks now and then at what is stored: neither our script nor the client.
+const NO_TICKS: &str = "{
+    const real = window.setInterval;
+    window.setInterval = (action, wait, ...rest) => [1000, 3000].includes(wait) ? 0 : real(action, wait, ...rest);
+}";
+
+#[tokio::test]
+async fn two_frames_of_a_page_leave_together_however_short_the_stay_was() {
+    const SECOND: &[&str] = &["#second"];
+    let stage = quiet(&Looks { before_every_page: Some(NO_TICKS), ..Looks::default() }, &[]).await;
+    let browser = &stage.browser;
+    browser.open(&stage.demo.address()).await;
+    let add = "const frame = document.createElement('iframe'); frame.id = 'second'; frame.src = document.querySelector('#chat').src;
+        document.body.append(frame)";
+    browser.run(TOP, add).await;
+    stage.says(&["#second", "iframe.login"], NOT_SIGNED_IN).await;
+    stage.host_session(Some("ada")).await;
+    for frames in [CHAT, SECOND] {
+        stage.come_back(frames).await;
+        stage.signed_in(frames, "ada").await;
+    }
+    let token = stored(&stage, CHAT).await;
+    browser.run(CHAT, "document.querySelector('#logout').click()").await;
+    for frames in [LOADING, &["#second", "iframe.login"]] {
+        stage.says(frames, SIGNED_OUT).await;
+    }
+    dead(&stage, &token).await;
+}

@@ -237,7 +237,7 @@
     const chat = told ? answer.body.chat : '';
     if (token !== read(TOKEN)) return; // it was about another one
     if (chat === 'other' || chat === 'ended') leave(chat === 'other' ? 'switched' : 'ended');
-    else if (chat === 'same' && answer.status === 200) {
+    else if (chat === 'same' && answer.status === 200 && !changing) {
       if (recent('gantry.reloads').length) keep('gantry.reloads', []);
       signedIn(String(answer.body.id || ''), String(answer.body.username || ''));
     }
@@ -342,14 +342,22 @@
     else signedOut('logout');
   }, 1000);
 
+  let changing = 0; // another page may have signed somebody else in: what is stored is not what this one shows
   window.addEventListener('storage', function (event) {
     if (event.key !== null && event.key !== TOKEN && event.key !== USER) return;
-    const was = person;
+    // Somebody who had been here for less than a second is not known otherwise.
+    const was = person || (event.key === USER && event.oldValue) || '';
     nudge();
     // The keys are written one after the other. The client looks at them every few seconds; meanwhile it goes on as
     // whom it knows.
-    if (was) setTimeout(function () {
-      if (read(USER) === was && read(TOKEN)) return;
+    if (!was) return;
+    changing += 1;
+    setTimeout(function () {
+      changing -= 1;
+      if (read(USER) === was && read(TOKEN)) {
+        nudge();
+        return;
+      }
       kept = read(TOKEN);
       signedOut(kept ? 'switched' : 'logout');
       reload();

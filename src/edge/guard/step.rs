@@ -164,7 +164,7 @@ mod tests {
         let marks: Vec<u64> = seen.iter().map(|fields| in_step.mark(&with(fields).headers)).collect();
         for (at, mark) in marks.iter().enumerate() {
             assert!(!in_step.holds(*mark), "{at}");
-            in_step.note(*mark, Instant::now() + Duration::from_secs(3600));
+            in_step.note(*mark, Instant::now() + Duration::from_hours(1));
             assert!(in_step.holds(*mark), "{at}");
             assert_eq!(in_step.mark(&with(seen[at]).headers), *mark);
             assert_eq!(marks.iter().filter(|other| *other == mark).count(), 1, "{at}");
