@@ -617,7 +617,8 @@ pub struct Session {
     pub grace: Duration,
     /// Whether our script goes into Rocket.Chat's pages.
     pub guard_script: bool,
-    /// How long a page waits to hear whether the browser's chat session still belongs to the host session there.
+    /// How long a page, or another request, waits to hear whether the browser's chat session still belongs to the host
+    /// session there.
     pub page_wait: Duration,
     /// Whether requests for protected media get the login token of the browser's chat session.
     pub cookie_bridge: bool,

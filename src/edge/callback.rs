@@ -27,7 +27,7 @@ use crate::headers::cors::CorsPolicy;
 use crate::identity::Credentials;
 use crate::lifecycle::Health;
 use crate::login::binding::Binding;
-use crate::login::{Held, Login, SignedIn, Verdict, Wish};
+use crate::login::{Held, Login, Missing, SignedIn, Verdict, Wish};
 use crate::metrics::{Limit, Metrics};
 use crate::peer::{Peer, RequestId};
 use crate::secret::SecretSource;
@@ -45,6 +45,8 @@ const VIEW: &str = "gantry_view";
 const AGAIN: &str = "x-gantry-sign-in";
 /// The chat session that a page has stored, as Rocket.Chat's own client sends it.
 const X_AUTH_TOKEN: &str = "x-auth-token";
+/// The page cannot store it, and means the one that our cookie tells of.
+const IN_MEMORY: &str = "x-gantry-in-memory";
 
 /// Answers on our own paths.
 #[derive(Debug)]
@@ -245,7 +247,7 @@ impl Callback {
             }
             // The host session is that of somebody who must not be in the chat, least of all as somebody else.
             RefusalKind::UserInactive | RefusalKind::UserNotAllowed | RefusalKind::IdentityConflict | RefusalKind::SeatLimit => {
-                let verdict = self.login.verdict(before, credentials.clone()).await;
+                let verdict = self.login.verdict(before, credentials.clone(), Missing::Tells).await;
                 if verdict == Verdict::Ended { self.after_the_end(before) } else { None }
             }
             _ => None,
@@ -317,7 +319,8 @@ impl Callback {
             Ok(credentials) => self.login.who(credentials).await,
             Err(refusal) => Err(refusal),
         };
-        let held = match headers.get(X_AUTH_TOKEN).and_then(|token| token.to_str().ok()) {
+        let bound = || binding.as_ref().filter(|_| headers.contains_key(IN_MEMORY)).map(|binding| binding.token.expose());
+        let held = match headers.get(X_AUTH_TOKEN).and_then(|token| token.to_str().ok()).or_else(bound) {
             Some(token) => self.login.judge(token, shown.as_ref(), binding.as_ref(), &outcome).await,
             None => Held::None,
         };
@@ -348,7 +351,7 @@ impl Callback {
                 if refusal.kind != RefusalKind::NoSession {
                     self.audit.refused(asked.after(started), "session", &refusal);
                 }
-                let chat = held.word().filter(|_| refusal.kind == RefusalKind::NoSession);
+                let chat = held.word().filter(|_| matches!(refusal.kind, RefusalKind::NoSession | RefusalKind::UserNotAllowed));
                 json_refusal_with(&refusal, asked.id, chat.map(|chat| ("chat", chat)))
             }
         };

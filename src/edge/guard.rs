@@ -3,6 +3,7 @@
 
 mod answer;
 mod script;
+mod step;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,10 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
+use url::Url;
 
 use self::answer::Reads;
+pub(super) use self::step::InStep;
 use super::pages::html as attribute;
 use crate::body::Body;
 use crate::config::Config;
@@ -24,7 +27,7 @@ use crate::headers::tokens;
 use crate::html::{Decoder, Insertion, Page};
 use crate::identity::Credentials;
 use crate::login::binding::Binding;
-use crate::login::{Login, Verdict};
+use crate::login::{Login, Missing, Verdict};
 use crate::metrics::{Limit, Metrics, PageFate, Shard};
 
 /// Beginnings of paths that are no pages of the chat's: its API, files, the widget, and other services' sign-in, whose
@@ -54,6 +57,9 @@ pub struct Guard {
     base: String,
     memory: usize,
     wait: Duration,
+    /// How long a browser that was found in step is taken to be so.
+    holds_for: Duration,
+    public: Url,
     metrics: Arc<Metrics>,
     /// Whether a coding that cannot be read was told of.
     told: AtomicBool,
@@ -80,7 +86,16 @@ impl Guard {
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let base = config.rocketchat.url.path().trim_end_matches('/').to_owned();
         let element = config.session.guard_script.then(|| element(config, &base));
-        Self { element, base, memory: config.limits.page_memory, wait: config.session.page_wait, metrics, told: AtomicBool::new(false) }
+        Self {
+            element,
+            base,
+            memory: config.limits.page_memory,
+            wait: config.session.page_wait,
+            holds_for: config.session.recheck.unwrap_or(config.cache.sessions.ttl),
+            public: config.server.public_url.clone(),
+            metrics,
+            told: AtomicBool::new(false),
+        }
     }
 
     /// Whether our script goes into pages.
@@ -129,29 +144,35 @@ impl Guard {
         parts
     }
 
-    /// Looks whether the browser's chat session still belongs to its host session. `None`: there is nothing to be said, or
-    /// not in time; the look goes on by itself then.
-    pub(super) async fn look(&self, login: &Login, headers: &HeaderMap, credentials: Result<Credentials, Refusal>) -> Option<Found> {
-        let binding = login.bindings().of(headers)?;
-        let kept = binding.clone();
+    /// Looks whether the chat session of the browser that asks for a page still belongs to its host session. `None`: there
+    /// is nothing to be said, or not in time.
+    pub(super) async fn look(&self, login: &Login, parts: &Parts, credentials: Result<Credentials, Refusal>) -> Option<Found> {
+        let binding = login.bindings().of(&parts.headers)?;
+        let cookie = match self.in_time(login, binding.clone(), credentials, self.missing(parts)).await? {
+            Verdict::Stays => return None,
+            Verdict::Ended => Some(login.bindings().removal()),
+            // Remembered by the browser from here on.
+            Verdict::SignedOut if !binding.signed_out => login.bindings().cookie(&Binding { signed_out: true, ..binding.clone() }),
+            Verdict::SignedOut => None,
+        };
+        Some(Found { forget: fingerprint(binding.token.expose()), cookie })
+    }
+
+    /// The verdict on a browser, if there is one in time; else the look goes on by itself.
+    async fn in_time(
+        &self,
+        login: &Login,
+        binding: Binding,
+        credentials: Result<Credentials, Refusal>,
+        missing: Missing,
+    ) -> Option<Verdict> {
         let looking = login.clone();
-        let look = tokio::task::spawn_local(async move { looking.verdict(&binding, credentials).await });
-        match tokio::time::timeout(self.wait, look).await {
-            Ok(Ok(verdict)) if verdict != Verdict::Stays => {
-                let cookie = match verdict {
-                    Verdict::Ended => Some(login.bindings().removal()),
-                    // Remembered by the browser from here on.
-                    Verdict::SignedOut if !kept.signed_out => login.bindings().cookie(&Binding { signed_out: true, ..kept.clone() }),
-                    Verdict::SignedOut | Verdict::Stays => None,
-                };
-                Some(Found { forget: fingerprint(kept.token.expose()), cookie })
-            }
-            Ok(_) => None,
-            Err(_) => {
-                self.metrics.limit_hit(Limit::PageWait);
-                None
-            }
-        }
+        let look = tokio::task::spawn_local(async move { looking.verdict(&binding, credentials, missing).await });
+        let Ok(verdict) = tokio::time::timeout(self.wait, look).await else {
+            self.metrics.limit_hit(Limit::PageWait);
+            return None;
+        };
+        verdict.ok()
     }
 
     /// Makes an answer what it has to be: with our script in it, if it is a page, and with what was found.

@@ -65,7 +65,7 @@ use callback::{Asked, Callback};
 use caught::caught;
 use dev::Dev;
 use forward::Forward;
-use guard::Guard;
+use guard::{Guard, InStep};
 use media::Media;
 use messages::Memory;
 use native::{Native, Rewriting, Standing};
@@ -162,6 +162,7 @@ impl Policies {
 pub struct Edge {
     policies: Arc<Policies>,
     forward: Forward,
+    in_step: InStep,
     shard: Arc<Shard>,
 }
 
@@ -219,7 +220,7 @@ impl Edge {
         stop: Stop,
     ) -> Rc<Self> {
         let forward = Forward::new(Arc::clone(&policies), pool, tunnels, Arc::clone(&shard), health, stop);
-        Rc::new(Self { policies, forward, shard })
+        Rc::new(Self { policies, forward, in_step: InStep::default(), shard })
     }
 
     /// THE request path.
@@ -246,6 +247,7 @@ impl Edge {
         let upgrades = connect || parts.headers.contains_key(UPGRADE);
         let websocket = if upgrades { Handshake::take(&mut parts) } else { None };
         let last_hop = parts.method == Method::OPTIONS && hop::is_last(&mut parts.headers);
+        let doubted = self.in_step(&parts, &peer).await;
         let mut token = passing::look(&mut parts, &self.policies.login);
         if self.policies.media.asks_with_ended(&parts, &self.policies.login) {
             token = passing::Token::Ended;
@@ -253,6 +255,7 @@ impl Edge {
         let parts = &parts;
         let mut seen = self.look(parts, &body, &peer, connect, upgrades);
         (seen.last_hop, seen.token, seen.native) = (last_hop, token, native);
+        seen.started = doubted.unwrap_or(seen.started);
         let answering = pin!(self.answer(&seen, body, websocket, &peer));
         let answer = caught(answering).await.unwrap_or_else(|| {
             peer.note_unread();
@@ -327,6 +330,19 @@ impl Edge {
         }
     }
 
+    /// Whatever is asked for by whoever was here before: their chat session ends before the request goes on. When that
+    /// began to be looked into.
+    async fn in_step(&self, parts: &Parts, peer: &Peer) -> Option<Instant> {
+        let Policies { guard, login, paths, forwarding, .. } = &*self.policies;
+        let doubt = guard.doubts(parts, paths, login, &self.in_step)?;
+        let began = Instant::now();
+        let client = forwarding.client_ip(&parts.headers, peer);
+        let credentials = login.credentials(&parts.headers, peer).map(|credentials| credentials.from(client));
+        // In a box: rare, and larger than what a request takes otherwise.
+        Box::pin(guard.settle(doubt, login, parts, credentials, &self.in_step)).await;
+        Some(began)
+    }
+
     fn page_asked(&self, seen: &Seen<'_>, websocket: bool) -> Option<guard::Asked> {
         let page = self.policies.guard.asked(seen.parts).filter(|_| !websocket)?;
         self.policies.guard.concerns(seen.parts, &self.policies.login).then_some(page)
@@ -366,7 +382,7 @@ impl Edge {
         let headers = &seen.parts.headers;
         let credentials = login.credentials(headers, peer).map(|credentials| credentials.from(seen.client));
         let (response, found) =
-            tokio::join!(self.forward.send(&onward, body.into(), None, peer, &seen.span), guard.look(login, headers, credentials));
+            tokio::join!(self.forward.send(&onward, body.into(), None, peer, &seen.span), guard.look(login, seen.parts, credentials));
         Ok(guard.dress(page, found, response?, &self.shard))
     }
 

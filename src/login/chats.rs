@@ -33,6 +33,15 @@ pub enum Verdict {
     SignedOut,
 }
 
+/// What a request tells that carries no host session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Its browser has none any more.
+    Tells,
+    /// Nothing: browsers keep some cookies back from requests that another site's page begins.
+    TellsNothing,
+}
+
 /// How the login token that a page holds stands to the host session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
@@ -162,7 +171,7 @@ impl Login {
 
     /// Looks whether the chat session of a browser still belongs to the host session there, and ends it at the
     /// workspace if not. `credentials` are those of a request of the browser's.
-    pub async fn verdict(&self, binding: &Binding, credentials: Result<Credentials, Refusal>) -> Verdict {
+    pub async fn verdict(&self, binding: &Binding, credentials: Result<Credentials, Refusal>, missing: Missing) -> Verdict {
         if self.is_signed_out(binding) {
             return Verdict::SignedOut;
         }
@@ -171,10 +180,12 @@ impl Login {
         }
         let same_session = credentials.as_ref().is_ok_and(|credentials| credentials.key == binding.session);
         let shown = credentials.as_ref().ok().cloned();
+        let rides_along = shown.as_ref().is_none_or(Credentials::ride_along);
         let who = match credentials {
             Ok(credentials) => self.who(credentials).await,
             Err(refusal) => Err(refusal),
         };
+        let missed = missing == Missing::Tells && binding.rides_along && rides_along;
         match who {
             Ok(validated) if validated.identity.id == binding.identity => {
                 if let Some(shown) = &shown {
@@ -187,8 +198,12 @@ impl Login {
                 Verdict::Ended
             }
             // What is not sent along by itself is not missed where it is not there.
-            Err(refusal) if refusal.kind == RefusalKind::NoSession && (binding.rides_along || same_session) => {
+            Err(refusal) if refusal.kind == RefusalKind::NoSession && (missed || same_session) => {
                 self.end_binding(binding, Ending::SessionEnded).await;
+                Verdict::Ended
+            }
+            Err(refusal) if let Some(ending) = disabled(&refusal, &binding.identity) => {
+                self.end_binding(binding, ending).await;
                 Verdict::Ended
             }
             Err(_) => Verdict::Stays,
@@ -231,6 +246,10 @@ impl Login {
             Err(refusal) if refusal.kind == RefusalKind::NoSession && bound.is_some_and(|bound| bound.rides_along) => {
                 self.end_and_wait(user_id, &Secret::new(token), Ending::SessionEnded).await;
                 Held::Ended
+            }
+            Err(refusal) if let Some(ending) = disabled(refusal, identity) => {
+                self.end_and_wait(user_id, &Secret::new(token), ending).await;
+                if ending == Ending::Switched { Held::Other } else { Held::Ended }
             }
             Err(_) => Held::Unknown,
         }
@@ -299,4 +318,13 @@ impl Login {
             chat.called(every);
         }
     }
+}
+
+/// What becomes of this identity's chat session where the host app says that the person of the host session is disabled.
+fn disabled(refusal: &Refusal, identity: &str) -> Option<Ending> {
+    if refusal.kind != RefusalKind::UserNotAllowed {
+        return None;
+    }
+    let same = refusal.whom.as_ref().is_some_and(|whom| whom.identity == identity);
+    Some(if same { Ending::SessionEnded } else { Ending::Switched })
 }

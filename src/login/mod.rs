@@ -43,7 +43,7 @@ use crate::trace;
 
 pub use back_channel::BackChannelRefusal;
 use binding::{Binding, Bindings};
-pub use chats::{Came, Held, Verdict};
+pub use chats::{Came, Held, Missing, Verdict};
 use flights::{Flights, UnderWay};
 use host::{Host, Presented, Sessions};
 use polls::Polls;
@@ -211,6 +211,11 @@ impl Login {
             #[cfg(test)]
             Host::Scripted(_) => unreachable!("scripts have no headers"),
         }
+    }
+
+    /// Whether the host app can be asked about a session with no request of its browser's.
+    pub fn asks_again(&self) -> bool {
+        self.0.sessions.host.asks_again()
     }
 
     /// Counts a request of a client on our own paths.

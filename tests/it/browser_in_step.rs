@@ -301,3 +301,145 @@ async fn the_mobile_app_signs_in_by_the_servers_root() {
         browser.run(TOP, "localStorage.clear(); sessionStorage.clear()").await;
     }
 }
+
+/// What holds our script back: a content blocker, the workspace's policy.
+const BLOCKED: &str = "*/guard.js*";
+
+#[tokio::test]
+async fn a_script_that_is_blocked_leaves_the_promise_to_the_next_request() {
+    let stage = quiet(&Looks::default(), &[]).await;
+    let browser = &stage.browser;
+    browser.cdp("Network.enable", &json!({})).await;
+    browser.cdp("Network.setBlockedURLs", &json!({ "urls": [BLOCKED] })).await;
+    browser.open(&stage.demo.address()).await;
+    for generation in GENERATIONS {
+        stage.demo.workspace.configure(|options| options.client = generation);
+        stage.host_session(Some("ada")).await;
+        browser.open(&stage.demo.address()).await;
+        stage.signed_in(CHAT, "ada").await;
+        let first = stored(&stage, CHAT).await;
+        // The page stays open; a picture is loaded, or anything else.
+        stage.host_session(Some("grace")).await;
+        browser.run(CHAT, "new Image().src = `/avatar/ada?${Math.random()}`").await;
+        dead(&stage, &first).await;
+        stage.signed_in(CHAT, "grace").await;
+        let second = stored(&stage, CHAT).await;
+        stage.host_session(None).await;
+        browser.run(CHAT, "fetch(`/api/info?${Math.random()}`)").await;
+        dead(&stage, &second).await;
+        stage.says(LOADING, NOT_SIGNED_IN).await;
+    }
+    let ran = "return performance.getEntriesByType('resource').some(({ name }) => name.includes('/_gantry/session'))";
+    assert_eq!(browser.run(CHAT, ran).await, Value::Bool(false), "our script did not run");
+}
+
+/// A browser that keeps nothing for the chat's pages.
+const KEEPS_NOTHING: &str = "if (window !== top) {
+    for (const name of ['getItem', 'setItem', 'removeItem']) Storage.prototype[name] = () => { throw new DOMException('no', 'SecurityError'); };
+}";
+
+#[tokio::test]
+async fn where_the_browser_keeps_nothing_the_host_session_alone_tells() {
+    let stage = quiet(&Looks { before_every_page: Some(KEEPS_NOTHING), ..Looks::default() }, &[]).await;
+    let browser = &stage.browser;
+    browser.open(&stage.demo.address()).await;
+    stage.says(LOADING, NOT_SIGNED_IN).await;
+    for (user, next) in [("ada", Some("grace")), ("grace", None)] {
+        stage.host_session(Some(user)).await;
+        stage.come_back(CHAT).await;
+        stage.signed_in(CHAT, user).await;
+        let id = stage.demo.workspace.user(user).expect("created").id;
+        stage.host_session(next).await;
+        stage.come_back(CHAT).await;
+        match next {
+            Some(next) => stage.signed_in(CHAT, next).await,
+            None => stage.says(LOADING, NOT_SIGNED_IN).await,
+        }
+        let over = |state: &gantry::demo::rocketchat::State| state.user_by_id(&id).is_some_and(|user| user.tokens.is_empty());
+        stage.demo.workspace.wait_for("the end of the former session", over).await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_from_the_browsers_cache_shows_nothing_before_it_is_known_whose_it_is() {
+    let stage = quiet(&Looks::default(), &[]).await;
+    let browser = &stage.browser;
+    let sign_in = format!("{}/sign-in", stage.demo.address());
+    browser.open(&sign_in).await;
+    stage.host_session(Some("ada")).await;
+    for (user, stays) in [("ada", true), ("grace", false)] {
+        browser.open(&stage.chat()).await;
+        stage.signed_in(TOP, "ada").await;
+        let watch = "window.alive = true; addEventListener('pageshow', ({ persisted }) => {
+            sessionStorage.setItem('shown', [persisted, getComputedStyle(document.body).visibility].join());
+        })";
+        browser.run(TOP, watch).await;
+        browser.open(&sign_in).await;
+        stage.host_session(Some(user)).await;
+        browser.back().await;
+        browser.wait(TOP, "sessionStorage.getItem('shown')").await;
+        let shown = browser.run(TOP, "return sessionStorage.getItem('shown')").await;
+        // A browser under pressure keeps no page; then it was loaded anew.
+        assert!(shown == "true,hidden" || shown.is_null(), "{shown}");
+        stage.signed_in(TOP, user).await;
+        browser.wait(TOP, "getComputedStyle(document.body).visibility === 'visible'").await;
+        assert_eq!(browser.run(TOP, "return Boolean(window.alive)").await, Value::Bool(stays));
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_has_opened_the_chat_signs_nobody_in_there() {
+    let stage = quiet(&Looks::default(), &[]).await;
+    let browser = &stage.browser;
+    let workspace = &stage.demo.workspace;
+    browser.open(&format!("{}/sign-in", stage.demo.address())).await;
+    stage.host_session(Some("ada")).await;
+    workspace.add_user(User::new("mallory"));
+    let mallorys = workspace.add_native_session(&workspace.user("mallory").expect("added").id).expect("a session");
+    // Not the page that may frame it, though it is the same app.
+    browser.open(&format!("{}/sign-in", stage.demo.host_app.url())).await;
+    browser.run(TOP, &format!("window.chat = window.open('{}/home'); return true", stage.chat())).await;
+    let evil = browser.to_other_tab().await;
+    stage.signed_in(TOP, "ada").await;
+    browser.run(TOP, "window.heard = []; addEventListener('message', ({ data }) => heard.push(data))").await;
+    browser.to_tab(&evil).await;
+    let post = format!(
+        "chat.postMessage({{ event: 'login-with-token', loginToken: '{mallorys}' }}, '*');
+         chat.postMessage({{ event: 'try-iframe-login' }}, '*'); chat.postMessage('last', '*')"
+    );
+    browser.run(TOP, &post).await;
+    let mallory = browser.to_other_tab().await;
+    assert_eq!(mallory, evil);
+    browser.wait(TOP, "heard.includes('last')").await;
+    assert_eq!(browser.run(TOP, "return heard").await, json!(["last"]));
+    stage.signed_in(TOP, "ada").await;
+}
+
+/// Nobody looks now and then at what is stored: neither our script nor the client.
+const NO_TICKS: &str = "{
+    const real = window.setInterval;
+    window.setInterval = (action, wait, ...rest) => [1000, 3000].includes(wait) ? 0 : real(action, wait, ...rest);
+}";
+
+#[tokio::test]
+async fn two_frames_of_a_page_leave_together_however_short_the_stay_was() {
+    const SECOND: &[&str] = &["#second"];
+    let stage = quiet(&Looks { before_every_page: Some(NO_TICKS), ..Looks::default() }, &[]).await;
+    let browser = &stage.browser;
+    browser.open(&stage.demo.address()).await;
+    let add = "const frame = document.createElement('iframe'); frame.id = 'second'; frame.src = document.querySelector('#chat').src;
+        document.body.append(frame)";
+    browser.run(TOP, add).await;
+    stage.says(&["#second", "iframe.login"], NOT_SIGNED_IN).await;
+    stage.host_session(Some("ada")).await;
+    for frames in [CHAT, SECOND] {
+        stage.come_back(frames).await;
+        stage.signed_in(frames, "ada").await;
+    }
+    let token = stored(&stage, CHAT).await;
+    browser.run(CHAT, "document.querySelector('#logout').click()").await;
+    for frames in [LOADING, &["#second", "iframe.login"]] {
+        stage.says(frames, SIGNED_OUT).await;
+    }
+    dead(&stage, &token).await;
+}

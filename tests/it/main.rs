@@ -22,6 +22,7 @@ mod http2_abuse;
 mod http2_websocket;
 mod identity;
 mod in_step;
+mod in_step_requests;
 mod interim;
 mod limits;
 mod ladder;

@@ -121,7 +121,23 @@
 
   // --- Sessions --------------------------------------------------------------------------------------
 
-  const stored = () => localStorage.getItem(KEYS.token);
+  // As Meteor's localstorage package does it: in memory, where the browser keeps nothing.
+  const storage = (() => {
+    try {
+      localStorage.setItem('Meteor.probe', '1');
+      const kept = localStorage.getItem('Meteor.probe') === '1';
+      localStorage.removeItem('Meteor.probe');
+      if (kept) return localStorage;
+    } catch { /* blocked, or full */ }
+    const memory = new Map();
+    return {
+      getItem: (key) => memory.get(key) ?? null,
+      setItem: (key, value) => { memory.set(key, String(value)); },
+      removeItem: (key) => { memory.delete(key); },
+    };
+  })();
+
+  const stored = () => storage.getItem(KEYS.token);
 
   const setCookies = (id, token) => {
     const secure = location.protocol === 'https:' ? '; secure' : '';
@@ -130,7 +146,7 @@
   };
 
   const unstore = () => {
-    for (const key of Object.values(KEYS)) localStorage.removeItem(key);
+    for (const key of Object.values(KEYS)) storage.removeItem(key);
     document.cookie = 'rc_uid=; path=/; max-age=0';
     document.cookie = 'rc_token=; path=/; max-age=0';
     me = null;
@@ -145,9 +161,9 @@
 
   const ddpLogin = async (params) => {
     const result = await ddp.call('login', params);
-    localStorage.setItem(KEYS.token, result.token);
-    localStorage.setItem(KEYS.user, result.id);
-    localStorage.setItem(KEYS.expires, new Date(result.tokenExpires.$date).toString());
+    storage.setItem(KEYS.token, result.token);
+    storage.setItem(KEYS.user, result.id);
+    storage.setItem(KEYS.expires, new Date(result.tokenExpires.$date).toString());
     setCookies(result.id, result.token);
     const changed = !me || me.id !== result.id;
     me = { id: result.id, ...ddp.users[result.id] };

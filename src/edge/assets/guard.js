@@ -17,6 +17,7 @@
   const RELOADS = 3; // a minute, unless all was well in between
   const CEILING = 12; // the same, however well it was
   const MINUTE = 60000;
+  const VEIL = 3000; // at most, where no answer comes
 
   // ---- What the client keeps ---------------------------------------------------------------------
 
@@ -25,6 +26,19 @@
   const TOKEN = 'Meteor.loginToken' + suffix;
   const USER = 'Meteor.userId' + suffix;
   const EXPIRES = 'Meteor.loginTokenExpires' + suffix;
+
+  // Where the browser keeps nothing (blocked, or full), the client has its session in memory: it ends with the page, and
+  // whose it is has to be told by the host session alone.
+  const inMemory = (function () {
+    try {
+      window.localStorage.setItem('gantry.probe', '1');
+      const kept = window.localStorage.getItem('gantry.probe') === '1';
+      window.localStorage.removeItem('gantry.probe');
+      return !kept;
+    } catch (_) {
+      return true;
+    }
+  })();
 
   function read(key) {
     try {
@@ -98,6 +112,14 @@
   function allowed(other) {
     return other === origin || ancestors.some(function (pattern) { return matches(pattern, other); });
   }
+
+  // The client takes a login token from whoever can reach its window, such as the page that has opened it. Those whom the
+  // chat is not for sign nobody in.
+  window.addEventListener('message', function (event) {
+    const data = event.data;
+    const asked = data && (data.event === 'login-with-token' || data.event === 'try-iframe-login');
+    if (asked && !allowed(event.origin)) event.stopImmediatePropagation();
+  }, true);
 
   // Who frames us: as the browser says it, or a message of theirs has shown.
   let host = '';
@@ -188,16 +210,19 @@
     const token = read(TOKEN);
     clearTimeout(timer);
     if (looking) return;
-    if (!token) {
+    if (!token && !inMemory) {
+      unveil();
       rest();
       return;
     }
     looking = true;
     looked = Date.now();
-    ask('GET', config.prefix + 'session', { 'X-User-Id': read(USER), 'X-Auth-Token': token }).then(function (answer) {
-      heard(token, answer);
+    ask('GET', config.prefix + 'session', inMemory ? { 'X-Gantry-In-Memory': '1' } : { 'X-User-Id': read(USER), 'X-Auth-Token': token }).then(function (answer) {
+      if (inMemory) follow(answer);
+      else heard(token, answer);
     }).catch(function () { /* nothing is known: nothing is done */ }).then(function () {
       looking = false;
+      if (!leaving) unveil();
       if (due) {
         due = false;
         nudge();
@@ -208,14 +233,41 @@
   }
 
   function heard(token, answer) {
-    const told = answer.status === 200 || answer.status === 401;
+    const told = answer.status === 200 || answer.status === 401 || answer.status === 403;
     const chat = told ? answer.body.chat : '';
     if (token !== read(TOKEN)) return; // it was about another one
     if (chat === 'other' || chat === 'ended') leave(chat === 'other' ? 'switched' : 'ended');
-    else if (chat === 'same' && answer.status === 200) {
+    else if (chat === 'same' && answer.status === 200 && !changing) {
       if (recent('gantry.reloads').length) keep('gantry.reloads', []);
       signedIn(String(answer.body.id || ''), String(answer.body.username || ''));
     }
+  }
+
+  // Whose the host session was when it was looked at last. Our cookie may not be kept either.
+  let follows = '';
+  function follow(answer) {
+    const id = answer.status === 200 ? String(answer.body.id || '') : '';
+    if (!id && answer.status !== 401 && answer.status !== 403) return;
+    const former = follows;
+    follows = id;
+    if (answer.body.chat === 'other' || (former && id && former !== id)) leave('switched');
+    else if (former && (!id || answer.body.chat === 'ended')) leave('ended');
+    else if (answer.body.chat === 'same') signedIn(id, String(answer.body.username || ''));
+  }
+
+  // A page that comes back from the browser's cache shows nothing before it is known whose it is.
+  let veiled = 0;
+  function veil() {
+    document.documentElement.style.visibility = 'hidden';
+    clearTimeout(veiled);
+    veiled = setTimeout(unveil, VEIL);
+  }
+
+  function unveil() {
+    if (!veiled) return;
+    clearTimeout(veiled);
+    veiled = 0;
+    document.documentElement.style.visibility = '';
   }
 
   // ---- Leaving -----------------------------------------------------------------------------------
@@ -265,6 +317,7 @@
       return;
     }
     // Something sends us in circles: once more when the minute is over, and nothing is shown until then.
+    unveil();
     if (document.body) document.body.textContent = 'The chat was signed out several times within a minute. It is loaded again in a while.';
     tell('error', { code: 'repeated', message: 'The chat was signed out several times within a minute.' });
     const oldest = Math.min(rounds.length < RELOADS ? now : rounds[0], all.length < CEILING ? now : all[0]);
@@ -289,20 +342,33 @@
     else signedOut('logout');
   }, 1000);
 
+  let changing = 0; // another page may have signed somebody else in: what is stored is not what this one shows
   window.addEventListener('storage', function (event) {
     if (event.key !== null && event.key !== TOKEN && event.key !== USER) return;
-    const was = person;
+    // Somebody who had been here for less than a second is not known otherwise.
+    const was = person || (event.key === USER && event.oldValue) || '';
     nudge();
     // The keys are written one after the other. The client looks at them every few seconds; meanwhile it goes on as
     // whom it knows.
-    if (was) setTimeout(function () {
-      if (read(USER) === was && read(TOKEN)) return;
+    if (!was) return;
+    changing += 1;
+    setTimeout(function () {
+      changing -= 1;
+      if (read(USER) === was && read(TOKEN)) {
+        nudge();
+        return;
+      }
       kept = read(TOKEN);
       signedOut(kept ? 'switched' : 'logout');
       reload();
     }, 500);
   });
 
+  window.addEventListener('pageshow', function (event) {
+    if (!event.persisted || !(read(TOKEN) || inMemory)) return;
+    veil();
+    looked = 0; // at once
+  });
   ['focus', 'pageshow', 'online'].forEach(function (name) { window.addEventListener(name, nudge); });
   document.addEventListener('visibilitychange', function () {
     if (document.hidden) rest();
@@ -332,6 +398,14 @@
 
   function logout() {
     const token = read(TOKEN);
+    if (inMemory) {
+      window.postMessage({ externalCommand: 'logout' }, origin);
+      const over = function () {
+        ask('POST', config.prefix + 'logout').catch(function () { /* the page forgets all the same */ }).then(function () { leave('logout'); });
+      };
+      setTimeout(over, 1000); // the client has logged out by now, if it listens to us
+      return;
+    }
     if (!token) {
       signedOut('logout');
       return;
@@ -375,7 +449,12 @@
   // Without a token it is the browser's own session. Who has logged out of the chat comes back by
   // asking to.
   function signInBy(token, again) {
+    const renewed = inMemory && bearer && !again;
     bearer = token;
+    if (renewed) {
+      nudge(); // somebody else's page is loaded anew, and is handed the token then
+      return;
+    }
     ask('POST', config.token, Object.assign({ 'X-Gantry-Page': '1' }, again ? { 'X-Gantry-Sign-In': '1' } : {})).then(function (answer) {
       const fresh = answer.body.loginToken;
       if (bearer !== token) return;
@@ -383,7 +462,7 @@
         tell('error', problem(answer));
         return;
       }
-      const before = read(TOKEN);
+      const before = inMemory ? '' : read(TOKEN);
       if (before === fresh) {
         shown = null; // to be told once more
         nudge();
@@ -392,7 +471,7 @@
       } else {
         window.postMessage({ event: 'login-with-token', loginToken: fresh }, origin);
         setTimeout(function () {
-          if (!read(TOKEN) && bearer === token) take(fresh);
+          if (!inMemory && !read(TOKEN) && bearer === token) take(fresh);
         }, 4000);
       }
     }).catch(function () {

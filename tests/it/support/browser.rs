@@ -137,6 +137,20 @@ impl Browser {
         self.cdp("Page.bringToFront", &json!({})).await;
     }
 
+    /// Goes to the other one of two tabs, and gives the handle of the one left behind.
+    pub async fn to_other_tab(&self) -> String {
+        let here = self.get("window").await.as_str().expect("a handle").to_owned();
+        let all = self.get("window/handles").await;
+        let other = all.as_array().expect("handles").iter().filter_map(Value::as_str).find(|handle| *handle != here);
+        self.to_tab(other.expect("another tab")).await;
+        here
+    }
+
+    /// Goes back to the page before, as the browser's own button does.
+    pub async fn back(&self) {
+        self.post("back", &json!({})).await;
+    }
+
     /// Runs the body of a function in the frame that these selectors lead to, outermost first. Fails
     /// where a frame is not there (yet).
     pub async fn try_run(&self, frames: &[&str], script: &str) -> Result<Value, String> {
