@@ -132,8 +132,13 @@ impl Guard {
     /// Looks whether the browser's chat session still belongs to its host session. `None`: there is nothing to be said, or
     /// not in time; the look goes on by itself then.
     pub(super) async fn look(&self, login: &Login, headers: &HeaderMap, credentials: Result<Credentials, Refusal>) -> Option<Found> {
-        let binding = login.bindings().of(headers)?;
-        let kept = binding.clone();
+        let kept = login.bindings().of(headers)?;
+        let mut binding = kept.clone();
+        if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+            // A link or a frame of another site's: a browser then keeps back cookies that are SameSite=Strict, and ours is
+            // not. That the host session is missing says nothing; the script asks from the page itself.
+            binding.rides_along = false;
+        }
         let looking = login.clone();
         let look = tokio::task::spawn_local(async move { looking.verdict(&binding, credentials).await });
         match tokio::time::timeout(self.wait, look).await {

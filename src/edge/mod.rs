@@ -288,6 +288,9 @@ impl Edge {
                 Box::pin(self.page(seen, page, body, peer)).await
             }
             (Ok(()), Route::Upstream) => {
+                if websocket.is_some() {
+                    self.comes_back(seen, peer);
+                }
                 let response = self.forward.send(parts, body, websocket, peer, &seen.span).await?.map(Body::Passed);
                 Ok(match parts.extensions.get::<Arc<Rewriting>>() {
                     None => response,
@@ -335,6 +338,17 @@ impl Edge {
         let (response, found) =
             tokio::join!(self.forward.send(&onward, body, None, peer, &seen.span), guard.look(login, headers, credentials));
         Ok(guard.dress(page, found, response?, &self.shard))
+    }
+
+    /// A WebSocket is asked for: whose chat session its browser has is known from here on, also after a restart. Pages of
+    /// other sites can open one as well, without the host app's cookies; that says nothing about the host session.
+    fn comes_back(&self, seen: &Seen<'_>, peer: &Peer) {
+        let (login, headers) = (&self.policies.login, &seen.parts.headers);
+        let Some(binding) = login.bindings().of(headers) else { return };
+        if headers.get_all(ORIGIN).iter().all(|origin| self.policies.callback.origins().allows(origin)) {
+            let credentials = login.credentials(headers, peer).map(|credentials| credentials.from(seen.client));
+            login.comes_back(&binding, credentials);
+        }
     }
 
     fn look<'r>(&self, parts: &'r Parts, body: &Incoming, peer: &Peer, connect: bool, upgrades: bool) -> Seen<'r> {

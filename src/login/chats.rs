@@ -13,7 +13,7 @@ use super::{Login, SignedIn};
 use crate::error::{Refusal, RefusalKind};
 use crate::identity::{Credentials, Validated};
 use crate::secret::Secret;
-use crate::tokens::{Chat, Ending, Found};
+use crate::tokens::{Chat, Ending, Found, Standing};
 
 /// How long an answer waits for the workspace to have ended a token. Until it has, the token is refused here.
 const END_PATIENCE: Duration = Duration::from_millis(1_500);
@@ -143,6 +143,29 @@ impl Login {
             }
             Err(_) => Verdict::Stays,
         }
+    }
+
+    /// A browser opens a WebSocket. The chat session that it has may have begun before we were started: from here on it
+    /// is followed like any other, and the host app is asked about it when its turn comes. `credentials` are those of the
+    /// browser's request.
+    pub fn comes_back(&self, binding: &Binding, credentials: Result<Credentials, Refusal>) {
+        if self.is_signed_out(binding) {
+            return;
+        }
+        let Binding { user_id, token, identity, session, rides_along, .. } = binding;
+        let Some(chat) = self.0.tokens.recognize(user_id, identity, *session, token) else { return };
+        self.0.remember(identity, user_id);
+        let (session, credentials) = match credentials {
+            Ok(shown) => (shown.key, shown.can_be_asked_again().then_some(shown)),
+            // See `verdict`.
+            Err(refusal) if refusal.kind == RefusalKind::NoSession && *rides_along => {
+                self.end(&chat, Ending::SessionEnded);
+                return;
+            }
+            Err(_) => (*session, None),
+        };
+        let (identity, username) = (identity.clone(), String::new());
+        self.0.standings.assume(&chat, Standing { session, credentials, identity, username, sid: None, expires: None });
     }
 
     /// How the login token that a page holds stands to the host session there. What does not belong together any more

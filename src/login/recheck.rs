@@ -277,7 +277,10 @@ impl Inner {
         let hash = |text: &str| self.metrics.journal().hash(text);
         let (identity, username, user_id) = match self.policy.audit {
             config::Audit::Off => return,
-            config::Audit::Names => (standing.identity.clone(), Some(&*standing.username), Some(&**chat.user_id())),
+            config::Audit::Names => {
+                let username = Some(&*standing.username).filter(|name| !name.is_empty());
+                (standing.identity.clone(), username, Some(&**chat.user_id()))
+            }
             config::Audit::Hashed => (hash(&standing.identity), None, None),
         };
         let (source, outcome) = (self.sessions.host.source(), ending.word());

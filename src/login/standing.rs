@@ -148,6 +148,13 @@ impl Standings {
         self.keep(chat, &standing);
     }
 
+    /// Takes the word of a browser that has come back for what a chat session stands on, until the host app is asked.
+    pub(super) fn assume(&self, chat: &Chat, standing: Standing) {
+        let standing = Arc::new(standing);
+        chat.stand_on(Some(Arc::clone(&standing)));
+        self.keep(chat, &standing);
+    }
+
     fn keep(&self, chat: &Chat, standing: &Standing) {
         self.kept.insert(chat.key(), chat.clone());
         self.kept.run_pending_tasks();

@@ -15,6 +15,8 @@ use crate::secret::Secret;
 
 /// Host sessions remembered for one user; those of renewed JWTs come and go.
 const SESSIONS: usize = 256;
+/// When a token was verified of which nobody has asked yet whether it lives.
+const NEVER: u64 = u64::MAX;
 
 /// One user's tokens. Read without a lock; changed by swapping the whole small state.
 #[derive(Debug)]
@@ -77,7 +79,11 @@ impl Ledger {
 
     /// Whether the token was known to live not longer ago than `age`, and not before `doubted`.
     pub(super) fn is_recent(&self, minted: &Minted, age: Duration, doubted: Duration) -> bool {
-        let at = Duration::from_millis(minted.verified.load(Ordering::Acquire));
+        let at = minted.verified.load(Ordering::Acquire);
+        if at == NEVER {
+            return false;
+        }
+        let at = Duration::from_millis(at);
         at >= doubted && self.born.elapsed() < at + age
     }
 
@@ -87,7 +93,16 @@ impl Ledger {
 
     /// Notes a token that was minted while `generation` lasted; `None` when all tokens were wiped since.
     pub(super) fn add(&self, generation: u64, user_id: &Arc<str>, identity: &str, token: Secret) -> Option<Arc<Minted>> {
-        let minted = Arc::new(Minted::new(user_id, identity, token, self.now(), Arc::clone(&self.in_use)));
+        self.push(generation, Minted::new(user_id, identity, token, self.now(), Arc::clone(&self.in_use)))
+    }
+
+    /// Notes a token that was minted before we were started. It is asked for before it is handed out.
+    pub(super) fn recognize(&self, user_id: &Arc<str>, identity: &str, token: Secret) -> Option<Arc<Minted>> {
+        self.push(self.generation(), Minted::new(user_id, identity, token, NEVER, Arc::clone(&self.in_use)))
+    }
+
+    fn push(&self, generation: u64, minted: Minted) -> Option<Arc<Minted>> {
+        let minted = Arc::new(minted);
         let before = self.state.rcu(|state| {
             let mut next = State::clone(state);
             if next.generation == generation {

@@ -263,6 +263,23 @@ impl Tokens {
         }
     }
 
+    /// Remembers a token that was minted before we were started: its browser has come back with it. It was sealed by
+    /// us, so that it is one of ours. `None` where it is known already, or the user has as many as allowed.
+    pub fn recognize(&self, user_id: &Arc<str>, identity: &str, session: SessionKey, token: &Secret) -> Option<Chat> {
+        if self.find(token.expose()) != Found::Unknown {
+            return None;
+        }
+        let ledger = self.ledgers.get_with(Arc::clone(user_id), || Arc::new(Ledger::new(self.born, Arc::clone(&self.in_use))));
+        if ledger.is_full(self.bound) || ledger.reading(token).is_some() {
+            return None;
+        }
+        let minted = ledger.recognize(user_id, identity, token.clone())?;
+        self.living.insert(key_of(token.expose()), Arc::clone(&minted));
+        ledger.bind(session, &minted);
+        self.sessions.insert(session, Arc::clone(user_id));
+        Some(Chat(minted))
+    }
+
     /// The chat session that a host session was given.
     pub fn of_session(&self, session: &SessionKey) -> Option<Chat> {
         self.ledgers.get(&self.sessions.get(session)?)?.of(session).map(Chat)

@@ -14,7 +14,7 @@ pub struct Standing {
     pub credentials: Option<Credentials>,
     /// Whose the host session is: the identity's id.
     pub identity: String,
-    /// The name that the host app gives that person.
+    /// The name that the host app gives that person. Empty until it has been asked.
     pub username: String,
     /// The identity provider's id of the session, if it says so.
     pub sid: Option<String>,
