@@ -262,7 +262,8 @@ async fn a_browser_goes_on_with_its_token_after_a_restart_and_with_another_host_
     }
 }
 
-async fn restart(world: &mut World) {
+/// Ends the proxy and starts another one, with the same settings.
+pub(super) async fn restart(world: &mut World) {
     let settings = world.proxy.settings();
     let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let next = Proxy::with(world.chat.addr(), &settings);

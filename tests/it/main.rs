@@ -9,6 +9,7 @@ mod browser_in_step;
 mod budgets;
 mod callback;
 mod certificates;
+mod coming_back;
 mod dev;
 mod doctor;
 mod doctor_surroundings;
