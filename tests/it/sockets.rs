@@ -541,6 +541,7 @@ async fn what_costs_too_much_to_look_into_passes_unread() {
     let pieces = frame(0x81, &[b'x'; 2_000]);
     let (first, second) = pieces.split_at(1_000);
     let dense = frame(0xc1, &packed(&vec![b' '; 60_000]));
+    assert!(dense.len() < 1_000, "{}", dense.len());
     for piece in [first, second, &dense] {
         client.send(piece).await;
         let mut seen = vec![0; piece.len()];
@@ -556,8 +557,11 @@ async fn what_costs_too_much_to_look_into_passes_unread() {
     client.send(&login).await;
     let mut seen = vec![0; login.len()];
     within("the login", upstream.read_exact(&mut seen)).await.unwrap();
+    upstream.write_all(&[0x81, 2, b'h', b'i']).await.unwrap();
+    assert_eq!(client.exactly(4).await, [0x81, 2, b'h', b'i']);
     world.end(&cookie).await;
-    assert_eq!(client.exactly(4).await, CLOSE);
+    let unread = world.proxy.metric("gantry_websocket_messages_unread_total{reason=\"no_room\"}").await;
+    assert_eq!((client.exactly(4).await, unread), (CLOSE.to_vec(), 1));
 }
 
 #[tokio::test]
