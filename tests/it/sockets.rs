@@ -557,8 +557,7 @@ async fn what_costs_too_much_to_look_into_passes_unread() {
     client.send(&login).await;
     let mut seen = vec![0; login.len()];
     within("the login", upstream.read_exact(&mut seen)).await.unwrap();
-    upstream.write_all(&[0x81, 2, b'h', b'i']).await.unwrap();
-    assert_eq!(client.exactly(4).await, [0x81, 2, b'h', b'i']);
+    // Although the workspace has not answered: nothing else goes by that the end could be noticed with.
     world.end(&cookie).await;
     let unread = world.proxy.metric("gantry_websocket_messages_unread_total{reason=\"no_room\"}").await;
     assert_eq!((client.exactly(4).await, unread), (CLOSE.to_vec(), 1));
