@@ -115,7 +115,12 @@ impl Forward {
             }
         })?;
         if let Some(upstream) = switched {
-            return self.switch(websocket, response, upstream, self.policies.login.came(&parts.headers, peer));
+            return self.switch(
+                websocket,
+                response,
+                upstream,
+                self.policies.login.came(&parts.headers, peer, self.policies.guard.missing(parts)),
+            );
         }
         if let Some(websocket) = &websocket {
             websocket.declined(response.status())?;

@@ -356,7 +356,8 @@ impl Edge {
         body: Incoming,
         peer: &Arc<Peer>,
     ) -> Result<Response<Body<PooledBody>>, Failure> {
-        let polling = Polling { login: &self.policies.login, shard: &self.shard, bounds: self.policies.polling, peer };
+        let polling =
+            Polling { login: &self.policies.login, guard: &self.policies.guard, shard: &self.shard, bounds: self.policies.polling, peer };
         let pass = async |onward: Option<Parts>, body| {
             let parts = onward.as_ref().unwrap_or(seen.parts);
             let response = self.forward.send(parts, body, None, peer, &seen.span).await?.map(Body::Passed);

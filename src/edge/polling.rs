@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use url::form_urlencoded;
 
 use super::ddp::{self, Call};
+use super::guard::Guard;
 use crate::body::{Body, BodyError};
 use crate::error::Failure;
 use crate::login::Login;
@@ -156,6 +157,7 @@ pub(super) struct Bounds {
 /// Where such requests are looked at.
 pub(super) struct Polling<'p> {
     pub(super) login: &'p Login,
+    pub(super) guard: &'p Guard,
     pub(super) shard: &'p Arc<Shard>,
     pub(super) bounds: Bounds,
     pub(super) peer: &'p Peer,
@@ -221,7 +223,7 @@ impl Polling<'_> {
     /// One that is not known, though its browser has a chat session: it signed in before we were started, and does not
     /// say so again.
     fn by_cookie(&self, asked: Asked, request: &Parts) -> Option<Arc<Poll>> {
-        let chat = self.login.chat_by_cookie(&request.headers, self.peer)?;
+        let chat = self.login.chat_by_cookie(&request.headers, self.peer, self.guard.missing(request))?;
         self.login.polls().sign_in(asked.key, &chat).ok()?;
         self.login.polls().get(asked.key)
     }
@@ -244,7 +246,7 @@ impl Polling<'_> {
             [one] if !one.trim_start().starts_with('{') => ddp::unframed(one),
             several => several.to_vec(),
         };
-        let came = self.login.came(&request.headers, self.peer);
+        let came = self.login.came(&request.headers, self.peer, self.guard.missing(request));
         let (mut refused, mut full) = (false, false);
         for message in &mut messages {
             let mut instead = None;

@@ -308,7 +308,7 @@ where
                 Stage::Open => match this.pass(cx)? {
                     Poll::Ready(None) => return Poll::Ready(Ok(())),
                     Poll::Ready(gone) => Stage::LastWords(gone, clock(LAST_WORDS)),
-                    Poll::Pending if this.is_refused() => continue,
+                    Poll::Pending if this.has_news() => continue,
                     Poll::Pending => {
                         ready!(Pin::new(&mut this.leave).poll(cx));
                         this.down.go_away();
@@ -320,7 +320,7 @@ where
                     match this.pass(cx)? {
                         Poll::Ready(None) => return Poll::Ready(Ok(())),
                         Poll::Ready(gone) => Stage::LastWords(gone, clock(LAST_WORDS)),
-                        Poll::Pending if this.is_refused() => continue,
+                        Poll::Pending if this.has_news() => continue,
                         Poll::Pending if over => Stage::Left(clock(LAST_WORDS)),
                         Poll::Pending => return Poll::Pending,
                     }
@@ -376,9 +376,9 @@ impl<C, U, L> Tunnel<C, U, L>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Whether the client has just said something that must not go on.
-    fn is_refused(&self) -> bool {
-        self.watch.as_deref().is_some_and(Watch::has_refused)
+    /// Whether the client has just said something that may not go on, or whose end is to be waited for.
+    fn has_news(&self) -> bool {
+        self.watch.as_deref().is_some_and(Watch::has_news)
     }
 
     /// Writes what waits for the client. When it was told that we go away, it is listened to until it has answered;

@@ -30,6 +30,8 @@ struct Session {
     came: Option<Box<Came>>,
     shard: Arc<Shard>,
     held: Option<Held>,
+    /// Nobody waits for the end of what is held yet.
+    fresh: bool,
     refused: Option<Resume>,
 }
 
@@ -53,7 +55,7 @@ impl Watch {
     /// Looks into messages of up to `limit` bytes; those that come in pieces are kept in `memory`. `deflate` says that the
     /// client may compress them. `came` is what its browser brought.
     pub(super) fn new(login: Login, came: Option<Came>, shard: Arc<Shard>, deflate: bool, limit: usize, memory: Memory) -> Self {
-        let session = Session { login, came: came.map(Box::new), shard, held: None, refused: None };
+        let session = Session { login, came: came.map(Box::new), shard, held: None, fresh: false, refused: None };
         Self { messages: Messages::new(deflate, limit, memory), session }
     }
 
@@ -80,9 +82,9 @@ impl Watch {
         self.messages.feed(bytes, |_| {});
     }
 
-    /// Whether the client has said something that must not go on.
-    pub(super) fn has_refused(&self) -> bool {
-        self.session.refused.is_some()
+    /// Whether the client has said something that [`Self::poll_end`] has not looked at yet: a login.
+    pub(super) fn has_news(&self) -> bool {
+        self.session.refused.is_some() || self.session.fresh
     }
 
     /// The same for a whole message that was read elsewhere.
@@ -103,6 +105,7 @@ impl Watch {
             session.shard.socket_ended(SocketEnd::Refused);
             return Poll::Ready(End::Refused(refused.refused()));
         }
+        session.fresh = false;
         let Some(held) = &mut session.held else { return Poll::Pending };
         ready!(held.over.as_mut().poll(cx));
         session.held = None;
@@ -118,6 +121,7 @@ impl Session {
                 Found::Living(chat) => {
                     if self.held.as_ref().is_none_or(|held| *held.socket.chat() != chat) {
                         self.held = Some(Held { over: Box::pin(chat.over()), socket: chat.socket() });
+                        self.fresh = true;
                     }
                 }
                 Found::Over => self.refused = Some(resume),

@@ -76,6 +76,7 @@ impl Held {
 pub struct Came {
     binding: Binding,
     credentials: Result<Credentials, Refusal>,
+    missing: Missing,
 }
 
 impl Login {
@@ -85,15 +86,19 @@ impl Login {
     }
 
     /// What a request brings for [`Self::known`]; `None` where we remember as much.
-    pub fn came(&self, headers: &HeaderMap, peer: &Peer) -> Option<Came> {
+    pub fn came(&self, headers: &HeaderMap, peer: &Peer, missing: Missing) -> Option<Came> {
         let binding = self.bindings().of(headers)?;
-        (self.find(binding.token.expose()) == Found::Unknown).then(|| Came { binding, credentials: self.credentials(headers, peer) })
+        (self.find(binding.token.expose()) == Found::Unknown).then(|| Came {
+            binding,
+            credentials: self.credentials(headers, peer),
+            missing,
+        })
     }
 
     /// The chat session that a request's browser has, by its cookie.
-    pub fn chat_by_cookie(&self, headers: &HeaderMap, peer: &Peer) -> Option<Chat> {
+    pub fn chat_by_cookie(&self, headers: &HeaderMap, peer: &Peer, missing: Missing) -> Option<Chat> {
         let token = self.bindings().of(headers)?.token;
-        match self.known(token.expose(), self.came(headers, peer).as_ref()) {
+        match self.known(token.expose(), self.came(headers, peer, missing).as_ref()) {
             Found::Living(chat) => Some(chat),
             Found::Over | Found::Unknown => None,
         }
@@ -104,14 +109,18 @@ impl Login {
     /// such looks.
     pub fn known(&self, token: &str, came: Option<&Came>) -> Found {
         let found = self.find(token);
-        let Some(Came { binding, credentials }) = came.filter(|came| found == Found::Unknown && came.binding.token.matches(token)) else {
+        let Some(Came { binding, credentials, missing }) = came.filter(|came| found == Found::Unknown && came.binding.token.matches(token))
+        else {
             return found;
         };
         if binding.signed_out {
             return Found::Over;
         }
         // See `verdict`.
-        if binding.rides_along && credentials.as_ref().is_err_and(|refusal| refusal.kind == RefusalKind::NoSession) {
+        if binding.rides_along
+            && *missing == Missing::Tells
+            && credentials.as_ref().is_err_and(|refusal| refusal.kind == RefusalKind::NoSession)
+        {
             self.0.end_token(&binding.user_id, &binding.token, Ending::SessionEnded);
             return Found::Over;
         }

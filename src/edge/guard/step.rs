@@ -118,7 +118,7 @@ impl Guard {
     }
 
     /// What it tells that a request has no host session: nothing, where another site's page has begun it.
-    pub(super) fn missing(&self, parts: &Parts) -> Missing {
+    pub(in crate::edge) fn missing(&self, parts: &Parts) -> Missing {
         let text = |name: &http::HeaderName| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
         let cross = match parts.headers.get("sec-fetch-site") {
             Some(site) => site.as_bytes() == b"cross-site",
