@@ -375,7 +375,7 @@ where
 {
     /// Whether the client has just said something that must not go on.
     fn is_refused(&self) -> bool {
-        self.watch.as_deref().is_some_and(Watch::has_refused)
+        self.watch.as_deref().is_some_and(Watch::wants_poll)
     }
 
     /// Writes what waits for the client. When it was told that we go away, it is listened to until it has answered;

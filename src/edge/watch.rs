@@ -26,6 +26,8 @@ struct Session {
     login: Login,
     shard: Arc<Shard>,
     held: Option<Held>,
+    /// Nobody waits yet for the end of what is held.
+    unwatched: bool,
     refused: Option<Resume>,
 }
 
@@ -48,7 +50,7 @@ pub(super) enum End {
 impl Watch {
     /// Looks into messages of up to `limit` bytes. `deflate` says that the client may compress them.
     pub(super) fn new(login: Login, shard: Arc<Shard>, deflate: bool, limit: usize) -> Self {
-        Self { messages: Messages::new(deflate, limit), session: Session { login, shard, held: None, refused: None } }
+        Self { messages: Messages::new(deflate, limit), session: Session { login, shard, held: None, unwatched: false, refused: None } }
     }
 
     /// Takes note of bytes of the client's, before they go on. False when they must not.
@@ -67,9 +69,10 @@ impl Watch {
         self.messages.feed(bytes, |_| {});
     }
 
-    /// Whether the client has said something that must not go on.
-    pub(super) fn has_refused(&self) -> bool {
-        self.session.refused.is_some()
+    /// Whether [`Self::poll_end`] has to be asked again after what the client has said: it must not go on, or there is a
+    /// chat session now whose end nobody waits for.
+    pub(super) fn wants_poll(&self) -> bool {
+        self.session.refused.is_some() || self.session.unwatched
     }
 
     /// The same for a whole message that was read elsewhere.
@@ -90,6 +93,7 @@ impl Watch {
             session.shard.socket_ended(SocketEnd::Refused);
             return Poll::Ready(End::Refused(refused.refused()));
         }
+        session.unwatched = false;
         let Some(held) = &mut session.held else { return Poll::Pending };
         ready!(held.over.as_mut().poll(cx));
         session.held = None;
@@ -105,6 +109,7 @@ impl Session {
                 Found::Living(chat) => {
                     if self.held.as_ref().is_none_or(|held| *held.socket.chat() != chat) {
                         self.held = Some(Held { over: Box::pin(chat.over()), socket: chat.socket() });
+                        self.unwatched = true;
                     }
                 }
                 Found::Over => self.refused = Some(resume),
