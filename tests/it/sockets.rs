@@ -579,16 +579,16 @@ async fn an_extension_that_nobody_offered_is_refused() {
 // Cookies, and the media that they guard.
 
 /// The cookie that tells a browser's chat session.
-fn bound(world: &World, user_id: &str, token: &str, signed_out: bool) -> String {
+fn bound(world: &World, name: &str, token: &str, signed_out: bool) -> String {
     let options = Options::default();
     let mut keys = crate::support::proxy::settings(world.chat.addr());
     keys.retain(|(key, _)| key != "rocketchat.auth_token");
     keys.push(("rocketchat.auth_token".to_owned(), options.service.token));
     let config = gantry::config::load(None, [], &keys).unwrap().config;
     let binding = Binding {
-        user_id: user_id.into(),
+        user_id: world.chat.user(name).unwrap().id.as_str().into(),
         token: Secret::new(token),
-        identity: "ada".to_owned(),
+        identity: format!("harbor-{name}"),
         session: SessionKey([7; 32]),
         rides_along: true,
         signed_out,
@@ -622,7 +622,8 @@ async fn protected_files_show_where_only_our_cookie_comes() {
     };
     let (ada, bob) = (world.chat.user("ada").unwrap().id, world.chat.user("bob").unwrap().id);
     let native = world.chat.add_native_session(&bob).unwrap();
-    let (binding, gone, out) = (bound(&world, &ada, &token, false), bound(&world, &bob, &ended, false), bound(&world, &ada, &token, true));
+    let (binding, gone, out) =
+        (bound(&world, "ada", &token, false), bound(&world, "bob", &ended, false), bound(&world, "ada", &token, true));
     let mine = format!("rc_uid={ada}; rc_token={token}");
     let (native, stale) = (format!("rc_uid={bob}; rc_token={native}"), format!("rc_uid={bob}; rc_token={ended}"));
     for (cookies, site, status, goes_on, bridged) in [
