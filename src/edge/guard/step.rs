@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, ORIGIN, REFERER};
@@ -26,13 +26,15 @@ const PLACES: usize = 4096;
 #[derive(Debug)]
 pub(in crate::edge) struct InStep {
     hasher: RandomState,
-    /// What it sent, hashed, and until when that holds.
-    places: RefCell<Box<[(u64, Instant)]>>,
+    born: Instant,
+    /// What it sent, hashed, and until when that holds, in milliseconds after `born`. Zeros take no memory until the place
+    /// is used.
+    places: RefCell<Box<[(u64, u64)]>>,
 }
 
 impl Default for InStep {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), places: RefCell::new(vec![(0, Instant::now()); PLACES].into()) }
+        Self { hasher: RandomState::new(), born: Instant::now(), places: RefCell::new(vec![(0, 0); PLACES].into()) }
     }
 }
 
@@ -52,11 +54,16 @@ impl InStep {
 
     fn holds(&self, mark: u64) -> bool {
         let (kept, until) = self.places.borrow()[place(mark)];
-        kept == mark && Instant::now() < until
+        kept == mark && self.moment(Duration::ZERO) < until
     }
 
-    fn note(&self, mark: u64, until: Instant) {
-        self.places.borrow_mut()[place(mark)] = (mark, until);
+    fn note(&self, mark: u64, holds_for: Duration) {
+        self.places.borrow_mut()[place(mark)] = (mark, self.moment(holds_for));
+    }
+
+    /// So long after now.
+    fn moment(&self, later: Duration) -> u64 {
+        u64::try_from(self.born.elapsed().saturating_add(later).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -108,7 +115,7 @@ impl Guard {
             Some(verdict) => verdict == Verdict::Stays && missing == Missing::Tells,
         };
         if let Some(mark) = doubt.mark.filter(|_| stays) {
-            in_step.note(mark, Instant::now() + self.holds_for);
+            in_step.note(mark, self.holds_for);
         }
     }
 
@@ -133,8 +140,6 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http::{HeaderName, HeaderValue, Request};
 
     use super::*;
@@ -164,12 +169,12 @@ mod tests {
         let marks: Vec<u64> = seen.iter().map(|fields| in_step.mark(&with(fields).headers)).collect();
         for (at, mark) in marks.iter().enumerate() {
             assert!(!in_step.holds(*mark), "{at}");
-            in_step.note(*mark, Instant::now() + Duration::from_hours(1));
+            in_step.note(*mark, Duration::from_hours(1));
             assert!(in_step.holds(*mark), "{at}");
             assert_eq!(in_step.mark(&with(seen[at]).headers), *mark);
             assert_eq!(marks.iter().filter(|other| *other == mark).count(), 1, "{at}");
         }
-        in_step.note(marks[0], Instant::now());
+        in_step.note(marks[0], Duration::ZERO);
         assert!(!in_step.holds(marks[0]), "for so long and no longer");
         assert_ne!(InStep::default().mark(&with(seen[0]).headers), marks[0], "nobody can know it beforehand");
     }
