@@ -58,6 +58,8 @@ const ABORTING: usize = 3;
 const LET_GO: Duration = Duration::from_mins(1);
 /// Growth over the second half that is still noise: KiB of memory, and files.
 const MEMORY_NOISE: f64 = 3.0 * 1024.0;
+/// What is remembered for a day of a chat session that has ended, KiB: nearly every one that began.
+const MEMORY_OF_THE_ENDED: f64 = 1.0;
 const FILES_NOISE: f64 = 12.0;
 
 /// What was asked for.
@@ -273,6 +275,7 @@ fn verdict(world: &World, program: Program, samples: &[Sample], stuck: Vec<Strin
     let (first, last) = (samples.first(), samples.last());
     let rss = growth(samples, |sample| sample.rss);
     let files = growth(samples, |sample| sample.files);
+    let remembered = growth(samples, |sample| sample.minted) * MEMORY_OF_THE_ENDED;
     let most = |value: fn(&Sample) -> f64| samples.iter().map(value).fold(0.0, f64::max);
     if let (Some(first), Some(last)) = (first, last) {
         println!("the workspace was gone {} times; logins made {:?} calls of {STEPS:?}", world.ledger.outages(), world.apps.calls(STEPS));
@@ -282,7 +285,11 @@ fn verdict(world: &World, program: Program, samples: &[Sample], stuck: Vec<Strin
             last.rss / 1024.0,
             most(|s| s.rss) / 1024.0
         );
-        println!("grown over the second half: {rss:.0} KiB, {files:.1} files ({:.0} open at most)", most(|sample| sample.files));
+        println!(
+            "grown over the second half: {rss:.0} KiB, of that {remembered:.0} at most for chat sessions that ended; {files:.1} files ({:.0} \
+             open at most)",
+            most(|sample| sample.files)
+        );
     }
     let used = |name: &str| kernel::used(&kernel::Cpu::new(), &cpu, name).as_secs_f64();
     println!("CPU time: {:.1} s in all, {:.1} s of it the control thread's", used(""), used("gantry-control"));
@@ -293,7 +300,7 @@ fn verdict(world: &World, program: Program, samples: &[Sample], stuck: Vec<Strin
         flaws.push(format!("… and {} more", count - flaws.len() as u64));
     }
     flaws.extend(stuck);
-    if rss > MEMORY_NOISE {
+    if rss > MEMORY_NOISE + remembered {
         flaws.push(format!("memory grew by {rss:.0} KiB over the second half"));
     }
     if files > FILES_NOISE {

@@ -21,6 +21,8 @@ pub struct Sample {
     pub rss: f64,
     /// Files open.
     pub files: f64,
+    /// Login tokens that were minted by then.
+    pub minted: f64,
 }
 
 /// Looks until traffic ends, or the process is gone.
@@ -28,7 +30,7 @@ pub async fn watch(world: &World, pid: u32) -> Vec<Sample> {
     let began = Instant::now();
     let mut samples = Vec::new();
     while world.goes_on() {
-        let Ok(sample) = look(pid, began) else { break };
+        let Ok(sample) = look(pid, began, world.apps.chat.calls("users.createToken")) else { break };
         samples.push(sample);
         world.pause(EVERY).await;
     }
@@ -36,9 +38,9 @@ pub async fn watch(world: &World, pid: u32) -> Vec<Sample> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "KiB and counts are far below 2^52")]
-fn look(pid: u32, began: Instant) -> io::Result<Sample> {
+fn look(pid: u32, began: Instant, minted: usize) -> io::Result<Sample> {
     let (rss, files) = (kernel::memory(pid, "VmRSS")? as f64, files(pid)? as f64);
-    Ok(Sample { at: began.elapsed().as_secs_f64(), rss, files })
+    Ok(Sample { at: began.elapsed().as_secs_f64(), rss, files, minted: minted as f64 })
 }
 
 /// How many files a process has open.
