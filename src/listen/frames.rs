@@ -40,6 +40,9 @@ const REQUEST_EARNS: i64 = 10;
 const RESET_COSTS: i64 = 12;
 /// What a frame of data that we send earns: two windows and a ping.
 const SENT_EARNS: i64 = 3;
+/// Bytes of such a frame that earn one more. A reader that opens its windows by just what it has read gets ever smaller
+/// frames, and opens a window for each of them: it is slow, and wants its data.
+const SENT_EARNS_BY: u32 = 256;
 /// Less data than this, either way, is as good as none: whoever opens windows byte by byte wants work and no data.
 const SCANT: u32 = 16;
 /// What each second gives back.
@@ -225,7 +228,7 @@ impl Account {
         let (mut earned, mut calmed) = (0, false);
         self.outgoing.feed(bytes, |head| {
             if head.kind == DATA && head.length >= SCANT {
-                earned += SENT_EARNS;
+                earned += SENT_EARNS + i64::from(head.length / SENT_EARNS_BY);
             }
             calmed |= head.kind == GOAWAY && matches!(head.code, ENHANCE_YOUR_CALM | COMPRESSION_ERROR);
         });
@@ -383,6 +386,19 @@ mod tests {
             account.sent(&frame(DATA, 0, 1, 16_384).repeat(1000));
             let windows = [frame(WINDOW_UPDATE, 0, 0, 4), frame(WINDOW_UPDATE, 0, 1, 4)].concat().repeat(1000);
             assert_eq!(account.received(&windows), None);
+        }
+    }
+
+    #[test]
+    fn a_reader_of_crumbs_gets_to_the_end_of_a_large_answer() {
+        let mut account = begun(100);
+        let windows = [frame(WINDOW_UPDATE, 0, 0, 4), frame(WINDOW_UPDATE, 0, 1, 4)].concat();
+        for _ in 0..500 {
+            account.sent(&frame(DATA, 0, 1, 16_384));
+            for _ in 0..20 {
+                account.sent(&frame(DATA, 0, 1, 9));
+                assert_eq!(account.received(&windows), None);
+            }
         }
     }
 
