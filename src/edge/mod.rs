@@ -56,6 +56,7 @@ use crate::lifecycle::{Health, Stop};
 use crate::login::Login;
 use crate::metrics::{Metrics, RouteLabel, Shard};
 use crate::outbound::http1::body::PooledBody;
+use crate::outbound::http1::upload::Arriving;
 use crate::outbound::pool::Pool;
 use crate::peer::{Peer, RequestId};
 use crate::rocketchat::Client;
@@ -303,13 +304,7 @@ impl Edge {
             (Ok(()), Route::Upstream) if let Some(asked) = polling::Asked::of(parts).filter(|_| websocket.is_none() && !seen.connect) => {
                 Box::pin(self.polled(seen, asked, body, peer)).await
             }
-            (Ok(()), Route::Upstream) => {
-                let response = self.forward.send(parts, body.into(), websocket, peer, &seen.span).await?.map(Body::Passed);
-                Ok(match parts.extensions.get::<Arc<Rewriting>>() {
-                    None => response,
-                    Some(rewriting) => rewriting.dress(parts, response, &seen.id),
-                })
-            }
+            (Ok(()), Route::Upstream) => self.pass_on(seen, parts, body.into(), websocket, peer).await,
             (Ok(()), Route::Hidden) => Err(Failure::NotFound),
             // A success would open a tunnel that leads nowhere.
             (Ok(()), _) if seen.connect => Err(Failure::MethodNotAllowed),
@@ -348,6 +343,22 @@ impl Edge {
         self.policies.guard.concerns(seen.parts, &self.policies.login).then_some(page)
     }
 
+    /// Has the workspace answer; a browser in the native login gets the setting changed.
+    async fn pass_on(
+        &self,
+        seen: &Seen<'_>,
+        parts: &Parts,
+        body: Arriving,
+        websocket: Option<Handshake>,
+        peer: &Arc<Peer>,
+    ) -> Result<Response<Body<PooledBody>>, Failure> {
+        let response = self.forward.send(parts, body, websocket, peer, &seen.span).await?.map(Body::Passed);
+        Ok(match parts.extensions.get::<Arc<Rewriting>>() {
+            None => response,
+            Some(rewriting) => rewriting.dress(parts, response, &seen.id),
+        })
+    }
+
     /// Answers a request of a client that has no WebSocket.
     async fn polled(
         &self,
@@ -358,14 +369,7 @@ impl Edge {
     ) -> Result<Response<Body<PooledBody>>, Failure> {
         let polling =
             Polling { login: &self.policies.login, guard: &self.policies.guard, shard: &self.shard, bounds: self.policies.polling, peer };
-        let pass = async |onward: Option<Parts>, body| {
-            let parts = onward.as_ref().unwrap_or(seen.parts);
-            let response = self.forward.send(parts, body, None, peer, &seen.span).await?.map(Body::Passed);
-            Ok(match parts.extensions.get::<Arc<Rewriting>>() {
-                None => response,
-                Some(rewriting) => rewriting.dress(parts, response, &seen.id),
-            })
-        };
+        let pass = async |onward: Option<Parts>, body| self.pass_on(seen, onward.as_ref().unwrap_or(seen.parts), body, None, peer).await;
         polling.answer(asked, seen.parts, body, pass, |response| seen.ours(response)).await
     }
 

@@ -97,8 +97,8 @@ impl Login {
 
     /// The chat session that a request's browser has, by its cookie.
     pub fn chat_by_cookie(&self, headers: &HeaderMap, peer: &Peer, missing: Missing) -> Option<Chat> {
-        let token = self.bindings().of(headers)?.token;
-        match self.known(token.expose(), self.came(headers, peer, missing).as_ref()) {
+        let came = Came { binding: self.bindings().of(headers)?, credentials: self.credentials(headers, peer), missing };
+        match self.known(came.binding.token.expose(), Some(&came)) {
             Found::Living(chat) => Some(chat),
             Found::Over | Found::Unknown => None,
         }
